@@ -1,0 +1,254 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""All input and output of the settings engine: the files of one host, below a root that tests can move."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import subprocess
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
+TEMPORARY_SUFFIX = ".precog-fleet.tmp"
+
+
+class HostError(Exception):
+    """Something on the host stands in the way of the whole run; nothing was applied.
+
+    The message names what, why, and what to do.
+    """
+
+
+class Meta(NamedTuple):
+    """Who owns a file and with which mode; what a rewrite of it keeps."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
+class StagedFile:
+    """A file's next content, already on disk (synced) beside it: what remains is one rename.
+
+    Staging first means that a full disk or a read-only file system shows before anything else is changed.
+    """
+
+    def __init__(self, target: str, data: bytes, meta: Meta) -> None:
+        self._target = target
+        # Hidden and with a suffix of its own, so that no loader of `*.conf` takes it for a fragment. The name is
+        # fixed, as one run at a time holds the lock: what a killed run left is overwritten by the next.
+        folder, name = os.path.split(target)
+        self._temporary = os.path.join(folder, f".{name}{TEMPORARY_SUFFIX}")
+        try:
+            self._write(data, meta)
+        except OSError:
+            self.discard()
+            raise
+
+    def _write(self, data: bytes, meta: Meta) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self._temporary, flags, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fchown(fd, meta.uid, meta.gid)
+            os.fchmod(fd, meta.mode)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        _copy_label(self._target, self._temporary)
+
+    def commit(self) -> None:
+        """Put the content in place of the file: whoever reads it sees the old bytes or the new, never a part.
+
+        :raises OSError: the rename was refused; the old content stands.
+        """
+        os.rename(self._temporary, self._target)
+        sync_folder(os.path.dirname(self._target))
+
+    def discard(self) -> None:
+        """Forget the content. Never raises."""
+        try:
+            os.unlink(self._temporary)
+        except OSError:
+            pass
+
+
+def _copy_label(source: str, target: str) -> None:
+    """Keep the SELinux label, where there is one."""
+    try:
+        os.setxattr(target, "security.selinux", os.getxattr(source, "security.selinux"))
+    except OSError:
+        pass
+
+
+def sync_folder(path: str) -> None:
+    """Make renames and removals in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Host:
+    """The files of one host.
+
+    Paths are those the host itself would use (`/etc/sysctl.d`); links are followed below the root, as after a
+    chroot. Unless said otherwise methods raise `OSError`.
+    """
+
+    def __init__(self, root: str = "/") -> None:
+        self.root = root
+
+    def locate(self, path: str) -> str:
+        """Return where a path of the host really lies, all links followed below the root."""
+        if self.root == "/":
+            return os.path.realpath(path)
+        done: list[str] = []
+        todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+        links = 0
+        while todo:
+            part = todo.pop()
+            if part == "..":
+                done = done[:-1]
+                continue
+            here = os.path.join(self.root, *done, part)
+            if not os.path.islink(here):
+                done.append(part)
+                continue
+            links += 1
+            if links > MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            target = os.readlink(here)
+            if target.startswith("/"):
+                done = []
+            todo.extend(part for part in reversed(target.split("/")) if part not in ("", "."))
+        return os.path.join(self.root, *done)
+
+    def read_bytes(self, path: str) -> bytes:
+        """Return a file's bytes."""
+        with open(self.locate(path), "rb") as file:
+            return file.read()
+
+    def read_text(self, path: str) -> str:
+        """Return a file's text; bytes that are not UTF-8 become lone surrogates, so that nothing is lost."""
+        return self.read_bytes(path).decode("utf-8", "surrogateescape")
+
+    def exists(self, path: str) -> bool:
+        """Tell whether there is something at a path (a dangling link is nothing). Never raises."""
+        return os.path.exists(self.locate(path))
+
+    def is_dir(self, path: str) -> bool:
+        """Tell whether a path is a folder. Never raises."""
+        return os.path.isdir(self.locate(path))
+
+    def is_file(self, path: str) -> bool:
+        """Tell whether a path is a regular file. Never raises."""
+        return os.path.isfile(self.locate(path))
+
+    def list_dir(self, path: str) -> list[str]:
+        """Return the names in a folder, sorted by their bytes; of a folder that is not there, none."""
+        try:
+            return sorted(os.listdir(self.locate(path)), key=os.fsencode)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def readlink(self, path: str) -> str | None:
+        """Return what a link says, unresolved (`pid:[4026531836]` for a namespace), or None if it is no link."""
+        folder, name = os.path.split(path)
+        try:
+            return os.readlink(os.path.join(self.locate(folder), name))
+        except OSError:
+            return None
+
+    def mode(self, path: str) -> int:
+        """Return a file's permission bits."""
+        return stat.S_IMODE(os.stat(self.locate(path)).st_mode)
+
+    def meta(self, path: str) -> Meta | None:
+        """Return a file's mode and owner, or None if it is not there."""
+        try:
+            found = os.stat(self.locate(path))
+        except FileNotFoundError:
+            return None
+        return Meta(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+
+    def may_write(self, path: str) -> bool:
+        """Tell whether the kernel would let this process write, without writing. Never raises."""
+        return os.access(self.locate(path), os.W_OK)
+
+    def write_kernel(self, path: str, value: str) -> None:
+        """Give the kernel a value: one unbuffered write at offset 0, its error and that of the close told.
+
+        :param path: a file below /proc/sys or /sys, which has to exist.
+        :raises OSError: with the kernel's own errno.
+        """
+        data = (value + "\n").encode("utf-8", "surrogateescape")
+        fd = os.open(self.locate(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            written = os.write(fd, data)
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(fd)
+        if written != len(data):
+            raise OSError(errno.EIO, f"the kernel took {written} of {len(data)} bytes", path)
+
+    def stage(self, path: str, data: bytes, meta: Meta | None = None) -> StagedFile:
+        """Put a file's next content on disk beside it, making missing folders.
+
+        :param meta: mode and owner; without it those of the file stay, and a new file is 0644 root.
+        """
+        target = self.locate(path)
+        os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
+        if os.path.isdir(target):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return StagedFile(target, data, meta or self.meta(path) or Meta(0o644, os.geteuid(), os.getegid()))
+
+    def remove(self, path: str) -> None:
+        """Remove a file durably; one that is not there is fine."""
+        folder, name = os.path.split(path)
+        folder = self.locate(folder)
+        try:
+            os.unlink(os.path.join(folder, name))
+        except FileNotFoundError:
+            return
+        sync_folder(folder)
+
+    def boot_id(self) -> str:
+        """Return what tells this boot from every other."""
+        return self.read_text("/proc/sys/kernel/random/boot_id").strip()
+
+    @contextmanager
+    def lock(self, path: str) -> Iterator[None]:
+        """Wait until no other run holds the lock file, then hold it (mode 0600)."""
+        target = self.locate(path)
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def run(self, argv: Sequence[str]) -> str:
+        """Run a command of the host and return its standard output.
+
+        :raises HostError: it is missing or failed; the message has what it said.
+        """
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, check=False, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"})
+        except OSError as error:
+            raise HostError(f"cannot run {argv[0]}: {error.strerror}") from error
+        if done.returncode:
+            raise HostError(f"{' '.join(argv)} failed with code {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
