@@ -9,6 +9,7 @@ import fcntl
 import os
 import stat
 import subprocess
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
+COMMAND_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+LOCK_PATIENCE = 60.0  # seconds; a run takes well under one
+LOCK_POLL = 0.05  # seconds
 TEMPORARY_SUFFIX = ".precog-fleet.tmp"
 
 
@@ -48,9 +52,9 @@ class StagedFile:
         self._temporary = os.path.join(folder, f".{name}{TEMPORARY_SUFFIX}")
         try:
             self._write(data, meta)
-        except OSError:
+        except OSError as error:
             self.discard()
-            raise
+            raise OSError(error.errno, error.strerror, target) from error
 
     def _write(self, data: bytes, meta: Meta) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -88,6 +92,14 @@ def _copy_label(source: str, target: str) -> None:
         os.setxattr(target, "security.selinux", os.getxattr(source, "security.selinux"))
     except OSError:
         pass
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sync_folder(path: str) -> None:
@@ -214,6 +226,23 @@ class Host:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         return StagedFile(target, data, meta or self.meta(path) or Meta(0o644, os.geteuid(), os.getegid()))
 
+    def expect_room(self, path: str, size: int) -> None:
+        """Find out without writing whether a file could be staged.
+
+        :param size: bytes to be written.
+        :raises OSError: it could not (read-only file system, no permission, disk full).
+        """
+        folder = os.path.dirname(self.locate(path))
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        system = os.statvfs(folder)
+        if system.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        if not os.access(folder, os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        if system.f_bavail * system.f_frsize < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
     def remove(self, path: str) -> None:
         """Remove a file durably; one that is not there is fine."""
         folder, name = os.path.split(path)
@@ -229,13 +258,21 @@ class Host:
         return self.read_text("/proc/sys/kernel/random/boot_id").strip()
 
     @contextmanager
-    def lock(self, path: str) -> Iterator[None]:
-        """Wait until no other run holds the lock file, then hold it (mode 0600)."""
+    def lock(self, path: str, patience: float = LOCK_PATIENCE) -> Iterator[None]:
+        """Wait until no other run holds the lock file, then hold it (mode 0600). A killed run holds nothing.
+
+        :param patience: seconds to wait.
+        :raises HostError: another run held it all that time.
+        """
         target = self.locate(path)
         os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            deadline = time.monotonic() + patience
+            while not _locked(fd):
+                if time.monotonic() > deadline:
+                    raise HostError(f"another run has held {path} for {patience:g} s: wait for it, then run again")
+                time.sleep(LOCK_POLL)
             yield
         finally:
             os.close(fd)
@@ -246,9 +283,10 @@ class Host:
         :raises HostError: it is missing or failed; the message has what it said.
         """
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, check=False, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"})
+            done = subprocess.run(argv, capture_output=True, text=True, check=False, env=COMMAND_ENVIRONMENT)
         except OSError as error:
             raise HostError(f"cannot run {argv[0]}: {error.strerror}") from error
         if done.returncode:
-            raise HostError(f"{' '.join(argv)} failed with code {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
+            said = done.stderr.strip() or done.stdout.strip()
+            raise HostError(f"{' '.join(argv)} failed with code {done.returncode}: {said}")
         return done.stdout

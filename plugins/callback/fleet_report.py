@@ -1,0 +1,351 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The report at the end of a run: every host's settings, and what an operator has to look at."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: fleet_report
+type: aggregate
+short_description: Sums up what a run did to the settings of each host
+version_added: 0.1.0
+author:
+  - The precog-fleet authors (@precog-fleet)
+description:
+  - Collects the C(settings) that the modules of this collection return, also from failed tasks, from loops
+    and in check mode, and prints a table of hosts at the end of the run.
+  - Below the table stands each setting that is neither as wanted nor simply changed, with the reason,
+    grouped so that a large fleet stays readable.
+  - With C(-v) it also lists each changed setting with its value before and after.
+  - A later result for the same setting of a host replaces the earlier one. A run without such results prints
+    nothing.
+options:
+  report:
+    description:
+      - A file that gets the whole report as one JSON document, written at the end of the run. The old
+        document stands until the new one is complete.
+      - Without it no file is written.
+    type: path
+    env:
+      - name: PRECOG_FLEET_REPORT
+    ini:
+      - section: callback_fleet_report
+        key: report
+requirements:
+  - Enabling it, with C(callbacks_enabled = precog.fleet.fleet_report) in the section C([defaults]) of
+    ansible.cfg.
+"""
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ansible import constants, context
+from ansible.plugins.callback import CallbackBase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from ansible.executor.stats import AggregateStats
+    from ansible.executor.task_result import CallbackTaskResult
+
+    Setting = dict[str, Any]
+    Hosts = Mapping[str, Sequence[Setting]]
+
+SCHEMA = 1
+STATUSES = ("ok", "changed", "drifted", "overridden", "unsupported", "refused", "unknown")
+# What is told below the table, the most urgent first.
+FINDINGS = ("refused", "unknown", "overridden", "drifted", "unsupported")
+WITH_VALUES = ("refused", "overridden", "drifted")
+STATS = ("ok", "changed", "failures", "unreachable", "skipped", "rescued", "ignored")
+
+MAX_ROWS = 20
+MAX_FINDINGS = 12  # lines per status
+MAX_CHANGES = 200  # lines with -v
+MAX_NAMES = 6
+MAX_HOSTS = 4
+MAX_VALUE = 60  # characters
+
+
+class Line(NamedTuple):
+    """A line of the report; the status gives its colour."""
+
+    text: str
+    status: str = ""
+
+
+def settings_of(result: Mapping[str, Any]) -> Iterator[Setting]:
+    """Yield the settings in a task's result and in those of its loop's items.
+
+    Other collections' modules may return something else under the same name; that is passed over, as is what
+    `no_log` hides.
+    """
+    items = result.get("results")
+    for part in (result, *(items if isinstance(items, list) else ())):
+        if not isinstance(part, dict) or part.get("_ansible_no_log"):
+            continue
+        found = part.get("settings")
+        for setting in found if isinstance(found, list) else ():
+            if is_setting(setting):
+                yield setting
+
+
+def is_setting(entry: object) -> bool:
+    """Tell whether an entry of a list called `settings` is one of ours."""
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str) and entry.get("status") in STATUSES
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts miner-2 before miner-10."""
+    return [(int(part or 0), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, without what could steer a terminal: it comes from a host."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+
+
+def show(value: object) -> str:
+    """Return a value as one short run of printable characters."""
+    if value is None:
+        return "unset"
+    text = printable(str(value))
+    return text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
+
+
+def arrow(before: object, after: object) -> str:
+    """Return `before -> after`."""
+    return f"{show(before)} -> {show(after)}"
+
+
+def some(names: Iterable[str], most: int) -> str:
+    """Return `a, b and 3 more`: at most so many of the names, in natural order."""
+    ordered = [show(name) for name in sorted(names, key=natural)]
+    rest = len(ordered) - most
+    if rest <= 0:
+        return ", ".join(ordered)
+    return f"{', '.join(ordered[:most])} and {rest} more"
+
+
+def bounded(lines: list[Line], most: int, what: str) -> list[Line]:
+    """Return at most so many lines; a last one says how many are not shown."""
+    if len(lines) <= most:
+        return lines
+    return [*lines[:most], Line(f"  ... and {len(lines) - most} more {what}")]
+
+
+def counts(settings: Iterable[Setting]) -> tuple[int, ...]:
+    """Return how many settings have each status, in the order of STATUSES."""
+    found = [setting["status"] for setting in settings]
+    return tuple(found.count(status) for status in STATUSES)
+
+
+def worst(row: Sequence[int]) -> str:
+    """Return the most urgent status with a count."""
+    present = [status for status, count in zip(STATUSES, row) if count]
+    return next((status for status in (*FINDINGS, "changed") if status in present), "ok")
+
+
+def urgency(row: Sequence[int]) -> tuple[int, ...]:
+    """Return a key that sorts the most urgent counts first."""
+    order = (*FINDINGS, "changed", "ok")
+    return tuple(-row[STATUSES.index(status)] for status in order)
+
+
+def table(hosts: Hosts) -> list[Line]:
+    """Return the table: a line per host or, in a large fleet, per group of hosts with the same counts."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    rows: list[tuple[str, tuple[int, ...]]] = []
+    for host in sorted(hosts, key=natural):
+        row = counts(hosts[host])
+        groups.setdefault(row, []).append(host)
+        rows.append((show(host), row))
+    heading = "host"
+    if len(rows) > MAX_ROWS:
+        heading = f"{len(rows)} hosts"
+        ordered = sorted(groups.items(), key=lambda group: urgency(group[0]))
+        rows = [(f"{len(names)}: {some(names, 2)}", row) for row, names in ordered]
+    width = max(len(text) for text in (heading, *(label for label, _row in rows)))
+    lines = [Line(f"{label:<{width}}{cells(row)}", worst(row)) for label, row in rows]
+    return [Line(f"{heading:<{width}}{cells(STATUSES)}"), *bounded(lines, MAX_ROWS, "groups of hosts")]
+
+
+def cells(row: Iterable[object]) -> str:
+    """Return the table's columns after the first; a zero is a dash, so that the others stand out."""
+    return "".join("  " + str(cell or "-").rjust(len(status)) for cell, status in zip(row, STATUSES))
+
+
+def change(setting: Setting) -> str:
+    """Return what changed, at run time and for the next boot."""
+    parts = []
+    if setting.get("before") != setting.get("after"):
+        parts.append(arrow(setting.get("before"), setting.get("after")))
+    if setting.get("persisted_before") != setting.get("persisted"):
+        parts.append("next boot: " + arrow(setting.get("persisted_before"), setting.get("persisted")))
+    return "; ".join(parts)
+
+
+def values(setting: Setting) -> str:
+    """Return the values that explain a finding, or nothing if the reason says it all."""
+    if setting["status"] not in WITH_VALUES:
+        return ""
+    changed = change(setting) if setting["status"] == "drifted" else ""
+    return changed or f"wanted {show(setting.get('desired'))}, has {show(setting.get('after'))}"
+
+
+def findings(hosts: Hosts) -> list[Line]:
+    """Return what is neither as wanted nor simply changed, by status and reason, the most urgent first."""
+    lines: list[Line] = []
+    for status in FINDINGS:
+        reasons: dict[str, dict[tuple[str, str], list[str]]] = {}
+        for host, settings in hosts.items():
+            for setting in settings:
+                if setting["status"] == status:
+                    group = reasons.setdefault(str(setting.get("reason") or ""), {})
+                    group.setdefault((setting["name"], values(setting)), []).append(host)
+        part: list[Line] = []
+        for reason, group in sorted(reasons.items()):
+            part += reason_lines(status, reason, group)
+        lines += bounded(part, MAX_FINDINGS, f"lines of {status} settings")
+    return lines
+
+
+def reason_lines(status: str, reason: str, group: Mapping[tuple[str, str], Sequence[str]]) -> list[Line]:
+    """Return the lines of one reason: settings with the same values on the same hosts share one.
+
+    :param group: the hosts by a setting's name and values.
+    """
+    together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (name, explained), names in sorted(group.items()):
+        together.setdefault((explained, tuple(names)), []).append(name)
+    lines = [Line(f"{status}: {printable(reason)}" if reason else status, status)]
+    for (explained, names), settings in together.items():
+        suffix = f" ({explained})" if explained else ""
+        lines.append(Line(f"  {some(settings, MAX_NAMES)}{suffix} on {some(names, MAX_HOSTS)}"))
+    return lines
+
+
+def changes(hosts: Hosts) -> list[Line]:
+    """Return each changed setting with its value before and after, hosts with the same change together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for host, settings in hosts.items():
+        for setting in settings:
+            if setting["status"] == "changed":
+                groups.setdefault((setting["name"], change(setting)), []).append(host)
+    if not groups:
+        return []
+    lines = [
+        Line(f"  {show(name)}: {changed or 'rewritten'} on {some(names, MAX_HOSTS)}")
+        for (name, changed), names in sorted(groups.items())
+    ]
+    return [Line("changed:", "changed"), *bounded(lines, MAX_CHANGES, "changes")]
+
+
+def silent(stats: Mapping[str, Mapping[str, int]], hosts: Hosts) -> list[Line]:
+    """Return a line that names the hosts that failed before they could tell a setting."""
+    failed = {host for host, stat in stats.items() if stat["failures"] or stat["unreachable"]} - set(hosts)
+    if not failed:
+        return []
+    return [Line(f"Failed or unreachable, so nothing is known: {some(failed, MAX_HOSTS)}", "refused")]
+
+
+def document(check_mode: bool, stats: Mapping[str, Mapping[str, int]], hosts: Hosts) -> dict[str, Any]:
+    """Return the JSON document of a run, with every host that took part."""
+    nothing = dict.fromkeys(STATS, 0)
+    by_host = {
+        name: {"settings": list(hosts.get(name, ())), "stats": dict(stats.get(name, nothing))}
+        for name in sorted({*stats, *hosts}, key=natural)
+    }
+    return {"schema": SCHEMA, "check_mode": check_mode, "hosts": by_host}
+
+
+def write_json(path: str, content: Mapping[str, Any]) -> None:
+    """Write a JSON file so that a reader sees the old document or the new one, never a part.
+
+    :raises OSError: the folder or the file cannot be written; the old document stands.
+    """
+    text = json.dumps(content, indent=1) + "\n"
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+class CallbackModule(CallbackBase):
+    """Collects while the run goes on, and reports when it ends."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "precog.fleet.fleet_report"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._settings: dict[str, dict[str, Setting]] = {}
+
+    def _collect(self, result: CallbackTaskResult) -> None:
+        for setting in settings_of(result.result):
+            self._settings.setdefault(result.host.get_name(), {})[setting["name"]] = setting
+
+    def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
+        """Collect from a task that succeeded."""
+        self._collect(result)
+
+    def v2_runner_on_failed(self, result: CallbackTaskResult, ignore_errors: bool = False) -> None:
+        """Collect from a task that failed: what it could apply is in its result too."""
+        self._collect(result)
+
+    def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
+        """Print the report, and write the document."""
+        hosts = {host: list(settings.values()) for host, settings in self._settings.items()}
+        by_host = {host: stats.summarize(host) for host in stats.processed}
+        check_mode = bool(context.CLIARGS.get("check"))
+        path = self.get_option("report")
+        if hosts:
+            self._print(hosts, by_host, check_mode)
+        if path and self._write(path, document(check_mode, by_host, hosts)) and hosts:
+            self._display.display(f"All settings of all hosts: {path}")
+
+    def _print(self, hosts: Hosts, stats: Mapping[str, Mapping[str, int]], check_mode: bool) -> None:
+        self._display.banner("SETTINGS (check mode: nothing was changed)" if check_mode else "SETTINGS")
+        lines = [*table(hosts), *silent(stats, hosts)]
+        details = findings(hosts)
+        if self._display.verbosity:
+            details += changes(hosts)
+        if details:
+            lines += [Line(""), *details]
+        for line in lines:
+            self._display.display(line.text, color=self._colour(line.status))
+        if not self.get_option("report"):
+            self._display.display("All settings as JSON: run with PRECOG_FLEET_REPORT=report.json")
+
+    def _write(self, path: str, content: Mapping[str, Any]) -> bool:
+        """Write the document; a failure is a warning, as the hosts are done."""
+        try:
+            write_json(path, content)
+        except OSError as error:
+            self._display.warning(f"The report {path} was not written: {error.strerror}.")
+            return False
+        return True
+
+    @staticmethod
+    def _colour(status: str) -> str | None:
+        return {
+            "ok": constants.COLOR_OK,
+            "changed": constants.COLOR_CHANGED,
+            "drifted": constants.COLOR_CHANGED,
+            "overridden": constants.COLOR_WARN,
+            "unsupported": constants.COLOR_SKIP,
+            "refused": constants.COLOR_ERROR,
+            "unknown": constants.COLOR_ERROR,
+        }.get(status)

@@ -1,0 +1,147 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The ledger of originals: what every managed setting and file was before this collection touched it.
+
+One JSON file on the host, written atomically, mode 0600. An original is recorded, durably, before anything is changed,
+and forgotten once it has been given back. The ledger never tells whether something is applied: that is always read
+from the host, so that what survives a reboot in it can't suppress tuning.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
+
+if TYPE_CHECKING:
+    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+
+FOLDER = "/var/lib/precog-fleet"
+PATH = f"{FOLDER}/ledger.json"
+LOCK = f"{FOLDER}/lock"
+VERSION = 1
+
+
+@dataclass
+class Original:
+    """A setting before its first change.
+
+    :ivar value: its value at run time.
+    :ivar configured: what the files of others gave it at boot then, or None.
+    :ivar boot: the boot in which it was recorded.
+    :ivar desired: the value last applied, or None while no run has finished with it.
+    :ivar companion: the value of its counterpart (a key that this one sets to zero), or None.
+    """
+
+    value: str
+    configured: str | None
+    boot: str
+    desired: str | None = None
+    companion: str | None = None
+
+    def give_back(self, configured_now: str | None, boot_now: str) -> str:
+        """Return the value to go back to.
+
+        In the boot in which it was recorded, and while the rest of the configuration is as it was, the exact value;
+        otherwise what the rest of the configuration says now, and else the recorded one.
+        """
+        if boot_now == self.boot and configured_now == self.configured:
+            return self.value
+        return self.value if configured_now is None else configured_now
+
+
+@dataclass
+class OriginalFile:
+    """A managed file before its first change: `content` is None where there was none."""
+
+    content: bytes | None
+    meta: Meta | None
+
+
+class Ledger:
+    """The originals of one host, by owner (the managed file that makes a setting persistent)."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.settings: dict[str, dict[str, Original]] = {}
+        self.files: dict[str, OriginalFile] = {}
+        self._saved = self._encode()
+
+    @classmethod
+    def load(cls, host: Host) -> Ledger:
+        """Read the host's ledger; one that is not there is empty.
+
+        :raises HostError: it can't be read or understood.
+        """
+        ledger = cls(host)
+        try:
+            text = host.read_bytes(PATH)
+        except FileNotFoundError:
+            return ledger
+        except OSError as error:
+            raise HostError(f"cannot read the ledger of originals {PATH}: {error.strerror}") from error
+        try:
+            ledger._decode(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+            raise HostError(
+                f"the ledger of originals {PATH} is damaged ({error}). Nothing was changed. Restore it from a backup; "
+                f"or move it aside, and the values of now become the originals that a rollback returns to."
+            ) from error
+        ledger._saved = ledger._encode()
+        return ledger
+
+    def of(self, owner: str) -> dict[str, Original]:
+        """Return the originals of one owner, to be read and changed."""
+        return self.settings.setdefault(owner, {})
+
+    def save(self) -> None:
+        """Write the ledger if it differs from what is on disk.
+
+        :raises OSError: it could not be written; the old one stands.
+        """
+        data = self._encode()
+        if data == self._saved:
+            return
+        self._host.stage(PATH, data, Meta(0o600, 0, 0) if self._host.root == "/" else None).commit()
+        self._saved = data
+
+    def _encode(self) -> bytes:
+        document = {
+            "version": VERSION,
+            "settings": {
+                owner: {name: asdict(original) for name, original in sorted(originals.items())}
+                for owner, originals in sorted(self.settings.items())
+                if originals
+            },
+            "files": {
+                path: {
+                    "content": None if file.content is None else base64.b64encode(file.content).decode(),
+                    "meta": list(file.meta) if file.meta else None,
+                }
+                for path, file in sorted(self.files.items())
+            },
+        }
+        return (json.dumps(document, indent=1) + "\n").encode()
+
+    def _decode(self, document: Any) -> None:
+        if document["version"] != VERSION:
+            raise ValueError(f"version {document['version']!r}, where {VERSION} is known")
+        for owner, originals in document["settings"].items():
+            self.settings[owner] = {name: _original(original) for name, original in originals.items()}
+        for path, file in document["files"].items():
+            content = None if file["content"] is None else base64.b64decode(file["content"], validate=True)
+            self.files[path] = OriginalFile(content, Meta(*file["meta"]) if file["meta"] else None)
+
+
+def _original(fields: Any) -> Original:
+    original = Original(**fields)
+    maybe = (original.configured, original.desired, original.companion)
+    if not isinstance(original.value, str) or not isinstance(original.boot, str):
+        raise ValueError("a recorded value is not text")
+    if not all(isinstance(text, (str, type(None))) for text in maybe):
+        raise ValueError("a recorded value is not text")
+    return original

@@ -1,0 +1,501 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Sysctl keys as settings: what an operator wants of them, how they are read, and the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _kernel, _profiles
+from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_files as files
+from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_keys as keys
+from ansible_collections.precog.fleet.plugins.module_utils._engine import Change
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+
+PROC = "/proc/sys"
+FOLDER = "/etc/sysctl.d"
+MODULES_FOLDER = "/etc/modules-load.d"
+CONGESTION_CONTROL = "net/ipv4/tcp_congestion_control"
+BUILT_IN_CONGESTION = ("reno", "cubic")
+CONGESTION_AVAILABLE = "net/ipv4/tcp_available_congestion_control"
+
+
+class BadInput(NamedTuple):
+    """A parameter that is refused before the host is looked at."""
+
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an operator wants of sysctl keys.
+
+    :ivar desired: value by path; the order does not matter.
+    :ivar removed: paths that were said to be left alone (null).
+    :ivar bad: parameters that make no sense; the rest is applied.
+    """
+
+    desired: Mapping[str, str]
+    removed: frozenset[str] = frozenset()
+    bad: tuple[BadInput, ...] = ()
+
+
+def understand(profile: Mapping[str, Any], parameters: Mapping[str, Any]) -> Request:
+    """Merge parameters over a profile. Pure.
+
+    A parameter replaces whatever in the profile sets the same thing in the kernel (another spelling, an alias, a
+    counterpart); null takes that out. Two parameters for one thing contradict each other: both are refused.
+    """
+    bad: list[BadInput] = []
+    given: dict[str, list[tuple[str, str, Any]]] = {}
+    for name, value in parameters.items():
+        try:
+            path = keys.path_of(str(name))
+        except ValueError as reason:
+            bad.append(BadInput(str(name), _shown(value), str(reason)))
+            continue
+        given.setdefault(keys.slot_of(path), []).append((str(name), path, value))
+    desired = {keys.path_of(name): keys.render(value) for name, value in profile.items()}
+    desired = {path: value for path, value in desired.items() if keys.slot_of(path) not in given}
+    removed: set[str] = set()
+    for entries in given.values():
+        bad += _take(entries, desired, removed)
+    return Request(desired, frozenset(removed), tuple(bad))
+
+
+def _take(entries: list[tuple[str, str, Any]], desired: dict[str, str], removed: set[str]) -> list[BadInput]:
+    """Add what is given for one thing in the kernel to the desired or removed ones, or say why not."""
+    if len(entries) > 1:
+        names = [name for name, _path, _value in entries]
+        return [
+            BadInput(name, _shown(value), f"one thing is set twice, by {' and '.join(names)}: keep one of them")
+            for name, _path, value in entries
+        ]
+    name, path, value = entries[0]
+    if value is None:
+        removed.add(path)
+        return []
+    try:
+        desired[path] = keys.render(value)
+    except ValueError as reason:
+        return [BadInput(name, _shown(value), str(reason))]
+    return []
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+class KeyState(NamedTuple):
+    """A key as found: `value` is None where it can't be read, with the reason in `trouble`."""
+
+    exists: bool
+    value: str | None = None
+    writable: bool = False
+    action: bool = False
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class State:
+    """All that the plan needs to know of a host."""
+
+    kernel: _kernel.Kernel
+    keys: Mapping[str, KeyState]
+    fragments: Sequence[files.Fragment]
+    own_lines: Mapping[str, str]
+    originals: Mapping[str, Original]
+    boot: str
+    nearest: Mapping[str, str] = field(default_factory=dict)
+    congestion: frozenset[str] = frozenset()
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Why a module that a key needs could not be loaded (or found, in check mode), by module; "" where it can."""
+    loaded: bool = True
+    """Whether missing modules were loaded: not in check mode."""
+
+
+class Sysctl(engine.Subsystem):
+    """The keys of one profile, made to last by one file in /etc/sysctl.d."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        present: bool,
+        profile: str = _profiles.NONE,
+        parameters: Mapping[str, Any] | None = None,
+        path: _profiles.Path = _profiles.DEFAULT_PATH,
+        memory: int | None = None,
+        apply_shared: bool = False,
+    ) -> None:
+        self.owner = f"{FOLDER}/{name}.conf"
+        self.modules_file = f"{MODULES_FOLDER}/{name}.conf"
+        self._present = present
+        self._profile = profile
+        self._parameters = parameters or {}
+        self._path = path
+        self._memory = memory
+        self._apply_shared = apply_shared
+        self._fragments: Sequence[files.Fragment] = ()
+        self._modules: dict[str, str] = {}
+        self._ours: set[str] = set()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def _request(self, host: Host, originals: Mapping[str, Original]) -> Request:
+        if not self._present:
+            return Request({})
+        known = {name: original.value for name, original in originals.items()}
+        for name in ("net.core.rmem_max", "net.core.wmem_max", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"):
+            found = _read_key(host, keys.path_of(name)).value
+            if found is not None:
+                known.setdefault(name, found)
+        try:
+            profile = _profiles.values(self._profile, self._memory, self._path, known)
+        except ValueError as error:
+            raise HostError(str(error)) from error
+        return understand(profile, self._parameters)
+
+    def read(self, host: Host, request: Request, originals: Mapping[str, Original], *, load: bool) -> State:
+        """Read everything the plan asks for.
+
+        :param load: load kernel modules that keys need and that are missing (never in check mode).
+        """
+        kernel = _kernel.look(host)
+        managed = [keys.path_of(name) for name in originals]
+        wanted = sorted({*request.desired, *request.removed, *managed})
+        congestion = frozenset((_read_key(host, CONGESTION_AVAILABLE).value or "").split())
+        needed = {module for path in request.desired for module in _modules_for(host, request, path, congestion)}
+        modules = {name: "" if kernel.container else _find_module(host, name, load=load) for name in sorted(needed)}
+        paths = {*wanted, *(keys.COUNTERPARTS[path] for path in wanted if path in keys.COUNTERPARTS)}
+        found = {path: _read_key(host, path) for path in paths}
+        fragments = files.read_fragments(host)
+        own = next((fragment.text or "" for fragment in fragments if fragment.path == self.owner), "")
+        return State(
+            kernel=kernel,
+            keys=found,
+            fragments=fragments,
+            own_lines={path: value for _line, path, value in files.parse(own) if value is not None},
+            originals=originals,
+            boot=host.boot_id(),
+            nearest={path: _nearest(host, path) for path in wanted if not found[path].exists},
+            congestion=congestion,
+            modules=modules,
+            loaded=load,
+        )
+
+    # -- planning -----------------------------------------------------------------------------------------------
+
+    def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
+        """See Subsystem.plan."""
+        originals = ledger.of(self.owner)
+        request = self._request(host, originals)
+        state = self.read(host, request, originals, load=not check_mode)
+        self._fragments = state.fragments
+        self._ours = {path for path in (self.owner, self.modules_file) if _is_ours(host, path)}
+        changes, self._modules = make_plan(state, request, owner=self.owner, apply_shared=self._apply_shared)
+        return changes
+
+    # -- applying -----------------------------------------------------------------------------------------------
+
+    def current(self, host: Host, change: Change) -> str | None:
+        """See Subsystem.current."""
+        return _read_key(host, keys.path_of(change.name)).value
+
+    def same(self, change: Change, left: str | None, right: str | None) -> bool:
+        """See Subsystem.same."""
+        return _same(keys.path_of(change.name), left, right)
+
+    def files(self, changes: Sequence[Change], ledger: Ledger) -> engine.Files:
+        """See Subsystem.files."""
+        lines = [(change.name, change.line) for change in changes if change.line is not None]
+        modules = sorted({self._modules[name] for name, _line in lines if name in self._modules})
+        wanted = {
+            self.owner: "".join(f"{name} = {value}\n" for name, value in lines),
+            self.modules_file: "".join(f"{module}\n" for module in modules),
+        }
+        managed: engine.Files = {}
+        for path, text in wanted.items():
+            original = ledger.files.get(path)
+            if text:
+                managed[path] = f"{engine.HEADER}: the next run undoes what is changed here.\n{text}".encode()
+            elif original is not None:
+                managed[path] = original.content
+            elif path in self._ours:
+                managed[path] = None
+        return managed
+
+    def settle(self, changes: Sequence[Change], managed: engine.Files) -> None:
+        """See Subsystem.settle."""
+        content = managed.get(self.owner)
+        text = None if content is None else content.decode("utf-8", "surrogateescape")
+        fragments = files.with_fragment(self._fragments, self.owner, text)
+        boots = [files.Boot(fragments, loader) for loader in files.LOADERS]
+        for change in changes:
+            if change.status not in (engine.UNKNOWN, engine.REFUSED):
+                _settle(change, boots)
+
+
+def _settle(change: Change, boots: Sequence[files.Boot]) -> None:
+    """Say what the next boot gives one key, and where another file than ours decides otherwise."""
+    path = keys.path_of(change.name)
+    deciding = [boot.deciding(path) for boot in boots]
+    systemd = deciding[0]
+    change.persisted = systemd.value if systemd is not None and systemd.pattern != keys.COUNTERPARTS.get(path) else None
+    change.persisted_by = systemd.place if systemd is not None else None
+    if change.desired is None or change.line is None:
+        return
+    rivals: dict[str, list[str]] = {}
+    for boot, line in zip(boots, deciding):
+        if line is not None and not (_aliased(line.pattern, path) and _same(path, line.value, change.desired)):
+            told = f"{line.place} sets {keys.name_of(line.pattern)} = {line.value}"
+            rivals.setdefault(told, []).append(boot.loader)
+    change.overridden_by = "; ".join(
+        f"{told} ({' and '.join(loaders)}): remove that line, or set the value here to match"
+        for told, loaders in rivals.items()
+    )
+
+
+def _aliased(pattern: str, path: str) -> bool:
+    """Tell whether a line's value is one for this key, not for its counterpart."""
+    return pattern != keys.COUNTERPARTS.get(path)
+
+
+def _same(path: str, left: str | None, right: str | None) -> bool:
+    if left is None or right is None:
+        return left is right
+    return keys.canonical(path, left) == keys.canonical(path, right)
+
+
+def _is_ours(host: Host, path: str) -> bool:
+    """Tell whether a file carries our header; what else is wrong with it shows when the engine reads it."""
+    try:
+        return host.read_text(path).startswith(engine.HEADER)
+    except OSError:
+        return False
+
+
+def _read_key(host: Host, path: str) -> KeyState:
+    place = f"{PROC}/{path}"
+    if not host.exists(place) or host.is_dir(place):
+        return KeyState(exists=False)
+    if keys.is_action(path) or not host.mode(place) & 0o444:
+        return KeyState(exists=True, action=True)
+    try:
+        value = " ".join(host.read_text(place).split())
+    except OSError as error:
+        return KeyState(exists=True, writable=host.may_write(place), trouble=f"cannot be read: {error.strerror}")
+    return KeyState(exists=True, value=value, writable=host.may_write(place))
+
+
+def _nearest(host: Host, path: str) -> str:
+    """Return the existing key whose name is nearest, or "". Looks at names only: reading some keys has effects."""
+    found: list[str] = []
+    for part in path.split("/"):
+        names = host.list_dir("/".join([PROC, *found]))
+        close = [part] if part in names else get_close_matches(part, names, 1, 0.75)
+        if not close:
+            return ""
+        found += close
+    near = "/".join(found)
+    return "" if host.is_dir(f"{PROC}/{near}") else keys.name_of(near)
+
+
+def _modules_for(host: Host, request: Request, path: str, congestion: frozenset[str]) -> Iterable[str]:
+    """Yield the module that a key needs to be there, or its value needs to be taken."""
+    if path == CONGESTION_CONTROL and congestion and request.desired[path] not in congestion:
+        yield f"tcp_{request.desired[path]}"
+    module = keys.module_of(path)
+    if module is not None and not host.exists(f"{PROC}/{path}"):
+        yield module
+
+
+def _find_module(host: Host, name: str, *, load: bool) -> str:
+    """Load a kernel module, or only look for it; return what went wrong, or ""."""
+    try:
+        host.run(["modprobe", *([] if load else ["--dry-run"]), "--", name])
+    except HostError as error:
+        return str(error)
+    return ""
+
+
+def make_plan(state: State, request: Request, *, owner: str, apply_shared: bool) -> tuple[list[Change], dict[str, str]]:
+    """Return a change for every key concerned, in the order of writing, and the module that each may need. Pure."""
+    modules = {}
+    changes = [_refused_input(bad) for bad in request.bad]
+    boot = files.Boot(state.fragments, files.SYSTEMD)
+    rest = files.Boot(files.with_fragment(state.fragments, owner, None), files.SYSTEMD)
+    for path in sorted(request.desired, key=keys.order_of):
+        change = _plan_key(state, path, request.desired[path], rest, apply_shared=apply_shared)
+        changes.append(change)
+        module = _module_to_keep(state, path, request.desired[path])
+        if module is not None:
+            modules[change.name] = module
+    managed = {keys.path_of(name) for name in state.originals} - set(request.desired)
+    changes += [_plan_release(state, path, rest) for path in sorted(managed, key=keys.order_of)]
+    for path in sorted((request.removed - managed) & set(state.nearest)):
+        changes += _plan_removed(state, path)
+    for change in changes:
+        if change.status != engine.REFUSED:
+            line = boot.line_for(keys.path_of(change.name))
+            change.persisted_before = line.value if line is not None else None
+    return changes, modules
+
+
+def _refused_input(bad: BadInput) -> Change:
+    change = Change(name=bad.name, desired=bad.value)
+    change.reject(engine.REFUSED, bad.reason)
+    return change
+
+
+def _plan_removed(state: State, path: str) -> list[Change]:
+    """A key to be left alone that does not exist: most likely a typo, and another key is then not left alone."""
+    status, reason = _missing(state, path)
+    if status != engine.UNKNOWN:
+        return []
+    change = Change(name=keys.name_of(path))
+    change.reject(status, reason)
+    return [change]
+
+
+def _plan_key(state: State, path: str, desired: str, rest: files.Boot, *, apply_shared: bool) -> Change:
+    found = state.keys[path]
+    change = Change(name=keys.name_of(path), desired=desired, target=desired, before=found.value)
+    obstacle = _obstacle(state, path, desired, apply_shared=apply_shared)
+    if obstacle is None and not found.exists:
+        change.line, change.status = desired, engine.CHANGED
+        change.explain(f"the module {keys.module_of(path)} would be loaded first")
+        return change
+    if obstacle is not None:
+        change.reject(*obstacle)
+        if obstacle[0] == engine.REFUSED and change.name in state.originals:
+            change.line = state.own_lines.get(path)  # the value that was taken before stays until a good one comes
+        return change
+    change.line = desired
+    if not _same(path, found.value, desired):
+        _set(change, state, path, desired)
+    change.original = _original(state, path, rest)
+    known, on_disk = state.originals.get(change.name), state.own_lines.get(path)
+    engine.judge(change, known, on_disk, lambda value: _same(path, value, desired))
+    if keys.ONE_WAY_VALUES.get(path) == desired and change.writes:
+        change.explain("one-way: only a reboot takes it back")
+    return change
+
+
+def _obstacle(state: State, path: str, desired: str, *, apply_shared: bool) -> tuple[str, str] | None:
+    """Return the status and reason that keep a key out of the plan, or None."""
+    found = state.keys[path]
+    if not found.exists:
+        to_come = not state.loaded and state.modules.get(keys.module_of(path) or "") == ""
+        return None if to_come and not state.kernel.container else _missing(state, path)
+    if found.action:
+        return engine.REFUSED, "makes the kernel do something once and keeps no value: leave it out"
+    objection = keys.objection(path, desired, found.value)
+    if objection is not None:
+        return engine.REFUSED, objection
+    sharing = None if apply_shared else state.kernel.sharing(path)
+    if sharing is not None:
+        return engine.UNSUPPORTED, sharing
+    if found.trouble and not found.writable:
+        return engine.UNSUPPORTED, found.trouble
+    if not found.writable:
+        return engine.UNSUPPORTED, "read-only here"
+    return _module_obstacle(state, path, desired)
+
+
+def _missing(state: State, path: str) -> tuple[str, str]:
+    module = keys.module_of(path)
+    if state.kernel.container and (module is not None or keys.INITIAL_NAMESPACE_KEYS.match(path)):
+        needs = f", and needs its module {module}" if module else ""
+        return engine.UNSUPPORTED, f"{state.kernel.sharing()}{needs}"
+    if module is not None and path in state.keys:
+        trouble = state.modules.get(module) or f"the module {module} is there but does not bring this key"
+        return engine.UNSUPPORTED, trouble
+    near = state.nearest.get(path)
+    return engine.UNKNOWN, f"this kernel has no such key{f'; is {near} meant?' if near else ''}"
+
+
+def _module_obstacle(state: State, path: str, desired: str) -> tuple[str, str] | None:
+    if path != CONGESTION_CONTROL or desired in state.congestion or not state.congestion:
+        return None
+    module = f"tcp_{desired}"
+    if state.kernel.container:
+        return engine.UNSUPPORTED, f"{state.kernel.sharing()}, and {desired} needs its module {module}"
+    trouble = state.modules.get(module)
+    return (engine.REFUSED, f"no such congestion control: {trouble}") if trouble else None
+
+
+def _module_to_keep(state: State, path: str, desired: str) -> str | None:
+    """Return the module that has to be loaded at boot before the key's file is read, or None."""
+    if state.kernel.container:
+        return None
+    if path == CONGESTION_CONTROL:
+        return None if desired in BUILT_IN_CONGESTION else f"tcp_{desired}"
+    return keys.module_of(path)
+
+
+def _original(state: State, path: str, rest: files.Boot) -> Original | None:
+    """Return what the ledger has to note before a key's first change, or None if it has it.
+
+    A note from an earlier boot of a run that never ended is void: nothing of it lasted.
+    """
+    known = state.originals.get(keys.name_of(path))
+    if known is not None and (known.desired is not None or known.boot == state.boot):
+        return None
+    found = state.keys[path]
+    if found.value is None:
+        return None
+    line = rest.line_for(path)
+    counterpart = keys.COUNTERPARTS.get(path)
+    companion = state.keys[counterpart].value if counterpart else None
+    return Original(found.value, line.value if line else None, state.boot, companion=companion)
+
+
+def _plan_release(state: State, path: str, rest: files.Boot) -> Change:
+    """Give a key back that is no longer wanted."""
+    original = state.originals[keys.name_of(path)]
+    found = state.keys[path]
+    change = Change(name=keys.name_of(path), before=found.value, forget=True, status=engine.CHANGED)
+    if not found.exists or not found.writable:
+        change.explain("read-only now: left as it is" if found.exists else "gone from this kernel")
+        return change
+    line = rest.line_for(path)
+    value = original.give_back(line.value if line else None, state.boot)
+    change.target = value
+    change.explain(f"given back: {value}")
+    if _same(path, found.value, value):
+        return change
+    if keys.ONE_WAY_VALUES.get(path) == found.value:
+        change.target = None
+        change.explain("one-way: the next boot brings it")
+        return change
+    _set(change, state, path, value, original.companion)
+    return change
+
+
+def _set(change: Change, state: State, path: str, value: str, companion: str | None = None) -> None:
+    """Plan the write of a key's value, and the write that takes it back."""
+    change.writes = (_write_for(path, value, companion),)
+    before = state.keys[path].value
+    if before is not None:
+        counterpart = keys.COUNTERPARTS.get(path)
+        change.undo = (_write_for(path, before, state.keys[counterpart].value if counterpart else None),)
+
+
+def _write_for(path: str, value: str, companion: str | None) -> tuple[str, str]:
+    """Return the write that brings a value; 0 of one of a pair is reached by giving the other its value."""
+    counterpart = keys.COUNTERPARTS.get(path)
+    if counterpart is not None and value == "0" and companion not in (None, "0"):
+        return f"{PROC}/{counterpart}", str(companion)
+    return f"{PROC}/{path}", value

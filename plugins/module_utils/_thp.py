@@ -1,0 +1,193 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The mode of transparent huge pages as a setting, made to last by systemd-tmpfiles."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _kernel
+from ansible_collections.precog.fleet.plugins.module_utils._engine import Change
+from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+
+MODES = ("always", "madvise", "never")
+SETTING = "transparent_hugepage"
+SWITCH = "/sys/kernel/mm/transparent_hugepage/enabled"
+# Of two files that write the same path, systemd-tmpfiles follows the one whose name sorts first (tmpfiles.d(5)).
+FILE = "/etc/tmpfiles.d/00-precog-fleet-thp.conf"
+FOLDERS = ("/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d")
+
+_WRITE_LINE = re.compile(rf"w[+!=^~-]*\s+{re.escape(SWITCH)}\s+(?:\S+\s+){{4}}(?P<mode>\S.*)")
+
+
+class Line(NamedTuple):
+    """A line of some tmpfiles.d file that sets the mode at boot."""
+
+    file: str
+    number: int
+    mode: str
+
+
+class State(NamedTuple):
+    """What the plan needs to know. `mode` is None where the kernel has no such switch."""
+
+    mode: str | None
+    sharing: str | None
+    writable: bool
+    lines: tuple[Line, ...]
+    original: Original | None
+    boot: str
+
+
+def selected(text: str) -> str | None:
+    """Return the word in brackets, which is the one in force: `always [madvise] never`."""
+    found = re.search(r"\[(\w+)\]", text)
+    return found.group(1) if found else None
+
+
+class TransparentHugePages(engine.Subsystem):
+    """The one setting `transparent_hugepage`."""
+
+    owner = FILE
+
+    def __init__(self, mode: str | None, *, apply_shared: bool = False) -> None:
+        """:param mode: one of MODES, or None to leave it alone or give it back."""
+        self._mode = mode
+        self._apply_shared = apply_shared
+        self._lines: tuple[Line, ...] = ()
+
+    def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
+        """See Subsystem.plan; check mode makes no difference here."""
+        del check_mode
+        state = read(host, ledger.of(self.owner).get(SETTING), apply_shared=self._apply_shared)
+        self._lines = state.lines
+        return make_plan(state, self._mode)
+
+    def current(self, host: Host, change: Change) -> str | None:
+        """See Subsystem.current."""
+        del change
+        return _read_mode(host)
+
+    def same(self, change: Change, left: str | None, right: str | None) -> bool:
+        """See Subsystem.same."""
+        del change
+        return left == right
+
+    def files(self, changes: Sequence[Change], ledger: Ledger) -> engine.Files:
+        """See Subsystem.files."""
+        for change in changes:
+            if change.line is not None:
+                text = f"{engine.HEADER}: the next run undoes what is changed here.\nw {SWITCH} - - - - {change.line}\n"
+                return {FILE: text.encode()}
+        original = ledger.files.get(FILE)
+        return {FILE: original.content} if original is not None else {}
+
+    def settle(self, changes: Sequence[Change], files: engine.Files) -> None:
+        """See Subsystem.settle."""
+        ours = parse(FILE, (files.get(FILE) or b"").decode())
+        for change in changes:
+            line = winner([*ours, *(line for line in self._lines if line.file != FILE)])
+            change.persisted = line.mode if line else None
+            change.persisted_by = f"{line.file}:{line.number}" if line else None
+            if line is not None and change.line is not None and line.mode != change.line:
+                change.overridden_by = (
+                    f"{line.file}:{line.number} sets {line.mode} (systemd-tmpfiles): remove that line, "
+                    "or set the mode here to match"
+                )
+
+
+def read(host: Host, original: Original | None, *, apply_shared: bool) -> State:
+    """Read what the plan needs."""
+    return State(
+        mode=_read_mode(host),
+        sharing=None if apply_shared else _kernel.look(host).sharing(),
+        writable=host.may_write(SWITCH),
+        lines=tuple(_read_lines(host)),
+        original=original,
+        boot=host.boot_id(),
+    )
+
+
+def _read_mode(host: Host) -> str | None:
+    try:
+        return selected(host.read_text(SWITCH))
+    except OSError:
+        return None
+
+
+def _read_lines(host: Host) -> list[Line]:
+    """Return the lines about the switch of every file that is not masked by one of the same name."""
+    seen: set[str] = set()
+    found = []
+    for folder in FOLDERS:
+        for name in host.list_dir(folder):
+            if not name.endswith(".conf") or name in seen:
+                continue
+            seen.add(name)
+            try:
+                text = host.read_text(f"{folder}/{name}")
+            except OSError:
+                continue
+            found += parse(f"{folder}/{name}", text)
+    return found
+
+
+def parse(path: str, text: str) -> list[Line]:
+    """Return the lines of a tmpfiles.d file that set the mode."""
+    lines = [(number, _WRITE_LINE.match(line.strip())) for number, line in enumerate(text.split("\n"), 1)]
+    return [Line(path, number, match["mode"].strip()) for number, match in lines if match]
+
+
+def winner(lines: Sequence[Line]) -> Line | None:
+    """Return the line that systemd-tmpfiles follows: the first of the file whose name sorts first."""
+    return min(lines, key=lambda line: (os.fsencode(os.path.basename(line.file)), line.number), default=None)
+
+
+def make_plan(state: State, mode: str | None) -> list[Change]:
+    """Return the change for the setting, none if there is nothing to do with it. Pure."""
+    on_disk = next((line.mode for line in state.lines if line.file == FILE), None)
+    change = Change(name=SETTING, desired=mode, target=mode, before=state.mode)
+    configured = winner(state.lines)
+    change.persisted_before = configured.mode if configured else None
+    if mode is None:
+        return _give_back(state, change)
+    if state.mode is None:
+        change.reject(engine.UNSUPPORTED, f"this kernel has no {SWITCH}")
+    elif state.sharing is not None:
+        change.reject(engine.UNSUPPORTED, state.sharing)
+    elif not state.writable:
+        change.reject(engine.UNSUPPORTED, "read-only here")
+    else:
+        _want(state, change, mode, on_disk)
+    return [change]
+
+
+def _want(state: State, change: Change, mode: str, on_disk: str | None) -> None:
+    known = state.original
+    change.line = mode
+    if state.mode != mode:
+        change.writes, change.undo = ((SWITCH, mode),), ((SWITCH, str(state.mode)),)
+    if known is None or (known.desired is None and known.boot != state.boot):
+        rest = winner([line for line in state.lines if line.file != FILE])
+        change.original = Original(str(state.mode), rest.mode if rest else None, state.boot)
+    engine.judge(change, known, on_disk, lambda value: value == mode)
+
+
+def _give_back(state: State, change: Change) -> list[Change]:
+    rest = winner([line for line in state.lines if line.file != FILE])
+    if state.original is None:
+        return []
+    change.target = state.original.give_back(rest.mode if rest else None, state.boot)
+    change.forget, change.status = True, engine.CHANGED
+    change.explain(f"given back: {change.target}")
+    if state.mode != change.target and state.writable:
+        change.writes, change.undo = ((SWITCH, change.target),), ((SWITCH, str(state.mode)),)
+    return [change]

@@ -1,0 +1,206 @@
+#!/usr/bin/python
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Ansible module: see DOCUMENTATION."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_preflight
+short_description: Tells whether a host is fit to be tuned
+description:
+  - Looks at everything that the roles of this collection rely on, in one call, and changes nothing.
+  - Fails after looking at all of it, with a list of what is wrong and what to do about each.
+  - Names other tools that tune the same settings (tuned, ufw's sysctl file, TLP and others) as warnings.
+  - Works on a host where psutil is not installed.
+version_added: 0.1.0
+author:
+  - The precog-fleet authors (@precog-fleet)
+requirements:
+  - Python 3.9 or later on the host; an earlier one is named as an error.
+options:
+  minimum_disk_mb:
+    description:
+      - Free space to ask for, in MB (1024 * 1024 bytes), by folder. A folder need not exist yet.
+      - The file system of V(/etc) holds the settings' own files, that of V(/var/lib) the record of original
+        values, packages and Python environments, that of V(/tmp) temporary files of Ansible and pip.
+    type: dict
+    default:
+      /etc: 16
+      /var/lib: 512
+      /tmp: 64
+  minimum_memory_mb:
+    description: Memory to ask for in all, in MB.
+    type: int
+    default: 512
+  minimum_available_memory_mb:
+    description: Memory to ask for that could be used now without swapping, in MB.
+    type: int
+    default: 64
+  require_psutil:
+    description:
+      - Whether a missing psutil is an error. Otherwise it is a warning, as the role
+        P(precog.fleet.preflight#role) installs it next.
+      - For a Python that is not the system's own it always is an error, as no package of the system serves it.
+    type: bool
+    default: false
+  tolerate:
+    description: Checks whose errors are to be warnings.
+    type: list
+    elements: str
+    choices: [os, python, privileges, systemd, proc_sys, disk, memory, psutil]
+    default: []
+attributes:
+  check_mode:
+    description: Can run in check mode and return the same as otherwise.
+    support: full
+  diff_mode:
+    description: Changes nothing, so there is no difference to show.
+    support: none
+  platform:
+    description: The systems this module is made for.
+    platforms: linux
+    support: full
+seealso:
+  - module: precog.fleet.psutil_facts
+"""
+
+EXAMPLES = r"""
+- name: Check that the host is fit to be tuned
+  precog.fleet.host_preflight:
+
+- name: Ask for more memory, and put up with another system
+  precog.fleet.host_preflight:
+    minimum_memory_mb: 4096
+    tolerate: [os]
+"""
+
+RETURN = r"""
+checks:
+  description: Everything that was looked at. Also returned on failure.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: What was looked at, for instance V(os), V(disk:/tmp) or V(rivals:tuned).
+      type: str
+      returned: always
+    ok:
+      description: Whether it is as wanted.
+      type: bool
+      returned: always
+    found:
+      description: What is there.
+      type: str
+      returned: always
+    wanted:
+      description: What should be there.
+      type: str
+      returned: always
+    severity:
+      description: V(error) or V(warning), what it means, or would mean, that the check is not ok.
+      type: str
+      returned: always
+    remedy:
+      description: What to do where it isn't ok.
+      type: str
+      returned: always
+  sample:
+    - name: memory:total
+      ok: true
+      found: 3904 MB in all
+      wanted: 512 MB in all
+      severity: error
+      remedy: ""
+psutil:
+  description: Whether the Python that runs the modules has psutil.
+  returned: always
+  type: dict
+  contains:
+    installed:
+      description: Whether psutil can be imported.
+      type: bool
+      returned: always
+    version:
+      description: Its version, or null.
+      type: str
+      returned: always
+    remedy:
+      description: What to do about a missing one in one line, otherwise null.
+      type: str
+      returned: always
+    previewable:
+      description:
+        - Whether M(ansible.builtin.apt) could say in check mode what it would install, as python3-apt is there.
+      type: bool
+      returned: always
+"""
+
+import importlib.util
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.precog.fleet.plugins.module_utils import _preflight, _psutil
+from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+
+MINIMUM_DISK_MB = {"/etc": 16, "/var/lib": 512, "/tmp": 64}
+TOLERABLE = ["os", "python", "privileges", "systemd", "proc_sys", "disk", "memory", "psutil"]
+
+
+def disk_sizes(module: AnsibleModule) -> dict[str, int]:
+    """Return the wanted sizes by folder; an entry that is none fails the module."""
+    sizes = {}
+    for path, size in module.params["minimum_disk_mb"].items():
+        whole = isinstance(size, int) and not isinstance(size, bool)
+        digits = str(size) if whole or isinstance(size, str) else ""  # a template gives a number as text
+        if not path.startswith("/") or not digits.isdecimal():
+            module.fail_json(
+                msg=f"minimum_disk_mb: {path!r}: {size!r} is no folder with a size. "
+                "Give an absolute path and a whole number of MB, for instance /tmp: 64"
+            )
+        sizes[path] = int(digits)
+    return sizes
+
+
+def psutil_state(facts: _preflight.Facts) -> dict[str, object]:
+    """Return what the role needs to know to install psutil."""
+    return {
+        "installed": facts.psutil is not None,
+        "version": facts.psutil,
+        "remedy": None if facts.psutil else _psutil.MISSING_REMEDY,
+        "previewable": importlib.util.find_spec("apt") is not None,
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "minimum_disk_mb": {"type": "dict", "default": MINIMUM_DISK_MB},
+            "minimum_memory_mb": {"type": "int", "default": 512},
+            "minimum_available_memory_mb": {"type": "int", "default": 64},
+            "require_psutil": {"type": "bool", "default": False},
+            "tolerate": {"type": "list", "elements": "str", "choices": TOLERABLE, "default": []},
+        },
+        supports_check_mode=True,
+    )
+    wanted = _preflight.Wanted(
+        disk=disk_sizes(module),
+        memory=module.params["minimum_memory_mb"],
+        available_memory=module.params["minimum_available_memory_mb"],
+        psutil=module.params["require_psutil"],
+        tolerate=tuple(module.params["tolerate"]),
+    )
+    facts = _preflight.collect(Host(), wanted.disk)
+    checks = _preflight.judge(facts, wanted)
+    for check in _preflight.failed(checks, _preflight.WARNING):
+        module.warn(_preflight.describe(check))
+    result = {"checks": [check._asdict() for check in checks], "psutil": psutil_state(facts)}
+    errors = _preflight.failed(checks, _preflight.ERROR)
+    if errors:
+        module.fail_json(msg=_preflight.summary(errors), **result)
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+#!/usr/bin/python
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Applies a whole profile of kernel values in one call."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: sysctl_profile
+short_description: Applies a profile of kernel values in one call, and makes it last
+version_added: 0.1.0
+author:
+  - The precog-fleet authors (@precog-fleet)
+description:
+  - Brings a whole set of sysctl keys, and the mode of transparent huge pages, to the values wanted, now and at every
+    boot, with one write for each key that differs.
+  - Writes only the keys of the profile, in one file of its own in C(/etc/sysctl.d), and no other key is touched or
+    reloaded.
+  - Tells for each key what it is now, what the next boot gives, and which file decides that, for C(systemd-sysctl)
+    and for C(sysctl --system).
+  - Keeps the original values and files in a ledger on the host, and O(state=absent) gives them back.
+  - In a container, what belongs to the kernel of the machine underneath is left alone.
+options:
+  state:
+    description:
+      - V(present) applies the profile; keys that an earlier run managed and that are no longer wanted are given back.
+      - V(absent) gives all values and files back as they were before the first run.
+    type: str
+    choices: [present, absent]
+    default: present
+  profile:
+    description:
+      - V(guide) has the values of the Precog performance guide.
+      - V(bandwidth_delay) computes socket buffers from the host's memory and the product of O(bandwidth_mbit) and
+        O(round_trip_ms), never below what the kernel had.
+      - V(none) has no values; O(parameters) alone is applied.
+    type: str
+    choices: [guide, bandwidth_delay, none]
+    default: guide
+  parameters:
+    description:
+      - Keys and values merged over the profile. A value is a number, a text, or a list of fields.
+      - V(null) takes a key out of the profile.
+    type: dict
+    default: {}
+  bandwidth_mbit:
+    description: For O(profile=bandwidth_delay), the bandwidth of the path in Mbit/s.
+    type: int
+    default: 1000
+  round_trip_ms:
+    description: For O(profile=bandwidth_delay), the round-trip time of the path in milliseconds.
+    type: int
+    default: 100
+  transparent_hugepage:
+    description:
+      - The mode of transparent huge pages. V(unmanaged) leaves it alone, and gives it back if an earlier run set it.
+    type: str
+    choices: [unmanaged, always, madvise, never]
+    default: unmanaged
+  name:
+    description:
+      - Name of the files in C(/etc/sysctl.d) and C(/etc/modules-load.d), without C(.conf).
+      - The default sorts behind C(99-sysctl.conf), which Debian ships.
+    type: str
+    default: 99-zz-precog-fleet
+  on_unsupported:
+    description: Whether a key that this host can't have, or that belongs to a shared kernel, fails the task.
+    type: str
+    choices: [report, fail]
+    default: report
+  shared_kernel:
+    description:
+      - In a container, V(leave) leaves alone what belongs to the machine underneath; V(apply) changes it.
+    type: str
+    choices: [leave, apply]
+    default: leave
+attributes:
+  check_mode:
+    support: full
+    description: Plans without applying. What the kernel would refuse is tried in throw-away namespaces.
+  diff_mode:
+    support: full
+    description: Shows the files, and the values of the kernel.
+  platform:
+    support: full
+    platforms: linux
+    description: Linux with systemd.
+requirements:
+  - psutil for the facts in the report, and for O(profile=bandwidth_delay)
+"""
+
+EXAMPLES = r"""
+- name: Apply the guide's values, with one key changed and one left alone
+  precog.fleet.sysctl_profile:
+    parameters:
+      vm.swappiness: 1
+      net.ipv4.tcp_wmem: null
+
+- name: Give everything back
+  precog.fleet.sysctl_profile:
+    state: absent
+"""
+
+RETURN = r"""
+settings:
+  description: One row for each setting.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The key, or V(transparent_hugepage).
+      type: str
+    desired:
+      description: The value wanted; null where the original is given back.
+      type: str
+    before:
+      description: The value before this run.
+      type: str
+    after:
+      description: The value read again after it.
+      type: str
+    persisted_before:
+      description: What the next boot would have given before this run; null where no file says.
+      type: str
+    persisted:
+      description: What the next boot gives.
+      type: str
+    persisted_by:
+      description: File and line that decide it.
+      type: str
+    status:
+      description: One of ok, changed, drifted, overridden, unsupported, unknown, refused.
+      type: str
+    reason:
+      description: Why, and what to do.
+      type: str
+summary:
+  description: How many settings have each status.
+  returned: always
+  type: dict
+psutil:
+  description: Memory, swap and network counters of the host; C(error) tells where psutil is missing.
+  returned: always
+  type: dict
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _profiles, _psutil
+from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._sysctl import Sysctl
+from ansible_collections.precog.fleet.plugins.module_utils._thp import MODES, TransparentHugePages
+
+UNMANAGED = "unmanaged"
+
+ARGUMENTS = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "profile": {"type": "str", "choices": list(_profiles.NAMES), "default": _profiles.GUIDE},
+    "parameters": {"type": "dict", "default": {}},
+    "bandwidth_mbit": {"type": "int", "default": _profiles.DEFAULT_PATH.bandwidth},
+    "round_trip_ms": {"type": "int", "default": _profiles.DEFAULT_PATH.round_trip},
+    "transparent_hugepage": {"type": "str", "choices": [UNMANAGED, *MODES], "default": UNMANAGED},
+    "name": {"type": "str", "default": "99-zz-precog-fleet"},
+    "on_unsupported": {"type": "str", "choices": ["report", "fail"], "default": "report"},
+    "shared_kernel": {"type": "str", "choices": ["leave", "apply"], "default": "leave"},
+}
+
+
+def subsystems(params, facts):
+    """Return what one call brings into place, in order: the keys, then huge pages.
+
+    :param params: the module's parameters.
+    :param facts: of psutil, with `virtual_memory` unless psutil is missing.
+    :raises HostError: a parameter makes no sense.
+    """
+    present = params["state"] == "present"
+    shared = params["shared_kernel"] == "apply"
+    if "/" in params["name"] or not params["name"].strip(". "):
+        raise HostError(
+            f"name = {params['name']!r} is no file name: give one without slashes, as in 99-zz-precog-fleet"
+        )
+    if min(params["bandwidth_mbit"], params["round_trip_ms"]) < 1:
+        raise HostError("bandwidth_mbit and round_trip_ms must be 1 or more")
+    keys = Sysctl(
+        params["name"],
+        present=present,
+        profile=params["profile"],
+        parameters=params["parameters"],
+        path=_profiles.Path(params["bandwidth_mbit"], params["round_trip_ms"]),
+        memory=facts.get("virtual_memory", {}).get("total"),
+        apply_shared=shared,
+    )
+    mode = params["transparent_hugepage"]
+    return [keys, TransparentHugePages(mode if present and mode != UNMANAGED else None, apply_shared=shared)]
+
+
+def main():
+    """Run the module."""
+    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    facts = _psutil.facts(["virtual_memory", "swap_memory", "net_io"])
+    try:
+        if os.geteuid() != 0:
+            raise HostError("root is needed to set kernel values: run with become: true")
+        report = engine.run(Host(), subsystems(module.params, facts), check_mode=module.check_mode)
+    except HostError as error:
+        module.fail_json(msg=str(error), settings=[], psutil=facts)
+    result = {**report.result(), "psutil": facts}
+    failures = report.failures(on_unsupported=module.params["on_unsupported"])
+    for change in report.changes:
+        if change.verdict == engine.OVERRIDDEN:
+            module.warn(f"{change.name}: {change.overridden_by}")
+    if failures:
+        module.fail_json(msg=engine.explain_failures(failures), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""The report at the end of a run: its pure parts by tables, the plugin by real runs of ansible-playbook."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.precog.fleet.plugins.callback import fleet_report
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = "shared kernel: it belongs to the machine underneath"
+
+
+def setting(name, status="ok", **more):
+    values = {"desired": "2", "before": "1", "after": "2", "persisted_before": None, "persisted": "2", "reason": ""}
+    return {"name": name, "status": status, **values, **more}
+
+
+def texts(lines):
+    return [line.text for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("result", "names"),
+    [
+        ({"settings": [setting("a"), setting("b")]}, ["a", "b"]),
+        ({"results": [{"settings": [setting("a")]}, {"settings": [setting("b")]}]}, ["a", "b"]),
+        ({"changed": False}, []),
+        ({"settings": "some text of another collection's module"}, []),
+        ({"settings": [1, {"name": "a"}, {"name": "b", "status": "odd"}, {"name": 1, "status": "ok"}]}, []),
+        ({"settings": {"name": "a", "status": "ok"}}, []),
+        ({"results": "text"}, []),
+        ({"results": ["text", None]}, []),
+        ({"_ansible_no_log": True, "settings": [setting("a")]}, []),
+        ({"results": [{"_ansible_no_log": True, "settings": [setting("a")]}, {"settings": [setting("b")]}]}, ["b"]),
+    ],
+)
+def test_settings_are_found_and_nothing_else_is_taken_for_one(result, names):
+    assert [found["name"] for found in fleet_report.settings_of(result)] == names
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "unset"),
+        (0, "0"),
+        ("4096\t87380\t6291456", "4096 87380 6291456"),
+        ("red\x1b[31m", "red?[31m"),
+        ("\udcff", "?"),
+        ("x" * 70, "x" * 57 + "..."),
+    ],
+)
+def test_values_are_short_and_printable(value, shown):
+    assert fleet_report.show(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("names", "most", "text"),
+    [
+        ([], 2, ""),
+        (["b", "a"], 2, "a, b"),
+        (["m10", "m9", "m1"], 3, "m1, m9, m10"),
+        (["a", "b", "c", "d"], 2, "a, b and 2 more"),
+    ],
+)
+def test_lists_of_names_are_bounded(names, most, text):
+    assert fleet_report.some(names, most) == text
+
+
+def test_table_has_a_row_per_host_in_natural_order():
+    hosts = {
+        "miner-10": [setting("a"), setting("b", "changed")],
+        "miner-2": [setting("a", "refused"), setting("b", "unsupported"), setting("c", "unsupported")],
+    }
+    lines = fleet_report.table(hosts)
+    assert texts(lines) == [
+        "host      ok  changed  drifted  overridden  unsupported  refused  unknown",
+        "miner-2    -        -        -           -            2        1        -",
+        "miner-10   1        1        -           -            -        -        -",
+    ]
+    assert [line.status for line in lines] == ["", "refused", "changed"]
+
+
+def test_table_of_500_hosts_is_a_few_rows_with_the_worst_first():
+    hosts = {f"miner-{number}": [setting("a")] for number in range(1, 500)}
+    hosts["miner-500"] = [setting("a", "overridden")]
+    lines = texts(fleet_report.table(hosts))
+    assert len(lines) == 3
+    assert lines[0].startswith("500 hosts")
+    assert lines[1].startswith("1: miner-500 ")
+    assert lines[2].startswith("499: miner-1, miner-2 and 497 more")
+
+
+def test_table_is_bounded_even_if_every_host_differs():
+    hosts = {f"miner-{number}": [setting(str(key)) for key in range(number)] for number in range(1, 101)}
+    lines = texts(fleet_report.table(hosts))
+    assert len(lines) == fleet_report.MAX_ROWS + 2
+    assert lines[-1] == "  ... and 80 more groups of hosts"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, "1 -> 2; next boot: unset -> 2"),
+        ({"before": "2"}, "next boot: unset -> 2"),
+        ({"persisted_before": "2"}, "1 -> 2"),
+        ({"before": "2", "persisted_before": "2"}, ""),
+    ],
+)
+def test_a_change_tells_run_time_and_next_boot(values, text):
+    assert fleet_report.change(setting("a", "changed", **values)) == text
+
+
+def test_findings_are_grouped_by_reason_and_the_urgent_stand_first():
+    hosts = {
+        name: [
+            setting("fine"),
+            setting("plain", "changed"),
+            setting("vm.a", "unsupported", reason=SHARED),
+            setting("vm.b", "unsupported", reason=SHARED),
+        ]
+        for name in ("m1", "m2")
+    }
+    hosts["m1"].append(setting("net.x", "overridden", reason="/etc/sysctl.d/zz.conf:3", after="1"))
+    hosts["m2"].append(setting("net.y", "refused", reason="EINVAL", after="1"))
+    hosts["m2"].append(setting("net.z", "drifted", reason="changed by hand at run time", persisted_before="2"))
+    assert texts(fleet_report.findings(hosts)) == [
+        "refused: EINVAL",
+        "  net.y (wanted 2, has 1) on m2",
+        "overridden: /etc/sysctl.d/zz.conf:3",
+        "  net.x (wanted 2, has 1) on m1",
+        "drifted: changed by hand at run time",
+        "  net.z (1 -> 2) on m2",
+        f"unsupported: {SHARED}",
+        "  vm.a, vm.b on m1, m2",
+    ]
+
+
+def test_findings_of_500_hosts_stay_readable():
+    hosts = {
+        f"miner-{number}": [setting(f"vm.{key}", "unsupported", reason=SHARED) for key in range(9)]
+        + [setting("net.x", "refused", reason=f"reason {number}")]
+        for number in range(1, 501)
+    }
+    lines = texts(fleet_report.findings(hosts))
+    assert len(lines) == fleet_report.MAX_FINDINGS + 1 + 2
+    assert (
+        lines[fleet_report.MAX_FINDINGS]
+        == f"  ... and {1000 - fleet_report.MAX_FINDINGS} more lines of refused settings"
+    )
+    assert lines[-1] == (
+        "  vm.0, vm.1, vm.2, vm.3, vm.4, vm.5 and 3 more on miner-1, miner-2, miner-3, miner-4 and 496 more"
+    )
+
+
+def test_a_reason_from_a_host_cannot_steer_the_terminal():
+    lines = texts(fleet_report.findings({"m": [setting("a", "unknown", reason="odd\x1b[2J\nline")]}))
+    assert lines == ["unknown: odd?[2J line", "  a on m"]
+
+
+def test_no_findings_no_lines():
+    assert fleet_report.findings({"m": [setting("a"), setting("b", "changed")]}) == []
+
+
+def test_changes_share_a_line_if_hosts_share_them():
+    hosts = {name: [setting("a"), setting("b", "changed", persisted_before="2")] for name in ("m1", "m2")}
+    hosts["m3"] = [setting("b", "changed", before="7", persisted_before="2")]
+    assert texts(fleet_report.changes(hosts)) == ["changed:", "  b: 1 -> 2 on m1, m2", "  b: 7 -> 2 on m3"]
+
+
+def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "report.json"
+    fleet_report.write_json(str(path), {"a": 1})
+    with pytest.raises(TypeError):
+        fleet_report.write_json(str(path), {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        fleet_report.write_json(str(path), {"a": 2})
+    assert [file.name for file in path.parent.iterdir()] == ["report.json"]
+
+
+MODULE = """
+#!/usr/bin/python
+from ansible.module_utils.basic import AnsibleModule
+
+options = {"settings": {"type": "list", "elements": "dict"}, "fail": {"type": "bool"}}
+module = AnsibleModule(options, supports_check_mode=True)
+if module.params["fail"]:
+    module.fail_json(msg="as wanted", settings=module.params["settings"])
+module.exit_json(changed=not module.check_mode, settings=module.params["settings"])
+"""
+
+
+@pytest.fixture
+def play(tmp_path):
+    """Runs a play with these tasks on the hosts m1 and m2 (both this machine); returns output and document."""
+
+    def run(tasks, *options, **environment):
+        (tmp_path / "library").mkdir(exist_ok=True)
+        (tmp_path / "library/made_up.py").write_text(MODULE.lstrip())
+        (tmp_path / "ansible.cfg").write_text(
+            "[defaults]\ncallbacks_enabled = precog.fleet.fleet_report\nlibrary = library\n"
+            f"collections_path = {ROOT / '.ansible/collections'}\nlocal_tmp = {tmp_path}/local\n"
+            f"[callback_fleet_report]\nreport = {environment.pop('report', 'report.json')}\n"
+        )
+        hosts = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        inventory = {"all": {"hosts": {"m1": hosts, "m2": hosts}}}
+        (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+        (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PRECOG_"))}
+        done = subprocess.run(
+            ["ansible-playbook", "-i", "hosts.yml", "play.yml", *options],
+            cwd=tmp_path,
+            env={**kept, "ANSIBLE_HOME": str(tmp_path / "home"), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        report = tmp_path / "report.json"
+        return done.stdout + done.stderr, json.loads(report.read_text()) if report.exists() else None
+
+    return run
+
+
+def task(*settings, **more):
+    return {"made_up": {"settings": list(settings)}, **more}
+
+
+def names_of(document, host):
+    return {found["name"]: found["status"] for found in document["hosts"][host]["settings"]}
+
+
+def test_a_run_ends_with_the_table_and_the_document(play, tmp_path):
+    failing = {"made_up": {"fail": True, "settings": [setting("net.bad", "unknown", reason="did you mean net.good?")]}}
+    output, document = play(
+        [
+            task(setting("net.a", "changed"), setting("net.b", "changed")),
+            task(setting("net.b", "ok")),
+            {"made_up": {"settings": "{{ [item] }}"}, "loop": [setting("net.c"), setting("net.d", "drifted")]},
+            task(setting("net.secret"), no_log=True),
+            {**failing, "when": "inventory_hostname == 'm2'"},
+        ]
+    )
+    report = output.split("SETTINGS ***")[1].splitlines()[1:]
+    assert report == [
+        "host  ok  changed  drifted  overridden  unsupported  refused  unknown",
+        "m1     2        1        1           -            -        -        -",
+        "m2     2        1        1           -            -        -        1",
+        "",
+        "unknown: did you mean net.good?",
+        "  net.bad on m2",
+        "drifted",
+        "  net.d (1 -> 2; next boot: unset -> 2) on m1, m2",
+        f"All settings of all hosts: {tmp_path / 'report.json'}",
+    ]
+    assert document["schema"] == 1
+    assert document["check_mode"] is False
+    expected = {"net.a": "changed", "net.b": "ok", "net.c": "ok", "net.d": "drifted"}
+    assert names_of(document, "m1") == expected
+    assert names_of(document, "m2") == {**expected, "net.bad": "unknown"}
+    assert document["hosts"]["m1"]["settings"][0] == setting("net.a", "changed")
+    assert document["hosts"]["m2"]["stats"] == {
+        "ok": 4,
+        "changed": 4,
+        "failures": 1,
+        "unreachable": 0,
+        "skipped": 0,
+        "rescued": 0,
+        "ignored": 0,
+    }
+
+
+def test_verbose_lists_each_change_and_check_mode_is_said(play, tmp_path):
+    output, document = play(
+        [task(setting("net.a", "changed"))],
+        "--check",
+        "-v",
+        PRECOG_FLEET_REPORT=str(tmp_path / "report.json"),
+        report="elsewhere.json",
+    )
+    assert "SETTINGS (check mode: nothing was changed) ***" in output
+    assert "  net.a: 1 -> 2; next boot: unset -> 2 on m1, m2\n" in output
+    assert document["check_mode"] is True
+    assert not (tmp_path / "elsewhere.json").exists()
+
+
+def test_without_settings_nothing_is_printed(play):
+    output, document = play([{"ansible.builtin.debug": {"msg": "hello"}}])
+    assert "SETTINGS" not in output
+    assert "report.json" not in output
+    assert document["hosts"]["m1"]["settings"] == []
+    assert document["hosts"]["m1"]["stats"]["ok"] == 1
+
+
+def test_a_host_that_failed_before_its_settings_is_named(play):
+    output, _document = play(
+        [
+            {"ansible.builtin.fail": {"msg": "early"}, "when": "inventory_hostname == 'm2'"},
+            task(setting("net.a")),
+        ]
+    )
+    assert "Failed or unreachable, so nothing is known: m2\n" in output
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(play, tmp_path):
+    (tmp_path / "file").write_text("")
+    output, document = play([task(setting("net.a"))], report=str(tmp_path / "file/report.json"))
+    assert document is None
+    assert "was not written" in output
+    assert "m1     1" in output
+    assert "All settings of all hosts:" not in output
+
+
+def test_colour_is_for_terminals(play):
+    tasks = [task(setting("net.a", "changed"))]
+    assert "\x1b[" not in play(tasks)[0].split("SETTINGS")[1]
+    assert "\x1b[0;33mm1 " in play(tasks, ANSIBLE_FORCE_COLOR="1")[0].split("SETTINGS")[1]

@@ -1,0 +1,375 @@
+"""psutil's facts against what the kernel itself says, and the module around them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import resource
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.precog.fleet.plugins.module_utils import _psutil
+from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.modules import psutil_facts
+
+COLLECTIONS = Path(__file__).parents[2] / ".ansible" / "collections"
+MODULE = "ansible_collections.precog.fleet.plugins.modules.psutil_facts"
+NO_PSUTIL = "import sys; sys.modules['psutil'] = None\n"  # `import psutil` then fails as if it were not installed
+
+SLEEPER = """
+import resource, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (321, 654))
+files = [open("/dev/null") for _ in range(9)]
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def running(code, python=sys.executable, **options):
+    """A Python process that has said that it is ready."""
+    process = subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE, **options)
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def sleeper():
+    with running(SLEEPER) as process:
+        yield process
+
+
+def proc(pid, name):
+    return Path(f"/proc/{pid}/{name}").read_text()
+
+
+def status(pid):
+    return dict(line.split(":\t", 1) for line in proc(pid, "status").splitlines() if ":\t" in line)
+
+
+class TestProcess:
+    def test_limits_in_force(self, sleeper):
+        limits = _psutil.process(sleeper.pid)["rlimits"]
+        assert limits["nofile"] == {"soft": 321, "hard": 654}
+
+    def test_every_limit_of_the_kernel_is_there(self, sleeper):
+        found = {
+            name: (limit["soft"], limit["hard"]) for name, limit in _psutil.process(sleeper.pid)["rlimits"].items()
+        }
+        assert found == _psutil.parse_limits(proc(sleeper.pid, "limits"))
+        assert len(found) == len(proc(sleeper.pid, "limits").splitlines()) - 1
+
+    def test_unlimited_is_minus_one(self, sleeper):
+        assert "Max cpu time              unlimited            unlimited" in proc(sleeper.pid, "limits")
+        assert _psutil.process(sleeper.pid)["rlimits"]["cpu"] == {"soft": -1, "hard": -1}
+
+    def test_the_rest_is_what_proc_says(self, sleeper):
+        found = _psutil.process(sleeper.pid)
+        assert found["pid"] == sleeper.pid
+        assert found["name"] == proc(sleeper.pid, "comm").strip()
+        assert found["threads"] == int(status(sleeper.pid)["Threads"])
+        assert found["open_files"] == len(list(Path(f"/proc/{sleeper.pid}/fd").iterdir())) >= 12
+        assert found["rss"] == int(proc(sleeper.pid, "statm").split()[1]) * resource.getpagesize()
+        assert abs(found["create_time"] - time.time()) < 60
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's process")
+    def test_another_users_process_without_the_right_to_ask(self):
+        """prlimit(2) wants CAP_SYS_RESOURCE for another user's process, and root in a container lacks it."""
+        nobody = pwd.getpwnam("nobody")
+        probe = f"""
+import json
+from {_psutil.__name__} import process
+print(json.dumps(process(int(input()))["rlimits"]))
+"""
+        with running(SLEEPER, "/usr/bin/python3", user=nobody.pw_uid, group=nobody.pw_gid) as process:
+            limits = json.loads(_without_sys_resource(probe, str(process.pid)))
+        assert limits["nofile"] == {"soft": 321, "hard": 654}
+        assert limits["cpu"] == {"soft": -1, "hard": -1}
+
+    def test_gone(self):
+        process = subprocess.Popen(["true"])
+        process.wait()
+        assert _psutil.process(process.pid) is None
+
+    def test_zombie(self):
+        process = subprocess.Popen(["true"])
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert status(process.pid)["State"].startswith("Z")
+        assert _psutil.process(process.pid) is None
+        process.wait()
+
+    def test_reused_number_is_another_process(self, sleeper, monkeypatch):
+        """The process ends while it is looked at, and its number goes to a process that started later."""
+        import psutil
+
+        describe = _psutil._describe
+
+        def describe_then_replace(module, found):
+            described = describe(module, found)
+            found._create_time -= 5  # what a psutil.Process of the process before would hold
+            if hasattr(found, "_ident"):
+                found._ident = (found.pid, found._ident[1] - 5)
+            return described
+
+        monkeypatch.setattr(_psutil, "_describe", describe_then_replace)
+        assert psutil.pid_exists(sleeper.pid)
+        assert _psutil.process(sleeper.pid) is None
+
+
+def _without_sys_resource(code, given):
+    drop = ["setpriv", "--bounding-set", "-sys_resource", "--inh-caps", "-sys_resource"]
+    done = subprocess.run(
+        [*drop, sys.executable, "-c", code], input=given, capture_output=True, text=True, check=True, env=environment()
+    )
+    return done.stdout
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(COLLECTIONS)}
+
+
+class TestParseLimits:
+    def test_words_and_numbers(self):
+        text = (
+            "Limit                     Soft Limit           Hard Limit           Units     \n"
+            "Max open files            1024                 524288               files     \n"
+            "Max locked memory         unlimited            unlimited            bytes     \n"
+            "Max nice priority         0                    0                    \n"
+            "Max of some later kernel  1                    2                    things    \n"
+        )
+        assert _psutil.parse_limits(text) == {"nofile": (1024, 524288), "memlock": (-1, -1), "nice": (0, 0)}
+
+
+def meminfo():
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    return {fields[0].rstrip(":"): int(fields[1]) * 1024 for fields in lines if len(fields) == 3}
+
+
+class TestFacts:
+    def test_all_of_them_are_json(self):
+        found = json.loads(json.dumps(_psutil.facts(), allow_nan=False))
+        assert list(found) == ["cpu", "virtual_memory", "swap_memory", "disks", "net_io", "boot_time"]
+
+    def test_only_what_is_asked_for(self):
+        assert list(_psutil.facts(["swap_memory"])) == ["swap_memory"]
+        assert _psutil.facts([]) == {}
+
+    def test_unknown_name(self):
+        with pytest.raises(KeyError):
+            _psutil.facts(["memory"])
+
+    def test_cpu(self):
+        found = _psutil.cpu()
+        assert found["logical"] == proc("", "cpuinfo").count("processor\t")
+        assert found["physical"] is None or 0 < found["physical"] <= found["logical"]
+        assert found["load_average"] == pytest.approx(
+            [float(word) for word in proc("", "loadavg").split()[:3]], abs=0.5
+        )
+        assert 0 <= found["percent_since_boot"] <= 100
+        frequency = found["frequency_mhz"]
+        assert frequency is None or 100 < frequency["current"] < 10000
+
+    def test_memory(self):
+        found = _psutil.virtual_memory()
+        assert found["total"] == meminfo()["MemTotal"]
+        assert found["available"] == pytest.approx(meminfo()["MemAvailable"], rel=0.2)
+
+    def test_swap(self):
+        found = _psutil.swap_memory()
+        assert found["total"] == meminfo()["SwapTotal"]
+        assert {"used", "free", "sin", "sout", "percent"} <= set(found)
+
+    def test_disks(self):
+        found = {disk["mountpoint"]: disk for disk in _psutil.disks()}
+        size = os.statvfs("/")
+        assert found["/"]["total"] == size.f_blocks * size.f_frsize
+        assert not {"/proc", "/sys", "/dev"} & set(found)
+        assert all(Path(path).is_dir() for path in found)
+        assert len({disk["device"] for disk in found.values()}) == len(found)
+
+    def test_network(self):
+        found = _psutil.net_io()
+        assert set(found["nics"]) == {line.split(":")[0].strip() for line in proc("self", "net/dev").splitlines()[2:]}
+        assert found["total"]["bytes_recv"] == sum(nic["bytes_recv"] for nic in found["nics"].values())
+
+    def test_network_without_interfaces(self):
+        """A network namespace whose loopback is hidden has no interface; nothing is not an error."""
+        code = f"from {_psutil.__name__} import net_io; import psutil; psutil.net_io_counters = dict; print(net_io())"
+        code = code.replace("= dict", "= lambda **options: {}")
+        assert run_python(code).stdout.strip() == "{'total': {}, 'nics': {}}"
+
+    def test_boot_time(self):
+        booted = next(line for line in proc("", "stat").splitlines() if line.startswith("btime"))
+        assert _psutil.boot_time() == pytest.approx(float(booted.split()[1]), abs=2)
+
+
+def run_python(code, stdin=""):
+    return subprocess.run(
+        [sys.executable, "-c", code], input=stdin, capture_output=True, text=True, check=False, env=environment()
+    )
+
+
+def run_module(code_before="", **arguments):
+    """Run the module as Ansible does, in a process of its own; return its result and exit code."""
+    code = (
+        f"{code_before}from ansible.module_utils.testing import patch_module_args\n"
+        f"from {MODULE} import main\n"
+        f"with patch_module_args({arguments!r}):\n    main()\n"
+    )
+    done = run_python(code)
+    assert done.stderr == ""
+    return json.loads(done.stdout), done.returncode
+
+
+class TestMissingPsutil:
+    def test_facts_degrade(self):
+        code = f"{NO_PSUTIL}from {_psutil.__name__} import facts\nimport json; print(json.dumps(facts(['cpu'])))"
+        error = json.loads(run_python(code).stdout)["error"]
+        assert error.startswith(f"psutil is missing on this host for {sys.executable}: ")
+
+    def test_module_fails_with_the_remedy(self):
+        result, code = run_module(NO_PSUTIL, subset=[])
+        assert code == 1
+        assert "\n" not in result["msg"]
+        assert f"{sys.executable} -m pip install psutil" in result["msg"]  # the tests run in a virtual environment
+        assert "role precog.fleet.preflight" in result["msg"]
+
+    def test_importing_costs_no_psutil(self):
+        code = f"import sys, {MODULE}; print('psutil' in sys.modules)"
+        assert run_python(code).stdout == "False\n"
+
+    @pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no Python of the system")
+    def test_the_systems_python_is_told_of_its_package(self):
+        code = f"import {_psutil.__name__} as u; print(u.MISSING_REMEDY)"
+        done = subprocess.run(
+            ["/usr/bin/python3", "-c", code], capture_output=True, text=True, check=True, env=environment()
+        )
+        assert ": apt-get install python3-psutil, or " in done.stdout
+
+
+class FakeSystemctl(Host):
+    """A host whose systemctl says what it is told to say; processes are the real ones."""
+
+    def __init__(self, **properties):
+        super().__init__()
+        self.properties = properties
+        self.argv = None
+
+    def run(self, argv):
+        self.argv = list(argv)
+        return "".join(f"{name}={value}\n" for name, value in self.properties.items())
+
+
+ACTIVE = {
+    "LoadState": "loaded",
+    "ActiveState": "active",
+    "SubState": "running",
+    "ControlGroup": "/system.slice/x.service",
+}
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print("ready", flush=True)
+child.wait()
+"""
+
+
+@pytest.fixture
+def parent():
+    with running(PARENT, start_new_session=True) as process:
+        yield process
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+class TestService:
+    def test_main_process_and_children(self, parent):
+        found = _psutil.service(FakeSystemctl(**ACTIVE, MainPID=parent.pid), "x")
+        children = [int(pid) for pid in proc(parent.pid, f"task/{parent.pid}/children").split()]
+        assert [process["pid"] for process in found["processes"]] == [parent.pid, *children]
+        assert len(children) == 1
+        assert found["running"] is True
+        assert found["reason"] is None
+        assert found["main_pid"] == parent.pid
+        assert (found["unit"], found["control_group"]) == ("x.service", "/system.slice/x.service")
+
+    def test_one_question_for_one_unit(self, sleeper):
+        host = FakeSystemctl(**ACTIVE, MainPID=sleeper.pid)
+        _psutil.service(host, "miner@1.service")
+        assert host.argv[0:2] == ["systemctl", "show"]
+        assert host.argv[-2:] == ["--", "miner@1.service"]
+
+    @pytest.mark.parametrize(
+        ("properties", "reason"),
+        [
+            ({"LoadState": "not-found", "ActiveState": "inactive", "MainPID": 0}, "x.service is not-found"),
+            ({"LoadState": "masked", "ActiveState": "inactive", "MainPID": 0}, "x.service is masked"),
+            (
+                {"LoadState": "loaded", "ActiveState": "failed", "SubState": "failed", "MainPID": 0},
+                "x.service is failed (failed): journalctl -u x.service",
+            ),
+            ({**ACTIVE, "SubState": "exited", "MainPID": 0}, "x.service is active (exited) without a main process"),
+            ({**ACTIVE, "MainPID": 2**22 + 7}, "x.service is active (running) without a main process"),  # just ended
+            ({}, "x.service is unknown"),
+        ],
+    )
+    def test_no_process(self, properties, reason):
+        found = _psutil.service(FakeSystemctl(**properties), "x.service")
+        assert (found["running"], found["processes"]) == (False, [])
+        assert found["reason"].startswith(reason)
+
+    @pytest.mark.parametrize("name", ["", "-x", "a b", "a*", "a[1]", "../a", "a\nb", "a" * 300])
+    def test_what_is_no_units_name_is_not_given_to_systemctl(self, name):
+        host = FakeSystemctl()
+        found = _psutil.service(host, name)
+        assert "is no unit's name" in found["reason"]
+        assert host.argv is None
+
+
+class TestModule:
+    def test_facts_of_the_subset(self):
+        result, code = run_module(subset=["virtual_memory"])
+        assert code == 0
+        assert result["changed"] is False
+        assert result["ansible_facts"]["precog_psutil"]["virtual_memory"]["total"] == meminfo()["MemTotal"]
+        assert list(result["ansible_facts"]["precog_psutil"]) == ["virtual_memory"]
+
+    def test_default_is_everything(self):
+        result, _ = run_module()
+        assert set(result["ansible_facts"]["precog_psutil"]) == set(_psutil.FACTS)
+
+    def test_check_mode(self):
+        result, code = run_module(subset=["boot_time"], _ansible_check_mode=True)
+        assert code == 0
+        assert result["ansible_facts"]["precog_psutil"]["boot_time"] > 0
+
+    def test_unknown_subset(self):
+        result, code = run_module(subset=["gpu"])
+        assert code == 1
+        assert "must be one or more of: cpu, virtual_memory" in result["msg"]
+
+    def test_no_such_service_is_no_error(self):
+        result, code = run_module(subset=[], service="no-such-unit-of-ours.service")
+        assert code == 0
+        found = result["ansible_facts"]["precog_psutil"]["service"]
+        assert found["running"] is False
+        assert found["reason"]
+
+    def test_documentation_has_the_same_choices(self, capsys):
+        import yaml
+
+        options = yaml.safe_load(psutil_facts.DOCUMENTATION)["options"]
+        assert options["subset"]["choices"] == options["subset"]["default"] == list(_psutil.FACTS)
+        with patch_module_args({"subset": []}), pytest.raises(SystemExit):
+            psutil_facts.main()
+        assert json.loads(capsys.readouterr().out)["ansible_facts"] == {"precog_psutil": {}}

@@ -1,0 +1,99 @@
+"""Builds images once per recipe: a tar in the cache, and from it an image in the engine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from local_fleet.engine import Engine
+from local_fleet.model import FleetError, Problem
+from local_fleet.process import Failed, Runner
+from local_fleet.recipe import MIRROR, Recipe, own_image_variable
+
+# Unpacked root file system and tar of one suite, with room to spare.
+NEEDED_BYTES = 1_500_000_000
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Holds the lock *file*, so that two commands at once don't do the same work or undo each other's."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+class Images:
+    """The images of one cache."""
+
+    def __init__(self, runner: Runner, engine: Engine, cache: Path, environ: Mapping[str, str],
+                 say: Callable[[str], None]) -> None:
+        self._runner, self._engine, self._say, self._environ = runner, engine, say, environ
+        self._folder = cache / "images"
+
+    def tag(self, suite: str) -> str:
+        """The image that hosts of *suite* run: the user's own where one is named, else ours."""
+        return self._environ.get(own_image_variable(suite)) or self._recipe(suite).tag
+
+    def ensure(self, suite: str) -> str:
+        """Makes sure the engine holds the image of *suite*, and returns its tag.
+
+        Raises FleetError when there is no room or the build fails; then nothing of it is left.
+        """
+        if own := self._environ.get(own_image_variable(suite)):
+            return own
+        recipe = self._recipe(suite)
+        with locked(self._folder / f"{suite}.lock"):
+            if not self._engine.has_image(recipe.tag):
+                tar = self._folder / recipe.tar_name
+                if not tar.exists():
+                    self._build(recipe, tar)
+                self._say(f"{suite}: making the image {recipe.tag}")
+                self._engine.load(tar, recipe.tag)
+                self._forget_others(recipe)
+        return recipe.tag
+
+    def _recipe(self, suite: str) -> Recipe:
+        return Recipe(suite, self._environ.get("PRECOG_FLEET_MIRROR") or MIRROR)
+
+    def _build(self, recipe: Recipe, tar: Path) -> None:
+        # /var/tmp: /tmp is often in memory, and mounted so that device nodes can't be made there.
+        scratch = Path(self._environ.get("TMPDIR") or "/var/tmp")
+        check_room(self._folder, scratch)
+        self._say(f"{recipe.suite}: building with mmdebstrap (about half a minute, once)")
+        part = tar.with_suffix(".part")
+        try:
+            self._runner.run(recipe.build_argv(str(part)), env={"TMPDIR": str(scratch)}, timeout=1800)
+            part.replace(tar)
+        except FileNotFoundError:
+            raise FleetError(Problem("mmdebstrap is not installed", "Install it: apt-get install mmdebstrap")) from None
+        except Failed as failure:
+            raise FleetError(Problem(
+                f"building the {recipe.suite} image failed: {failure}",
+                f"Is {recipe.mirror} reachable? Another mirror can be named in PRECOG_FLEET_MIRROR, "
+                f"an image of your own in {own_image_variable(recipe.suite)}.")) from None
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _forget_others(self, recipe: Recipe) -> None:
+        for tar in self._folder.glob(f"{recipe.suite}-*.tar"):
+            if tar.name != recipe.tar_name:
+                tar.unlink()
+        self._engine.drop_images(recipe.tag)
+
+
+def check_room(*folders: Path) -> None:
+    """Raises FleetError for each of *folders* whose file system lacks room for an image."""
+    problems = []
+    for folder in folders:
+        free = shutil.disk_usage(folder).free
+        if free < NEEDED_BYTES:
+            problems.append(Problem(
+                f"{os.fspath(folder)} has {free / 1e9:.1f} GB free, and an image takes {NEEDED_BYTES / 1e9:.1f} GB",
+                "Make room there, or choose another place with PRECOG_FLEET_CACHE or TMPDIR."))
+    if problems:
+        raise FleetError(*problems)

@@ -1,0 +1,82 @@
+"""The settings of the machine underneath: to show that a fleet leaves them alone, and to undo what the engine did."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+_PROC = Path("/proc/sys")
+_NET = Path("/sys/class/net")
+# Counters and one-shot values, not settings: they differ at every look. The rest belongs to network interfaces that
+# come and go with containers.
+_NOT_SETTINGS = re.compile(
+    r"fs/(dentry-state|file-nr|inode-nr|inode-state|quota/.*|aio-nr|binfmt_misc/.*)"
+    r"|kernel/(ns_last_pid|random/.*|pty/nr|cap_last_cap)|kernel/.*/reserved_.*"
+    r"|net/netfilter/nf_conntrack_count|vm/stat_refresh|.*stable_secret"
+    r"|net/ipv[46]/(conf|neigh)/(podman|docker|br-|veth).*")
+
+
+def is_setting(key: str) -> bool:
+    """Whether *key*, a path below /proc/sys, is something that stays as it was set."""
+    return not _NOT_SETTINGS.fullmatch(key)
+
+
+def read_settings() -> dict[str, str]:
+    """All readable settings below /proc/sys, by their path there."""
+    settings = {}
+    for folder, _, names in os.walk(_PROC):
+        for name in names:
+            path = Path(folder, name)
+            key = str(path.relative_to(_PROC))
+            if is_setting(key) and path.stat().st_mode & 0o444:
+                try:
+                    settings[key] = path.read_text(errors="replace").strip()
+                except OSError:  # some refuse to be read though their mode allows it
+                    continue
+    return settings
+
+
+def _forwarding() -> dict[str, str]:
+    """The settings a container engine's bridge changes: IPv4 forwarding, and what the kernel derives from it."""
+    paths = [_PROC / "net/ipv4/ip_forward", *_PROC.glob("net/ipv4/conf/*/forwarding"),
+             *_PROC.glob("net/ipv4/conf/*/accept_redirects")]
+    return {str(path.relative_to(_PROC)): path.read_text().strip() for path in paths}
+
+
+def _interfaces() -> list[str]:
+    return sorted(os.listdir(_NET))  # noqa: PTH208 - names are all we need
+
+
+def _boot_id() -> str:
+    return (_PROC / "kernel/random/boot_id").read_text().strip()
+
+
+def remember(file: Path) -> None:
+    """Notes in *file* how forwarding is set, before the first container of this boot changes it."""
+    if file.exists() and json.loads(file.read_text())["boot"] == _boot_id():
+        return
+    note = {"boot": _boot_id(), "interfaces": _interfaces(), "settings": _forwarding()}
+    file.write_text(json.dumps(note, indent=1))
+
+
+def restore(file: Path) -> None:
+    """Gives back what *file* notes, unless the machine rebooted or someone else's network appeared since then."""
+    if not file.exists():
+        return
+    note = json.loads(file.read_text())
+    file.unlink()
+    if note["boot"] == _boot_id() and set(_interfaces()) <= set(note["interfaces"]):
+        for key, value in to_restore(note["settings"], _forwarding()):
+            (_PROC / key).write_text(value)
+
+
+def to_restore(before: Mapping[str, str], now: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What to write, in order, so that *now* becomes *before*; ip_forward first, as it rewrites the others."""
+    master = "net/ipv4/ip_forward"
+    changed = [key for key in before if key in now and before[key] != now[key]]
+    if master not in changed:
+        return [(key, before[key]) for key in sorted(changed)]
+    return [(master, before[master])] + [(key, before[key]) for key in sorted(before) if key in now and key != master]

@@ -1,0 +1,57 @@
+"""What goes into an image: a minimal Debian server, as the installer leaves one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+MIRROR = "http://deb.debian.org/debian"
+PACKAGES = (
+    "ca-certificates", "dbus", "iproute2", "kmod", "libpam-systemd", "openssh-server",
+    "procps", "python3", "sudo", "systemd", "systemd-sysv",
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what an image holds; `checksum` changes with any of it."""
+
+    suite: str
+    mirror: str = MIRROR
+    packages: tuple[str, ...] = PACKAGES
+    variant: str = "minbase"
+
+    @property
+    def checksum(self) -> str:
+        """Twelve hex digits that name this recipe."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def tag(self) -> str:
+        """The image's name in the container engine."""
+        return f"localhost/precog-fleet/{self.suite}:{self.checksum}"
+
+    @property
+    def tar_name(self) -> str:
+        """The file name of the image's tar in the cache."""
+        return f"{self.suite}-{self.checksum}.tar"
+
+    def sources(self) -> list[str]:
+        """The image's /etc/apt/sources.list, line by line: the suite, its updates and its security fixes."""
+        return [
+            f"deb {self.mirror} {self.suite} main",
+            f"deb {self.mirror} {self.suite}-updates main",
+            f"deb {self.mirror.rstrip('/')}-security {self.suite}-security main",
+        ]
+
+    def build_argv(self, target: str) -> list[str]:
+        """The command that writes the image's root file system to the tar file *target*."""
+        return ["mmdebstrap", f"--variant={self.variant}", "--format=tar", f"--include={','.join(self.packages)}",
+                self.suite, target, *self.sources()]
+
+
+def own_image_variable(suite: str) -> str:
+    """The environment variable that names the user's own image for *suite*."""
+    return f"PRECOG_FLEET_IMAGE_{suite.upper()}"

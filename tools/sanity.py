@@ -1,0 +1,244 @@
+"""Builds the collection, installs it as a user would, and tests what was installed.
+
+Run by `bin/test sanity`, in its Python environment. All that is kept lies below $PRECOG_FLEET_CACHE.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+COLLECTION = "ansible_collections/precog/fleet"
+
+# The artifact is what users get: whatever else turns up at its top was not meant to be in it (see galaxy.yml,
+# build_ignore), and what is missing here they miss too.
+REQUIRED = {
+    "CHANGELOG.md",
+    "FILES.json",
+    "LICENSE",
+    "MANIFEST.json",
+    "README.md",
+    "inventory",
+    "meta",
+    "playbooks",
+    "plugins",
+    "roles",
+}
+ALLOWED = REQUIRED | {"docs", "requirements.yml", "tests"}
+ALLOWED_TESTS = {"config.yml", "sanity"}
+REQUIRED_FILES = {"meta/runtime.yml", "playbooks/site.yml", "plugins/modules/sysctl_profile.py"}
+# What targets may run (tests/config.yml) and what controllers run; ansible-test names those it does not find.
+PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
+JUNK = ("__pycache__", ".pyc", ".pyo", "~", ".swp", ".orig", ".rej")
+
+
+class SanityError(Exception):
+    """A check failed; the message says what and how to mend it."""
+
+
+def run(argv: Iterable[str | Path], cwd: Path, env: dict[str, str] | None = None) -> None:
+    """Run a command with its output on the screen.
+
+    :raises SanityError: it failed.
+    """
+    words = [str(word) for word in argv]
+    print("+", *words, flush=True)
+    code = subprocess.run(words, cwd=cwd, env=env, check=False, stdin=subprocess.DEVNULL).returncode
+    if code:
+        raise SanityError(f"`{' '.join(words[:3])}` failed with code {code}")
+
+
+def export(target: Path) -> None:
+    """Copy what is or would be committed: no cache and no ignored file can slip into the artifact."""
+    argv = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        source = ROOT / name
+        if not source.exists():
+            continue  # removed, but not yet committed
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, copy, follow_symlinks=False)
+
+
+def build_and_install(work: Path) -> Path:
+    """Return the folder of the collection, built from a clean export and installed from the artifact."""
+    source = work / "source"
+    source.mkdir()
+    export(source)
+    run(["ansible-galaxy", "collection", "build", "--output-path", work], source)
+    artifact = next(work.glob("precog-fleet-*.tar.gz"))
+    environment = os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(work)}
+    run(["ansible-galaxy", "collection", "install", "--offline", "-p", work, artifact], work, environment)
+    return work / COLLECTION
+
+
+def content_problems(files: set[str]) -> list[str]:
+    """Return what is wrong with an artifact that holds these files (paths below its top)."""
+    tops = {name.split("/", 1)[0] for name in files}
+    tests = {name.split("/")[1] for name in files if name.startswith("tests/")}
+    problems = [f"missing: {name}" for name in sorted(REQUIRED - tops)]
+    problems += [f"missing: {name}" for name in sorted(REQUIRED_FILES - files)]
+    problems += [f"not meant to be in it: {name}" for name in sorted(tops - ALLOWED)]
+    problems += [f"not meant to be in it: tests/{name}" for name in sorted(tests - ALLOWED_TESTS)]
+    problems += [f"a leftover: {name}" for name in sorted(files) if any(junk in name for junk in JUNK)]
+    return problems
+
+
+def check_content(collection: Path) -> None:
+    """Compare the installed files with what the artifact has to hold, and nothing else.
+
+    :raises SanityError: with all differences.
+    """
+    files = {path.relative_to(collection).as_posix() for path in collection.rglob("*") if not path.is_dir()}
+    problems = content_problems(files)
+    if problems:
+        raise SanityError("the artifact's content (galaxy.yml, build_ignore):\n  " + "\n  ".join(problems))
+    print(f"The artifact holds {len(files)} files, and nothing that should not be in it.", flush=True)
+
+
+def check_ignores() -> None:
+    """Keep the ignore files empty: a finding is mended, not listed.
+
+    :raises SanityError: one has a line.
+    """
+    for path in sorted((ROOT / "tests/sanity").glob("ignore-*.txt")):
+        if path.read_text(encoding="utf-8").strip():
+            raise SanityError(f"{path.relative_to(ROOT)} has to stay empty: mend what it ignores")
+
+
+def check_playbooks(work: Path) -> None:
+    """Resolve the site playbook from the installed collection, outside the checkout, and from the checkout.
+
+    :raises SanityError: a playbook, role or module does not resolve.
+    """
+    elsewhere = work / "elsewhere"
+    elsewhere.mkdir()
+    environment = os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(work)}
+    environment.pop("ANSIBLE_CONFIG", None)
+    inventory = work / COLLECTION / "inventory"
+    check = ["ansible-playbook", "--syntax-check"]
+    run([*check, "-i", inventory, "precog.fleet.site"], elsewhere, environment)
+    run([*check, "site.yml"], ROOT)
+
+
+def pip_settings(environ: dict[str, str]) -> dict[str, str]:
+    """Return pip's own settings of this user (files, then PIP_ variables), as one flat section."""
+    home = Path(environ["HOME"])
+    folders = (home / ".pip", Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip")
+    parser = configparser.RawConfigParser()
+    parser.read([*(folder / "pip.conf" for folder in folders), environ.get("PIP_CONFIG_FILE", os.devnull)])
+    settings: dict[str, str] = {}
+    for section in ("global", "install"):
+        if parser.has_section(section):
+            settings.update(parser.items(section))
+    for name, value in environ.items():
+        if name.startswith("PIP_") and name != "PIP_CONFIG_FILE":
+            settings[name[4:].lower().replace("_", "-")] = value
+    return settings
+
+
+def prepare_home(cache: Path) -> Path:
+    """Make a home for ansible-test, which keeps its environments there and hides most variables from pip.
+
+    Its pip settings are this user's, and its get-pip is ours: the real one is fetched from a host of its own.
+    """
+    settings = pip_settings(dict(os.environ))
+    home = cache / "ansible-test"
+    bootstrap = home / ".ansible/test/cache"
+    bootstrap.mkdir(parents=True, exist_ok=True)
+    (home / ".config/pip").mkdir(parents=True, exist_ok=True)
+    lines = [f"{name} = {value}".replace("\n", "\n  ") for name, value in settings.items()]
+    (home / ".config/pip/pip.conf").write_text("\n".join(["[global]", *lines, ""]), encoding="utf-8")
+    shutil.copyfile(ROOT / "tools/get_pip.py", bootstrap / f"get_pip_{pip_version().replace('.', '_')}.py")
+    return home
+
+
+def pip_version() -> str:
+    """Return the version of pip that this ansible-test puts into its environments."""
+    probe = (
+        "from ansible_test._internal.python_requirements import get_venv_packages as packages;"
+        "from ansible_test._internal.host_configs import VirtualPythonConfig as Config;"
+        "print(packages(Config(version='3.11', path=''))['pip'])"
+    )
+    argv = [sys.executable, "-c", probe]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def works(python: Path) -> bool:
+    """Tell whether an interpreter is there and runs; a version manager's shim may be there and refuse."""
+    argv = [str(python), "-c", "import ensurepip"]
+    try:
+        return subprocess.run(argv, check=False, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def search_path(environ: dict[str, str]) -> str:
+    """Return a PATH on which every `pythonX.Y` works, with those that pyenv keeps."""
+    folders = [Path(folder) for folder in environ["PATH"].split(os.pathsep)]
+    kept = Path(environ.get("PYENV_ROOT") or Path(environ["HOME"]) / ".pyenv") / "versions"
+    for version in PYTHONS:
+        name = f"python{version}"
+        broken = {folder for folder in folders if (folder / name).exists() and not works(folder / name)}
+        folders = [folder for folder in folders if folder not in broken]
+        if not any((folder / name).exists() for folder in folders):
+            found = [folder for folder in sorted(kept.glob(f"{version}.*/bin")) if works(folder / name)]
+            folders += found[-1:]
+    return os.pathsep.join(map(str, folders))
+
+
+def ansible_test(collection: Path, cache: Path) -> None:
+    """Run every sanity test on every Python that is here; what cannot run is named by ansible-test itself.
+
+    :raises SanityError: a test failed.
+    """
+    environ = dict(os.environ)
+    environment = environ | {"PATH": search_path(environ), "HOME": str(prepare_home(cache))}
+    run(["ansible-test", "sanity", "--color", "no"], collection, environment)
+
+
+@contextmanager
+def work_folder(cache: Path) -> Iterator[Path]:
+    """Give a folder that is gone afterwards."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="sanity-") as name:
+        yield Path(name)
+
+
+def main() -> int:
+    """Run all checks, also after one failed; returns 1 if one did."""
+    cache = Path(os.environ["PRECOG_FLEET_CACHE"])
+    problems: list[str] = []
+    with work_folder(cache) as work:
+        collection = build_and_install(work)
+        checks = (
+            check_ignores,
+            partial(check_content, collection),
+            partial(check_playbooks, work),
+            partial(ansible_test, collection, cache),
+        )
+        for check in checks:
+            try:
+                check()
+            except SanityError as error:
+                problems.append(str(error))
+    for problem in problems:
+        print(f"Error: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
