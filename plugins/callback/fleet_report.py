@@ -63,7 +63,7 @@ STATS = ("ok", "changed", "failures", "unreachable", "skipped", "rescued", "igno
 MAX_ROWS = 20
 MAX_FINDINGS = 12  # lines per status
 MAX_CHANGES = 200  # lines with -v
-MAX_NAMES = 6
+MAX_NAMES = 4
 MAX_HOSTS = 4
 MAX_VALUE = 60  # characters
 
@@ -190,8 +190,15 @@ def values(setting: Setting) -> str:
     """Return the values that explain a finding, or nothing if the reason says it all."""
     if setting["status"] not in WITH_VALUES:
         return ""
-    changed = change(setting) if setting["status"] == "drifted" else ""
-    return changed or f"wanted {show(setting.get('desired'))}, has {show(setting.get('after'))}"
+    if setting["status"] == "drifted":
+        return change(setting)
+    wanted, now, later = (show(setting.get(key)) for key in ("desired", "after", "persisted"))
+    parts = [f"wanted {wanted}"]
+    if now != wanted:
+        parts.append(f"has {now}")
+    if setting["status"] == "overridden" and later != wanted:
+        parts.append(f"next boot gives {later}")
+    return ", ".join(parts)
 
 
 def findings(hosts: Hosts) -> list[Line]:
@@ -232,12 +239,13 @@ def changes(hosts: Hosts) -> list[Line]:
     for host, settings in hosts.items():
         for setting in settings:
             if setting["status"] == "changed":
-                groups.setdefault((setting["name"], change(setting)), []).append(host)
+                reason = printable(str(setting.get("reason") or ""))
+                text = (change(setting) or "rewritten") + (f" ({reason})" if reason else "")
+                groups.setdefault((setting["name"], text), []).append(host)
     if not groups:
         return []
     lines = [
-        Line(f"  {show(name)}: {changed or 'rewritten'} on {some(names, MAX_HOSTS)}")
-        for (name, changed), names in sorted(groups.items())
+        Line(f"  {show(name)}: {text} on {some(names, MAX_HOSTS)}") for (name, text), names in sorted(groups.items())
     ]
     return [Line("changed:", "changed"), *bounded(lines, MAX_CHANGES, "changes")]
 

@@ -410,7 +410,8 @@ def _obstacle(state: State, path: str, desired: str, *, apply_shared: bool) -> t
     if found.trouble and not found.writable:
         return engine.UNSUPPORTED, found.trouble
     if not found.writable:
-        return engine.UNSUPPORTED, "read-only here"
+        shown_only = state.kernel.container and keys.INITIAL_NAMESPACE_KEYS.match(path)
+        return engine.UNSUPPORTED, str(state.kernel.sharing()) if shown_only else "read-only here"
     return _module_obstacle(state, path, desired)
 
 

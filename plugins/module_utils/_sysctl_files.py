@@ -3,7 +3,7 @@
 """What the next boot gives a sysctl key, and which file decides: for systemd-sysctl and for `sysctl --system`.
 
 The two loaders read the same folders and differ in three ways: `sysctl --system` reads /etc/sysctl.conf last;
-an exclusion (`-key`) also revokes an explicit assignment for systemd; and systemd skips hidden and backup files.
+an exclusion (`-key`) also revokes an explicit assignment for systemd; and systemd skips hidden files.
 Read in systemd 252 and 257 (src/sysctl/sysctl.c, src/basic/conf-files.c) and procps 4.0.2 and 4.0.4 (src/sysctl.c);
 molecule/kernel_tuning runs both on trees of this kind and compares.
 """
@@ -33,11 +33,10 @@ _GLOB = re.compile(r"[*?\[]")
 
 
 class Fragment(NamedTuple):
-    """One file that a loader may read. `text` is None where it can't be read; `lines` count from 1."""
+    """One file that a loader may read. `text` is None where it can't be read, as for a broken link: it masks all the same."""
 
     path: str
     text: str | None
-    link_broken: bool = False
 
     @property
     def name(self) -> str:
@@ -77,9 +76,7 @@ def read_fragments(host: Host) -> list[Fragment]:
 
 
 def _read_fragment(host: Host, path: str) -> Fragment | None:
-    if not host.exists(path):
-        return Fragment(path, None, link_broken=True) if host.readlink(path) is not None else None
-    if host.is_dir(path):
+    if host.is_dir(path) or (path == PROCPS_LAST and not host.exists(path)):
         return None
     try:
         return Fragment(path, host.read_text(path))
@@ -100,7 +97,7 @@ def load_order(fragments: Sequence[Fragment], loader: str) -> list[Fragment]:
     for fragment in fragments:
         if fragment.path == PROCPS_LAST:
             last = [fragment] if loader == PROCPS else []
-        elif loader == SYSTEMD and (fragment.link_broken or fragment.name[0] == "." or fragment.name[-1] == "~"):
+        elif loader == SYSTEMD and fragment.name[0] == ".":
             continue
         else:
             chosen.setdefault(fragment.name, fragment)

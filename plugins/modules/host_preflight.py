@@ -172,6 +172,14 @@ def psutil_state(facts: _preflight.Facts) -> dict[str, object]:
     }
 
 
+def warn(module: AnsibleModule, warnings: list[_preflight.Check], facts: _preflight.Facts) -> None:
+    """Show the warnings, save that of a psutil that is about to be installed: a check run installs none."""
+    settled = facts.psutil_packaged and not module.check_mode
+    for check in warnings:
+        if not (settled and check.name == "psutil"):
+            module.warn(_preflight.describe(check))
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -193,8 +201,7 @@ def main() -> None:
     )
     facts = _preflight.collect(Host(), wanted.disk)
     checks = _preflight.judge(facts, wanted)
-    for check in _preflight.failed(checks, _preflight.WARNING):
-        module.warn(_preflight.describe(check))
+    warn(module, _preflight.failed(checks, _preflight.WARNING), facts)
     result = {"checks": [check._asdict() for check in checks], "psutil": psutil_state(facts)}
     errors = _preflight.failed(checks, _preflight.ERROR)
     if errors:

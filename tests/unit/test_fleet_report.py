@@ -126,14 +126,14 @@ def test_findings_are_grouped_by_reason_and_the_urgent_stand_first():
         ]
         for name in ("m1", "m2")
     }
-    hosts["m1"].append(setting("net.x", "overridden", reason="/etc/sysctl.d/zz.conf:3", after="1"))
+    hosts["m1"].append(setting("net.x", "overridden", reason="/etc/sysctl.d/zz.conf:3", persisted="9"))
     hosts["m2"].append(setting("net.y", "refused", reason="EINVAL", after="1"))
     hosts["m2"].append(setting("net.z", "drifted", reason="changed by hand at run time", persisted_before="2"))
     assert texts(fleet_report.findings(hosts)) == [
         "refused: EINVAL",
         "  net.y (wanted 2, has 1) on m2",
         "overridden: /etc/sysctl.d/zz.conf:3",
-        "  net.x (wanted 2, has 1) on m1",
+        "  net.x (wanted 2, next boot gives 9) on m1",
         "drifted: changed by hand at run time",
         "  net.z (1 -> 2) on m2",
         f"unsupported: {SHARED}",
@@ -153,9 +153,7 @@ def test_findings_of_500_hosts_stay_readable():
         lines[fleet_report.MAX_FINDINGS]
         == f"  ... and {1000 - fleet_report.MAX_FINDINGS} more lines of refused settings"
     )
-    assert lines[-1] == (
-        "  vm.0, vm.1, vm.2, vm.3, vm.4, vm.5 and 3 more on miner-1, miner-2, miner-3, miner-4 and 496 more"
-    )
+    assert lines[-1] == ("  vm.0, vm.1, vm.2, vm.3 and 5 more on miner-1, miner-2, miner-3, miner-4 and 496 more")
 
 
 def test_a_reason_from_a_host_cannot_steer_the_terminal():
@@ -169,8 +167,14 @@ def test_no_findings_no_lines():
 
 def test_changes_share_a_line_if_hosts_share_them():
     hosts = {name: [setting("a"), setting("b", "changed", persisted_before="2")] for name in ("m1", "m2")}
-    hosts["m3"] = [setting("b", "changed", before="7", persisted_before="2")]
-    assert texts(fleet_report.changes(hosts)) == ["changed:", "  b: 1 -> 2 on m1, m2", "  b: 7 -> 2 on m3"]
+    hosts["m3"] = [setting("b", "changed", before="7", persisted_before="2", reason="given back: 2")]
+    hosts["m4"] = [setting("b", "changed", before="2", persisted_before="2")]
+    assert texts(fleet_report.changes(hosts)) == [
+        "changed:",
+        "  b: 1 -> 2 on m1, m2",
+        "  b: 7 -> 2 (given back: 2) on m3",
+        "  b: rewritten on m4",
+    ]
 
 
 def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path):

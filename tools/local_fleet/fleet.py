@@ -15,7 +15,7 @@ from typing import TypeVar
 from local_fleet import machine
 from local_fleet.engine import Engine, probe_runtime, write_if_other
 from local_fleet.images import Images, locked
-from local_fleet.inventory import inventory_text, known_hosts_text, ssh_config_text
+from local_fleet.inventory import inventory_text, known_hosts_text, script_text, ssh_config_text
 from local_fleet.model import FleetError, Host, HostSpec, Problem
 from local_fleet.process import Failed, Runner
 
@@ -152,6 +152,7 @@ class Fleet:
         keys = dict(zip((host.name for host in hosts), self._each(self._host_key, hosts), strict=True))
         write_if_other(self.folder / "known_hosts", known_hosts_text(hosts, keys))
         write_if_other(self.folder / "ssh_config", ssh_config_text(hosts, self.folder))
+        write_if_other(self.folder / "inventory.json", script_text(hosts, self.folder))
         write_if_other(self.folder / "inventory.yml", inventory_text(hosts, self.folder))
 
     def _host_key(self, host: Host) -> str:

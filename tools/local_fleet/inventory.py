@@ -28,21 +28,31 @@ def _quoted(path: Path) -> str:
     return f'"{path}"' if " " in str(path) else str(path)
 
 
+def _variables(host: Host, directory: Path) -> dict[str, str | int]:
+    """What Ansible has to know to reach *host*."""
+    return {
+        "ansible_host": "127.0.0.1",
+        "ansible_port": host.port,
+        "ansible_user": USER,
+        "ansible_ssh_private_key_file": str(directory / "id_ed25519"),
+        "ansible_ssh_common_args": " ".join(
+            shlex.join(["-o", f"{key}={value}"]) for key, value in _options(directory).items()),
+    }
+
+
 def inventory_text(hosts: Iterable[Host], directory: Path) -> str:
     """An inventory that only says how each host is reached, to be given after one that says what the hosts are."""
-    common = " ".join(shlex.join(["-o", f"{key}={value}"]) for key, value in _options(directory).items())
     lines = ["# Written by bin/local-fleet: how to reach the containers. Give it as a second -i.", "all:", "  hosts:"]
     for host in sorted(hosts):
-        values: dict[str, str | int] = {
-            "ansible_host": "127.0.0.1",
-            "ansible_port": host.port,
-            "ansible_user": USER,
-            "ansible_ssh_private_key_file": str(directory / "id_ed25519"),
-            "ansible_ssh_common_args": common,
-        }
         lines.append(f"    {host.name}:")
-        lines += [f"      {key}: {json.dumps(value)}" for key, value in values.items()]
+        lines += [f"      {key}: {json.dumps(value)}" for key, value in _variables(host, directory).items()]
     return "\n".join(lines) + "\n"
+
+
+def script_text(hosts: Iterable[Host], directory: Path) -> str:
+    """The same as the JSON that an inventory script prints."""
+    variables = {host.name: _variables(host, directory) for host in hosts}
+    return json.dumps({"_meta": {"hostvars": variables}, "all": {"hosts": sorted(variables)}}, indent=1) + "\n"
 
 
 def ssh_config_text(hosts: Iterable[Host], directory: Path) -> str:

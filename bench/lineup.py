@@ -1,0 +1,43 @@
+"""The contestants of one run, for a fleet and a set of keys. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from bench import contestants
+from bench.contestants import Contestant
+
+DEPLOY = "bench/pyinfra_deploy.py"
+
+
+def lineup(keys: Mapping[str, str], fleet: Mapping[str, Mapping[str, str]], inventory: str) -> list[Contestant]:
+    """Return all contestants in the order in which they take turns.
+
+    :param fleet: how pyinfra reaches each host.
+    :param inventory: how Ansible does.
+    """
+    hosts = sorted(fleet)
+    return [
+        _ansible(contestants.PING, contestants.ping_play(), inventory, hosts),
+        _ansible(contestants.OURS, contestants.our_play(keys), inventory, hosts),
+        _ansible(contestants.STOCK, contestants.stock_play(keys), inventory, hosts, items=len(keys)),
+        Contestant(
+            name=contestants.PYINFRA,
+            files={"inventory.py": contestants.pyinfra_inventory(fleet, keys)},
+            argv=("pyinfra", "-y", "{work}/inventory.py", DEPLOY),
+            objection=partial(contestants.pyinfra_objection, operations=len(keys) * len(hosts)),
+        ),
+    ]
+
+
+def _ansible(name: str, play: Any, inventory: str, hosts: Sequence[str], *, items: int = 0) -> Contestant:
+    file = f"{name.replace(' ', '-')}.yml"
+    return Contestant(
+        name=name,
+        files={file: json.dumps(play, indent=1)},  # JSON is YAML
+        argv=("ansible-playbook", "-i", inventory, f"{{work}}/{file}"),
+        objection=partial(contestants.ansible_objection, hosts=hosts, items=items),
+    )

@@ -1,0 +1,53 @@
+"""What the scenarios' testinfra checks share: how to reach the hosts, and helpers that look at them without Ansible."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from testinfra.host import Host
+
+MOLECULE = Path(__file__).parent
+
+
+def fleet_folder() -> Path:
+    """Where bin/local-fleet keeps what it knows of the scenarios' fleet; as bin/lib.sh says."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("PRECOG_FLEET_CACHE") or home / "precog-fleet") / "fleets" / "molecule"
+
+
+def members(inventory: dict, group: str) -> list[str]:
+    """The names of the hosts of *group*, its children's too."""
+    entry = inventory[group]
+    below = [name for child, own in (entry.get("children") or {}).items() for name in members({child: own}, child)]
+    return [*(entry.get("hosts") or {}), *below]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Directs testinfra at the hosts of the scenario's group, over SSH and as root."""
+    scenario = os.environ["MOLECULE_SCENARIO_NAME"]
+    inventory = yaml.safe_load((MOLECULE / "inventory" / "hosts.yml").read_text())
+    group = "precog" if scenario == "default" else scenario
+    config.option.hosts = ",".join(f"ssh://{name}" for name in members(inventory, group))
+    config.option.connection = "ssh"
+    config.option.ssh_config = str(fleet_folder() / "ssh_config")
+    config.option.sudo = True
+
+
+class Kernel:
+    """A host's sysctl keys, as the kernel itself shows them."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def __getitem__(self, key: str) -> str:
+        """The value of *key*, its fields separated by one blank each."""
+        return " ".join(self._host.file(f"/proc/sys/{key.replace('.', '/')}").content_string.split())
+
+
+@pytest.fixture(scope="module")
+def kernel(host: Host) -> Kernel:
+    """The sysctl keys of the host under test."""
+    return Kernel(host)
