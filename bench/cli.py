@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments."""
     top = argparse.ArgumentParser(prog="bin/bench", description="Measures kernel_tuning beside its rivals.")
     top.add_argument("--rounds", type=_count, default=7, help="turns of each contestant; the first is warm-up (7)")
-    top.add_argument("--module-runs", type=_count, default=15, help="runs of each module on each host (15)")
+    top.add_argument("--module-runs", type=_count, default=25, help="runs of each module on each host (25)")
     top.add_argument("--cold", action="store_true", help="close Ansible's SSH connections before every run")
     top.add_argument("--keep", action="store_true", help="leave the fleet up for the next run")
     top.add_argument("--json", type=Path, metavar="FILE", help="write every time to a file as well")
@@ -156,7 +156,7 @@ def report(results: Results) -> list[str]:
     ]
     for host, times in results.modules.items():
         lines += [f"{host}, {machine['hosts'][host]}, Python {times.python}"]
-        lines += figures.series_table(times.seconds, {PING: "to ping"}, unit="ms")
+        lines += figures.series_table(times.seconds, {PING: "to ping"}, unit="ms", processor=times.processor)
     lines += ["", *figures.target_lines(targets(counted, results.modules))]
     if PYINFRA in counted and machine["connections"] == "warm":
         lines += ["", "pyinfra connects anew each time; --cold makes all do so."]
@@ -176,7 +176,12 @@ def document(results: Results) -> dict[str, Any]:
         "warm_up": {name: times[0] for name, times in results.rounds.items()},
         "runs": figures.series_document(counted),
         "modules": {
-            host: {"python": times.python, "bytes": times.sizes, **figures.series_document(times.seconds)}
+            host: {
+                "python": times.python,
+                "bytes": times.sizes,
+                "wall": figures.series_document(times.seconds),
+                "processor": figures.series_document(times.processor),
+            }
             for host, times in results.modules.items()
         },
         "targets": [{**one._asdict(), "met": one.met} for one in targets(counted, results.modules)],
@@ -209,7 +214,7 @@ def _clean_up(work: Path, *, keep: bool) -> None:
         say(f"Warning: {error}")
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 

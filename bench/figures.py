@@ -13,7 +13,7 @@ class Summary(NamedTuple):
     median: float
     low: float
     high: float
-    count: int
+    runs: int
 
 
 class Target(NamedTuple):
@@ -57,21 +57,32 @@ def worst_ratio(hosts: Mapping[str, Mapping[str, Sequence[float]]], name: str, b
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as aligned lines: the first column to the left, the others to the right."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
-def series_table(series: Mapping[str, Sequence[float]], bases: Mapping[str, str], *, unit: str = "s") -> list[str]:
+def series_table(
+    series: Mapping[str, Sequence[float]],
+    bases: Mapping[str, str],
+    *,
+    unit: str = "s",
+    processor: Mapping[str, Sequence[float]] | None = None,
+) -> list[str]:
     """Return a line per series, headed: median, range and the ratio to each of *bases* (heading by series).
 
     :param unit: `s`, or `ms` for times far below one second.
+    :param processor: what each used of the processor; shown by its median and the same ratios.
     """
-    scale = 1000 if unit == "ms" else 1
-    digits = 1 if unit == "ms" else 2
+    scale, digits = (1000, 1) if unit == "ms" else (1, 2)
     rows = [["", f"median {unit}", "min", "max", *bases.values()]]
+    if processor:
+        rows[0] += [f"cpu {unit}", *bases.values()]
     for name, seconds in series.items():
         found = summarize(seconds)
         times = [f"{scale * value:.{digits}f}" for value in (found.median, found.low, found.high)]
         rows.append([name, *times, *(f"{ratio(series, name, base):.2f}" for base in bases)])
+        if processor:
+            used = f"{scale * summarize(processor[name]).median:.{digits}f}"
+            rows[-1] += [used, *(f"{ratio(processor, name, base):.2f}" for base in bases)]
     return columns(rows)
 
 

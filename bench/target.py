@@ -19,10 +19,11 @@ MODULES = {contestants.PING: "ping", contestants.OURS: "sysctl_profile", contest
 
 
 class Times(NamedTuple):
-    """The runs on one host: seconds and payload size in bytes by contestant."""
+    """The runs on one host: wall time and processor time in seconds and payload size in bytes, by contestant."""
 
     python: str
     seconds: dict[str, list[float]]
+    processor: dict[str, list[float]]
     sizes: dict[str, int]
 
 
@@ -72,5 +73,6 @@ def parse(document: Mapping[str, Any], paths: Mapping[str, str], host: str) -> T
     return Times(
         python=document["python"],
         seconds={name: document["seconds"][path] for name, path in paths.items()},
+        processor={name: document["processor"][path] for name, path in paths.items()},
         sizes={name: document["bytes"][path] for name, path in paths.items()},
     )

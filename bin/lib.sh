@@ -12,8 +12,8 @@ export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 packages_control=(python3 python3-venv openssh-client git)
 packages_fleet=(podman runc netavark aardvark-dns mmdebstrap iptables iproute2)
 
-say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
-die() { printf '\033[31mError:\033[0m %s\n' "$*" >&2; exit 1; }
+say() { if [[ -t 1 ]]; then printf '\n\033[1m== %s\033[0m\n' "$*"; else printf '\n== %s\n' "$*"; fi; }
+die() { printf 'Error: %s\n' "$*" >&2; exit 1; }
 
 # ensure_packages NAME...: installs what is missing; where it can't, says what to install.
 ensure_packages() {
@@ -34,18 +34,26 @@ ensure_packages() {
 # ensure_venv NAME: a virtual environment with exactly requirements/NAME.txt, hashes checked; prepended to PATH.
 # Its folder carries the lock's checksum, so another lock makes another environment and a broken build is never used.
 ensure_venv() {
-    local name=$1 python=/usr/bin/python3 lock sum venv
+    local name=$1 python=/usr/bin/python3 sum venv
     [[ -x $python ]] || python=$(command -v python3)
-    lock=$root/requirements/$name.txt
-    sum=$( { cat "$lock" "$root/requirements/uv.txt"; "$python" --version; } | sha256sum | cut -c1-12)
+    sum=$( { cat "$root/requirements/$name.txt" "$root/requirements/uv.txt"; "$python" --version; } | sha256sum | cut -c1-12)
     venv=$cache/venv/$name-$sum
+    mkdir -p "$cache/venv"
+    # Two commands may want it at once: the second waits for the first.
     if [[ ! -e $venv/.complete ]]; then
-        say "Making the Python environment '$name' (requirements/$name.txt)"
-        rm -rf "$venv"
-        "$python" -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$root/requirements/uv.txt"
-        "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes "$lock" "$root/requirements/uv.txt"
-        touch "$venv/.complete"
+        (flock 9; make_venv "$name" "$venv" "$python") 9>"$venv.lock"
     fi
     export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH
+}
+
+make_venv() {
+    local name=$1 venv=$2 python=$3
+    [[ ! -e $venv/.complete ]] || return 0
+    say "Making the Python environment '$name' (requirements/$name.txt)"
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$root/requirements/uv.txt"
+    "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes \
+        "$root/requirements/$name.txt" "$root/requirements/uv.txt"
+    touch "$venv/.complete"
 }

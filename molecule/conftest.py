@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.connection = "ssh"
     config.option.ssh_config = str(fleet_folder() / "ssh_config")
     config.option.sudo = True
+    # One connection per host for all its checks; the folder is short-lived, and short as socket names have to be.
+    folder = tempfile.mkdtemp(prefix="precog-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    config.option.ssh_extra_args = f"-o ControlMaster=auto -o ControlPersist=5s -o ControlPath={folder}/%C"
 
 
 class Kernel:

@@ -302,8 +302,9 @@ class CallbackModule(CallbackBase):
         self._settings: dict[str, dict[str, Setting]] = {}
 
     def _collect(self, result: CallbackTaskResult) -> None:
-        for setting in settings_of(result.result):
-            self._settings.setdefault(result.host.get_name(), {})[setting["name"]] = setting
+        # The names with an underscore are those that ansible-core 2.17 and 2.18 have too.
+        for setting in settings_of(result._result):
+            self._settings.setdefault(result._host.get_name(), {})[setting["name"]] = setting
 
     def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
         """Collect from a task that succeeded."""

@@ -3,8 +3,8 @@
 """The settings engine: read, plan, apply, report, the same way for every subsystem.
 
 A subsystem reads its state from the host and makes a plan of it without further input or output. The engine applies
-plans: originals into the ledger first, then the files' next content onto the disk (not yet in place), then the kernel's
-values one by one, then the files into place, then everything is read again. What stands in the way of the whole run
+plans: the files' next content onto the disk first (not yet in place), then originals into the ledger, then the kernel's
+values one by one, then everything is read again, then the files go into place. What stands in the way of the whole run
 raises HostError before anything is changed; what the kernel refuses is told for that setting, and the rest lands.
 """
 
@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.precog.fleet.plugins.module_utils import _ledger, _trial
+from ansible_collections.precog.fleet.plugins.module_utils import _ledger
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, StagedFile
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original, OriginalFile
 
@@ -53,8 +53,10 @@ class Change:
     :ivar persisted_before: what the next boot would give before this run, None if no file says.
     :ivar writes: (path, value) for the kernel, in order; none if it is as it should be.
     :ivar undo: the writes that take these back within the same run.
+    :ivar malformed: whether it is no setting at all but an input that can't be understood.
     :ivar overridden_by: which file of somebody else's decides at the next boot, and what to do; "" for none.
     :ivar line: the value that the managed file holds for it, or None for no line.
+    :ivar kept: the line that stays where the new value is refused: the value that was taken before.
     :ivar original: what the ledger has to know before the first write, or None if it knows already.
     :ivar forget: whether the ledger drops the original once the setting is given back.
     """
@@ -66,8 +68,10 @@ class Change:
     persisted_before: str | None = None
     writes: tuple[tuple[str, str], ...] = ()
     line: str | None = None
+    kept: str | None = None
     original: Original | None = None
     forget: bool = False
+    malformed: bool = False
     undo: tuple[tuple[str, str], ...] = ()
     overridden_by: str = ""
     status: str = OK
@@ -77,9 +81,10 @@ class Change:
     persisted_by: str | None = None
 
     def reject(self, status: str, reason: str) -> None:
-        """Take the setting out of the plan: nothing of it is written or made to last."""
+        """Take the setting out of the plan: nothing of it is written, and nothing new is made to last."""
         self.status, self.reason = status, reason
-        self.writes, self.undo, self.line, self.original, self.forget = (), (), None, None, False
+        self.target, self.writes, self.undo, self.original, self.forget = None, (), (), None, False
+        self.line = self.kept if status == REFUSED else None
         self.after, self.overridden_by = self.before, ""
 
     def explain(self, reason: str) -> None:
@@ -111,6 +116,8 @@ class Subsystem(ABC):
 
     owner: str
     """The managed file by whose path the ledger knows this subsystem's originals."""
+    paths: tuple[str, ...]
+    """All files that this subsystem may manage, the owner included."""
 
     @abstractmethod
     def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
@@ -186,6 +193,14 @@ def judge(change: Change, known: Original | None, on_disk: str | None, same: Cal
         change.explain(f"drifted on disk: the managed file {'lost its line' if on_disk is None else f'said {on_disk}'}")
 
 
+def is_ours(host: Host, path: str) -> bool:
+    """Tell whether a file carries our header; what else is wrong with it shows when it is read to be managed."""
+    try:
+        return host.read_bytes(path).startswith(HEADER.encode())
+    except OSError:
+        return False
+
+
 def refusal(code: int) -> str:
     """Return the reason for what the kernel refused with an errno."""
     return f"the kernel refused it: {os.strerror(code)} ({errno.errorcode.get(code, '?')})"
@@ -226,7 +241,7 @@ class _Job:
         if check_mode:
             _predict(host, changes)
             for change in changes:
-                change.after = change.target if change.writes else change.before
+                change.after = change.before if change.target is None else change.target
         files = subsystem.files(changes, ledger)
         before = {path: _read_managed(host, path) for path in files}
         subsystem.settle(changes, files)
@@ -243,9 +258,7 @@ class _Job:
 
 def _predict(host: Host, changes: Sequence[Change]) -> None:
     """In check mode: reject what the kernel would refuse, as far as it says so without being changed."""
-    if host.root != "/":
-        return
-    refused = _trial.refusals([write for change in changes for write in change.writes])
+    refused = host.refusals([write for change in changes for write in change.writes])
     for change in changes:
         code = next((refused[path] for path, _value in change.writes if path in refused), None)
         if code is not None:
@@ -279,21 +292,36 @@ def _expect_room(host: Host, jobs: Sequence[_Job]) -> None:
 
 
 def _apply(host: Host, ledger: Ledger, jobs: Sequence[_Job]) -> None:
+    for job in jobs:
+        for path in job.subsystem.paths:
+            host.sweep(path)
     _record(host, ledger, jobs)
-    ledger.save()
     with ExitStack() as undo:
-        staged = {path: _stage(host, job, path, undo) for job in jobs for path in job.files_changed}
-        for job in jobs:
-            for change in job.changes:
-                _write(host, job.subsystem, change)
-            if any(change.status == REFUSED for change in job.changes):
-                _restage(host, ledger, job, staged, undo)
-        _commit(host, jobs, staged)
+        staged = {path: _stage(host, ledger, job, path, undo) for job in jobs for path in job.files_changed}
+        ledger.save()
+        try:
+            _set_values(host, jobs)
+            for job in jobs:
+                if any(change.status == REFUSED for change in job.changes):
+                    _restage(host, ledger, job, staged, undo)
+            _commit(host, jobs, staged)
+        except OSError:
+            # The disk says no even now: take the kernel's values back too.
+            for change in reversed([change for job in jobs for change in job.changes]):
+                _put_back(host, change)
+            raise
+    _close(ledger, jobs)
+    ledger.save()
+
+
+def _set_values(host: Host, jobs: Sequence[_Job]) -> None:
+    """Give the kernel all values, then read all of them again: a later write may move what an earlier one had set."""
+    for job in jobs:
+        for change in job.changes:
+            _write(host, job.subsystem, change)
     for job in jobs:
         for change in job.changes:
             _reread(host, job.subsystem, change)
-    _close(ledger, jobs)
-    ledger.save()
 
 
 def _record(host: Host, ledger: Ledger, jobs: Sequence[_Job]) -> None:
@@ -315,12 +343,13 @@ def _original_file(host: Host, path: str, content: bytes | None) -> OriginalFile
     return OriginalFile(content, host.meta(path))
 
 
-def _stage(host: Host, job: _Job, path: str, undo: ExitStack) -> StagedFile | None:
+def _stage(host: Host, ledger: Ledger, job: _Job, path: str, undo: ExitStack) -> StagedFile | None:
     """Put a file's next content on disk; None for one to be removed."""
     content = job.files[path]
     if content is None:
         return None
-    staged = host.stage(path, content)
+    original = ledger.files.get(path)
+    staged = host.stage(path, content, original.meta if original and original.content == content else None)
     undo.callback(staged.discard)
     return staged
 
@@ -332,7 +361,7 @@ def _restage(host: Host, ledger: Ledger, job: _Job, staged: dict[str, StagedFile
     for path in old:
         staged.pop(path, None)
     for path in job.files_changed:
-        staged[path] = _stage(host, job, path, undo)
+        staged[path] = _stage(host, ledger, job, path, undo)
     job.subsystem.settle(job.changes, job.files)
 
 
@@ -344,7 +373,10 @@ def _write(host: Host, subsystem: Subsystem, change: Change) -> None:
         for path, value in change.writes:
             host.write_kernel(path, value)
     except OSError as error:
+        if len(change.writes) > 1:
+            _put_back(host, change)
         change.reject(REFUSED, refusal(error.errno or 0))
+        change.after = subsystem.current(host, change)
         return
     after = subsystem.current(host, change)
     if change.target is None or subsystem.same(change, after, change.target):
@@ -352,6 +384,7 @@ def _write(host: Host, subsystem: Subsystem, change: Change) -> None:
     reason = "ignored it" if subsystem.same(change, after, change.before) else f"made {after} of it"
     _put_back(host, change)
     change.reject(REFUSED, f"the kernel took the write without an error but {reason}: see the limits of this key")
+    change.after = subsystem.current(host, change)
 
 
 def _put_back(host: Host, change: Change) -> None:
@@ -362,27 +395,40 @@ def _put_back(host: Host, change: Change) -> None:
 
 
 def _commit(host: Host, jobs: Sequence[_Job], staged: dict[str, StagedFile | None]) -> None:
-    """Put the files into place; if the disk says no even now, take the kernel's values back too."""
+    """Put the files into place: all of them, or none."""
+    before = {path: content for job in jobs for path, content in job.files_before.items()}
+    begun = []
     try:
         for path, file in staged.items():
+            begun.append(path)
             if file is None:
                 host.remove(path)
             else:
                 file.commit()
     except OSError:
-        for job in reversed(jobs):
-            for change in reversed(job.changes):
-                _put_back(host, change)
+        for path in begun:
+            _put_back_file(host, path, before[path])
         raise
 
 
+def _put_back_file(host: Host, path: str, content: bytes | None) -> None:
+    """Undo one file's replacement, as far as the disk lets us."""
+    with suppress(OSError, HostError):
+        if _read_managed(host, path) == content:
+            return
+        if content is None:
+            host.remove(path)
+        else:
+            host.stage(path, content).commit()
+
+
 def _reread(host: Host, subsystem: Subsystem, change: Change) -> None:
-    """Read a setting when all is done: a later write may have moved what an earlier one had set."""
+    """Read a setting when all values are set."""
     if change.status in (UNKNOWN, UNSUPPORTED, REFUSED):
         return
     change.after = subsystem.current(host, change)
     if change.target is not None and not subsystem.same(change, change.after, change.target):
-        change.status = REFUSED
+        change.status, change.line, change.forget = REFUSED, change.kept, False
         change.explain(f"another setting of this run, or another program, made it {change.after} again")
 
 
@@ -391,7 +437,7 @@ def _close(ledger: Ledger, jobs: Sequence[_Job]) -> None:
     for job in jobs:
         originals = ledger.of(job.subsystem.owner)
         for change in job.changes:
-            if change.forget:
+            if change.forget or _is_untouched(job.subsystem, change, originals.get(change.name)):
                 originals.pop(change.name, None)
             elif change.name in originals and change.status not in (REFUSED, UNKNOWN, UNSUPPORTED):
                 originals[change.name].desired = change.desired
@@ -399,6 +445,12 @@ def _close(ledger: Ledger, jobs: Sequence[_Job]) -> None:
             original = ledger.files.get(path)
             if original is not None and content == original.content and not originals:
                 del ledger.files[path]
+
+
+def _is_untouched(subsystem: Subsystem, change: Change, known: Original | None) -> bool:
+    """Tell whether a setting is still its original, as its first value was refused: there is nothing to give back."""
+    never_applied = known is not None and known.desired is None and change.status == REFUSED
+    return never_applied and known is not None and subsystem.same(change, change.after, known.value)
 
 
 def _report(jobs: Sequence[_Job]) -> Report:

@@ -13,6 +13,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from ansible_collections.precog.fleet.plugins.module_utils import _trial
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -46,10 +48,7 @@ class StagedFile:
 
     def __init__(self, target: str, data: bytes, meta: Meta) -> None:
         self._target = target
-        # Hidden and with a suffix of its own, so that no loader of `*.conf` takes it for a fragment. The name is
-        # fixed, as one run at a time holds the lock: what a killed run left is overwritten by the next.
-        folder, name = os.path.split(target)
-        self._temporary = os.path.join(folder, f".{name}{TEMPORARY_SUFFIX}")
+        self._temporary = _temporary(target)
         try:
             self._write(data, meta)
         except OSError as error:
@@ -84,6 +83,16 @@ class StagedFile:
             os.unlink(self._temporary)
         except OSError:
             pass
+
+
+def _temporary(target: str) -> str:
+    """Return the path of a file's next content.
+
+    Hidden and with a suffix of its own, so that no loader of `*.conf` takes it for a fragment. The name is fixed, as
+    one run at a time holds the lock: what a killed run left is found by the next.
+    """
+    folder, name = os.path.split(target)
+    return os.path.join(folder, f".{name}{TEMPORARY_SUFFIX}")
 
 
 def _copy_label(source: str, target: str) -> None:
@@ -215,6 +224,10 @@ class Host:
         if written != len(data):
             raise OSError(errno.EIO, f"the kernel took {written} of {len(data)} bytes", path)
 
+    def refusals(self, writes: Sequence[tuple[str, str]]) -> dict[str, int]:
+        """Return the errno of each write that the kernel would refuse, by path, as far as it can be tried."""
+        return _trial.refusals(writes) if self.root == "/" else {}
+
     def stage(self, path: str, data: bytes, meta: Meta | None = None) -> StagedFile:
         """Put a file's next content on disk beside it, making missing folders.
 
@@ -225,6 +238,13 @@ class Host:
         if os.path.isdir(target):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         return StagedFile(target, data, meta or self.meta(path) or Meta(0o644, os.geteuid(), os.getegid()))
+
+    def sweep(self, path: str) -> None:
+        """Remove what a killed run left beside a file. Never raises."""
+        try:
+            os.unlink(_temporary(self.locate(path)))
+        except OSError:
+            pass
 
     def expect_room(self, path: str, size: int) -> None:
         """Find out without writing whether a file could be staged.

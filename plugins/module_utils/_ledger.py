@@ -12,7 +12,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
@@ -34,14 +35,22 @@ class Original:
     :ivar configured: what the files of others gave it at boot then, or None.
     :ivar boot: the boot in which it was recorded.
     :ivar desired: the value last applied, or None while no run has finished with it.
-    :ivar companion: the value of its counterpart (a key that this one sets to zero), or None.
+    :ivar companions: the values of what the kernel rewrites together with this one (its counterpart, the same
+        setting of each interface), by path.
     """
 
     value: str
     configured: str | None
     boot: str
     desired: str | None = None
-    companion: str | None = None
+    companions: dict[str, str] = field(default_factory=dict)
+
+    def is_void(self, boot_now: str, *, lasted: bool) -> bool:
+        """Tell whether this is the note of a run in an earlier boot that was cut off before anything of it could last.
+
+        :param lasted: whether the managed file has the setting.
+        """
+        return self.desired is None and self.boot != boot_now and not lasted
 
     def give_back(self, configured_now: str | None, boot_now: str) -> str:
         """Return the value to go back to.
@@ -106,7 +115,7 @@ class Ledger:
         data = self._encode()
         if data == self._saved:
             return
-        self._host.stage(PATH, data, Meta(0o600, 0, 0) if self._host.root == "/" else None).commit()
+        self._host.stage(PATH, data, Meta(0o600, os.geteuid(), os.getegid())).commit()
         self._saved = data
 
     def _encode(self) -> bytes:
@@ -134,14 +143,22 @@ class Ledger:
             self.settings[owner] = {name: _original(original) for name, original in originals.items()}
         for path, file in document["files"].items():
             content = None if file["content"] is None else base64.b64decode(file["content"], validate=True)
-            self.files[path] = OriginalFile(content, Meta(*file["meta"]) if file["meta"] else None)
+            self.files[path] = OriginalFile(content, _meta(file["meta"]))
 
 
 def _original(fields: Any) -> Original:
     original = Original(**fields)
-    maybe = (original.configured, original.desired, original.companion)
-    if not isinstance(original.value, str) or not isinstance(original.boot, str):
-        raise ValueError("a recorded value is not text")
-    if not all(isinstance(text, (str, type(None))) for text in maybe):
+    texts = [original.value, original.boot, *original.companions, *original.companions.values()]
+    texts += [text for text in (original.configured, original.desired) if text is not None]
+    if not all(isinstance(text, str) for text in texts):
         raise ValueError("a recorded value is not text")
     return original
+
+
+def _meta(fields: Any) -> Meta | None:
+    if fields is None:
+        return None
+    meta = Meta(*fields)
+    if not all(isinstance(number, int) for number in meta):
+        raise ValueError("a recorded mode or owner is not a number")
+    return meta

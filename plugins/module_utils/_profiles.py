@@ -25,6 +25,7 @@ _GUIDE: dict[str, Any] = {
 # No single socket's buffer may take more of the memory than this, however long and fat the path.
 _MEMORY_SHARE = 32
 _PAGE = 4096
+_INT_MAX = 2**31 - 1
 # What Linux starts with (net/ipv4/tcp.c, net/core/sock.c): a computed value never goes below.
 _CORE_DEFAULT = 212992
 _READ_DEFAULT = (4096, 131072, 6291456)
@@ -66,10 +67,10 @@ def _bandwidth_delay(memory: int, path: Path, originals: dict[str, str]) -> dict
     """Return buffers that keep a path of this product full.
 
     Twice the product, as the kernel takes up to half of a buffer for its own book-keeping (tcp_adv_win_scale), at most
-    1/32 of the memory, in whole pages.
+    1/32 of the memory and what the kernel's type holds, in whole pages.
     """
-    wanted = min(2 * path.product, memory // _MEMORY_SHARE)
-    largest = -(-wanted // _PAGE) * _PAGE
+    bound = min(memory // _MEMORY_SHARE, _INT_MAX)
+    largest = min(-(-2 * path.product // _PAGE), bound // _PAGE) * _PAGE
 
     def vector(name: str, default: tuple[int, int, int]) -> list[int]:
         known = originals.get(name, "").split()

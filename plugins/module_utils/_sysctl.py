@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_files 
 from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_keys as keys
 from ansible_collections.precog.fleet.plugins.module_utils._engine import Change
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._ledger import PATH as LEDGER
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
 
 if TYPE_CHECKING:
@@ -44,11 +45,13 @@ class Request:
     :ivar desired: value by path; the order does not matter.
     :ivar removed: paths that were said to be left alone (null).
     :ivar bad: parameters that make no sense; the rest is applied.
+    :ivar held: slots (see `slot_of`) of which nothing is known but that they are wanted: what was applied stays.
     """
 
     desired: Mapping[str, str]
     removed: frozenset[str] = frozenset()
     bad: tuple[BadInput, ...] = ()
+    held: frozenset[str] = frozenset()
 
 
 def understand(profile: Mapping[str, Any], parameters: Mapping[str, Any]) -> Request:
@@ -69,9 +72,13 @@ def understand(profile: Mapping[str, Any], parameters: Mapping[str, Any]) -> Req
     desired = {keys.path_of(name): keys.render(value) for name, value in profile.items()}
     desired = {path: value for path, value in desired.items() if keys.slot_of(path) not in given}
     removed: set[str] = set()
-    for entries in given.values():
-        bad += _take(entries, desired, removed)
-    return Request(desired, frozenset(removed), tuple(bad))
+    held = set()
+    for slot, entries in given.items():
+        refused = _take(entries, desired, removed)
+        bad += refused
+        if refused:
+            held.add(slot)
+    return Request(desired, frozenset(removed), tuple(bad), frozenset(held))
 
 
 def _take(entries: list[tuple[str, str, Any]], desired: dict[str, str], removed: set[str]) -> list[BadInput]:
@@ -124,6 +131,33 @@ class State:
     loaded: bool = True
     """Whether missing modules were loaded: not in check mode."""
 
+    def values_with(self, path: str) -> dict[str, str]:
+        """Return the values of what the kernel rewrites together with a key."""
+        counterpart = keys.COUNTERPARTS.get(path)
+        return {
+            other: found.value
+            for other, found in self.keys.items()
+            if found.value is not None and (other == counterpart or keys.follows(other, path))
+        }
+
+    def note(self, path: str) -> Original | None:
+        """Return what the ledger has of a key, unless it is void."""
+        known = self.originals.get(keys.name_of(path))
+        return None if known is None or known.is_void(self.boot, lasted=path in self.own_lines) else known
+
+
+class Plan(NamedTuple):
+    """What to do.
+
+    :ivar changes: one for every key concerned, in the order of writing.
+    :ivar modules: the module that a key may need, by the key's name.
+    :ivar kept: lines that stay in the managed file although no change is about them, by name.
+    """
+
+    changes: list[Change]
+    modules: dict[str, str]
+    kept: dict[str, str]
+
 
 class Sysctl(engine.Subsystem):
     """The keys of one profile, made to last by one file in /etc/sysctl.d."""
@@ -141,6 +175,7 @@ class Sysctl(engine.Subsystem):
     ) -> None:
         self.owner = f"{FOLDER}/{name}.conf"
         self.modules_file = f"{MODULES_FOLDER}/{name}.conf"
+        self.paths = (self.owner, self.modules_file)
         self._present = present
         self._profile = profile
         self._parameters = parameters or {}
@@ -148,7 +183,7 @@ class Sysctl(engine.Subsystem):
         self._memory = memory
         self._apply_shared = apply_shared
         self._fragments: Sequence[files.Fragment] = ()
-        self._modules: dict[str, str] = {}
+        self._plan = Plan([], {}, {})
         self._ours: set[str] = set()
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -173,13 +208,16 @@ class Sysctl(engine.Subsystem):
         :param load: load kernel modules that keys need and that are missing (never in check mode).
         """
         kernel = _kernel.look(host)
-        managed = [keys.path_of(name) for name in originals]
+        try:
+            managed = [keys.path_of(name) for name in originals]
+        except ValueError as error:
+            raise HostError(f"the ledger of originals {LEDGER} is damaged: {error}") from error
         wanted = sorted({*request.desired, *request.removed, *managed})
         congestion = frozenset((_read_key(host, CONGESTION_AVAILABLE).value or "").split())
         needed = {module for path in request.desired for module in _modules_for(host, request, path, congestion)}
         modules = {name: "" if kernel.container else _find_module(host, name, load=load) for name in sorted(needed)}
-        paths = {*wanted, *(keys.COUNTERPARTS[path] for path in wanted if path in keys.COUNTERPARTS)}
-        found = {path: _read_key(host, path) for path in paths}
+        coupled = [other for path in wanted for other in _coupled(host, path)]
+        found = {path: _read_key(host, path) for path in {*wanted, *coupled}}
         fragments = files.read_fragments(host)
         own = next((fragment.text or "" for fragment in fragments if fragment.path == self.owner), "")
         return State(
@@ -203,9 +241,9 @@ class Sysctl(engine.Subsystem):
         request = self._request(host, originals)
         state = self.read(host, request, originals, load=not check_mode)
         self._fragments = state.fragments
-        self._ours = {path for path in (self.owner, self.modules_file) if _is_ours(host, path)}
-        changes, self._modules = make_plan(state, request, owner=self.owner, apply_shared=self._apply_shared)
-        return changes
+        self._ours = {path for path in self.paths if engine.is_ours(host, path)}
+        self._plan = make_plan(state, request, owner=self.owner, apply_shared=self._apply_shared)
+        return self._plan.changes
 
     # -- applying -----------------------------------------------------------------------------------------------
 
@@ -219,17 +257,20 @@ class Sysctl(engine.Subsystem):
 
     def files(self, changes: Sequence[Change], ledger: Ledger) -> engine.Files:
         """See Subsystem.files."""
-        lines = [(change.name, change.line) for change in changes if change.line is not None]
-        modules = sorted({self._modules[name] for name, _line in lines if name in self._modules})
+        lines = {**self._plan.kept, **{change.name: change.line for change in changes if change.line is not None}}
+        modules = sorted({module for name, module in self._plan.modules.items() if name in lines})
+        order = sorted(lines, key=lambda name: keys.order_of(keys.path_of(name)))
         wanted = {
-            self.owner: "".join(f"{name} = {value}\n" for name, value in lines),
+            self.owner: "".join(f"{name} = {lines[name]}\n" for name in order),
             self.modules_file: "".join(f"{module}\n" for module in modules),
         }
         managed: engine.Files = {}
         for path, text in wanted.items():
             original = ledger.files.get(path)
             if text:
-                managed[path] = f"{engine.HEADER}: the next run undoes what is changed here.\n{text}".encode()
+                managed[path] = f"{engine.HEADER}: the next run undoes what is changed here.\n{text}".encode(
+                    "utf-8", "surrogateescape"
+                )
             elif original is not None:
                 managed[path] = original.content
             elif path in self._ours:
@@ -243,7 +284,7 @@ class Sysctl(engine.Subsystem):
         fragments = files.with_fragment(self._fragments, self.owner, text)
         boots = [files.Boot(fragments, loader) for loader in files.LOADERS]
         for change in changes:
-            if change.status not in (engine.UNKNOWN, engine.REFUSED):
+            if change.status != engine.UNKNOWN and not change.malformed:
                 _settle(change, boots)
 
 
@@ -254,7 +295,7 @@ def _settle(change: Change, boots: Sequence[files.Boot]) -> None:
     systemd = deciding[0]
     change.persisted = systemd.value if systemd is not None and systemd.pattern != keys.COUNTERPARTS.get(path) else None
     change.persisted_by = systemd.place if systemd is not None else None
-    if change.desired is None or change.line is None:
+    if change.desired is None or change.line is None or change.status == engine.REFUSED:
         return
     rivals: dict[str, list[str]] = {}
     for boot, line in zip(boots, deciding):
@@ -278,14 +319,6 @@ def _same(path: str, left: str | None, right: str | None) -> bool:
     return keys.canonical(path, left) == keys.canonical(path, right)
 
 
-def _is_ours(host: Host, path: str) -> bool:
-    """Tell whether a file carries our header; what else is wrong with it shows when the engine reads it."""
-    try:
-        return host.read_text(path).startswith(engine.HEADER)
-    except OSError:
-        return False
-
-
 def _read_key(host: Host, path: str) -> KeyState:
     place = f"{PROC}/{path}"
     if not host.exists(place) or host.is_dir(place):
@@ -297,6 +330,17 @@ def _read_key(host: Host, path: str) -> KeyState:
     except OSError as error:
         return KeyState(exists=True, writable=host.may_write(place), trouble=f"cannot be read: {error.strerror}")
     return KeyState(exists=True, value=value, writable=host.may_write(place))
+
+
+def _coupled(host: Host, path: str) -> list[str]:
+    """Return the keys whose values a write of this one may change."""
+    if path in keys.COUNTERPARTS:
+        return [keys.COUNTERPARTS[path]]
+    family = keys.FOR_ALL_INTERFACES.get(path)
+    if family is None:
+        return []
+    names = host.list_dir(f"{PROC}/{family.partition('/{}')[0]}")
+    return [other for other in (keys.REDIRECTS, *map(family.format, names)) if keys.follows(other, path)]
 
 
 def _nearest(host: Host, path: str) -> str:
@@ -326,52 +370,67 @@ def _find_module(host: Host, name: str, *, load: bool) -> str:
     try:
         host.run(["modprobe", *([] if load else ["--dry-run"]), "--", name])
     except HostError as error:
-        return str(error)
+        return str(error).replace(" --dry-run", "")  # the reason is the same in both modes
     return ""
 
 
-def make_plan(state: State, request: Request, *, owner: str, apply_shared: bool) -> tuple[list[Change], dict[str, str]]:
-    """Return a change for every key concerned, in the order of writing, and the module that each may need. Pure."""
-    modules = {}
-    changes = [_refused_input(bad) for bad in request.bad]
-    boot = files.Boot(state.fragments, files.SYSTEMD)
+def make_plan(state: State, request: Request, *, owner: str, apply_shared: bool) -> Plan:
+    """Return what to do. Pure."""
     rest = files.Boot(files.with_fragment(state.fragments, owner, None), files.SYSTEMD)
-    for path in sorted(request.desired, key=keys.order_of):
-        change = _plan_key(state, path, request.desired[path], rest, apply_shared=apply_shared)
-        changes.append(change)
-        module = _module_to_keep(state, path, request.desired[path])
-        if module is not None:
-            modules[change.name] = module
+    wanted = [
+        _plan_key(state, path, request.desired[path], rest, apply_shared=apply_shared) for path in request.desired
+    ]
+    refused = {keys.slot_of(keys.path_of(change.name)) for change in wanted if change.status == engine.REFUSED}
     managed = {keys.path_of(name) for name in state.originals} - set(request.desired)
-    changes += [_plan_release(state, path, rest) for path in sorted(managed, key=keys.order_of)]
-    for path in sorted((request.removed - managed) & set(state.nearest)):
-        changes += _plan_removed(state, path)
+    held = {path for path in managed if keys.slot_of(path) in refused | request.held}
+    slots = {keys.slot_of(path): (path, value) for path, value in request.desired.items()}
+    released = [_plan_release(state, path, rest, slots.get(keys.slot_of(path))) for path in managed - held]
+    ordered = sorted([*wanted, *released], key=lambda change: keys.order_of(keys.path_of(change.name)))
+    _follow(ordered)
+    unknown = [_plan_removed(state, path) for path in sorted((request.removed - managed) & set(state.nearest))]
+    changes = [*ordered, *(change for change in unknown if change is not None)]
+    boot = files.Boot(state.fragments, files.SYSTEMD)
     for change in changes:
-        if change.status != engine.REFUSED:
-            line = boot.line_for(keys.path_of(change.name))
-            change.persisted_before = line.value if line is not None else None
-    return changes, modules
+        line = boot.line_for(keys.path_of(change.name))
+        change.persisted_before = line.value if line is not None else None
+    kept = {name: state.originals[name].desired for name in map(keys.name_of, held)}
+    modules = _modules_to_keep(state, {**kept, **{change.name: change.desired for change in wanted}})
+    lines = {name: value for name, value in kept.items() if value is not None}
+    return Plan([*map(_refused_input, request.bad), *changes], modules, lines)
+
+
+def _follow(changes: Sequence[Change]) -> None:
+    """Write once more what the kernel rewrites when a key before it is written, though it is as it should be now."""
+    leaders: list[str] = []
+    for change in changes:
+        path = keys.path_of(change.name)
+        if change.target is not None and not change.writes and any(keys.follows(path, leader) for leader in leaders):
+            change.writes = change.undo = ((f"{PROC}/{path}", change.target),)
+        if change.writes and path in keys.FOR_ALL_INTERFACES:
+            leaders.append(path)
 
 
 def _refused_input(bad: BadInput) -> Change:
-    change = Change(name=bad.name, desired=bad.value)
+    change = Change(name=bad.name, desired=bad.value, malformed=True)
     change.reject(engine.REFUSED, bad.reason)
     return change
 
 
-def _plan_removed(state: State, path: str) -> list[Change]:
+def _plan_removed(state: State, path: str) -> Change | None:
     """A key to be left alone that does not exist: most likely a typo, and another key is then not left alone."""
     status, reason = _missing(state, path)
     if status != engine.UNKNOWN:
-        return []
+        return None
     change = Change(name=keys.name_of(path))
     change.reject(status, reason)
-    return [change]
+    return change
 
 
 def _plan_key(state: State, path: str, desired: str, rest: files.Boot, *, apply_shared: bool) -> Change:
     found = state.keys[path]
-    change = Change(name=keys.name_of(path), desired=desired, target=desired, before=found.value)
+    known = state.note(path)
+    change = Change(name=keys.name_of(path), desired=desired, target=keys.canonical(path, desired), before=found.value)
+    change.kept = known.desired if known else None  # the value that was taken before stays until a good one comes
     obstacle = _obstacle(state, path, desired, apply_shared=apply_shared)
     if obstacle is None and not found.exists:
         change.line, change.status = desired, engine.CHANGED
@@ -379,15 +438,12 @@ def _plan_key(state: State, path: str, desired: str, rest: files.Boot, *, apply_
         return change
     if obstacle is not None:
         change.reject(*obstacle)
-        if obstacle[0] == engine.REFUSED and change.name in state.originals:
-            change.line = state.own_lines.get(path)  # the value that was taken before stays until a good one comes
         return change
     change.line = desired
     if not _same(path, found.value, desired):
         _set(change, state, path, desired)
     change.original = _original(state, path, rest)
-    known, on_disk = state.originals.get(change.name), state.own_lines.get(path)
-    engine.judge(change, known, on_disk, lambda value: _same(path, value, desired))
+    engine.judge(change, known, state.own_lines.get(path), lambda value: _same(path, value, desired))
     if keys.ONE_WAY_VALUES.get(path) == desired and change.writes:
         change.explain("one-way: only a reboot takes it back")
     return change
@@ -437,7 +493,7 @@ def _module_obstacle(state: State, path: str, desired: str) -> tuple[str, str] |
     return (engine.REFUSED, f"no such congestion control: {trouble}") if trouble else None
 
 
-def _module_to_keep(state: State, path: str, desired: str) -> str | None:
+def _module_to_keep(state: State, path: str, desired: str | None) -> str | None:
     """Return the module that has to be loaded at boot before the key's file is read, or None."""
     if state.kernel.container:
         return None
@@ -446,28 +502,49 @@ def _module_to_keep(state: State, path: str, desired: str) -> str | None:
     return keys.module_of(path)
 
 
-def _original(state: State, path: str, rest: files.Boot) -> Original | None:
-    """Return what the ledger has to note before a key's first change, or None if it has it.
+def _modules_to_keep(state: State, values: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the modules that have to be loaded at boot before the managed file is read, by the key's name."""
+    modules = {name: _module_to_keep(state, keys.path_of(name), value) for name, value in values.items()}
+    return {name: module for name, module in modules.items() if module is not None}
 
-    A note from an earlier boot of a run that never ended is void: nothing of it lasted.
-    """
-    known = state.originals.get(keys.name_of(path))
-    if known is not None and (known.desired is not None or known.boot == state.boot):
-        return None
+
+def _original(state: State, path: str, rest: files.Boot) -> Original | None:
+    """Return what the ledger has to note before a key's first change, or None if it has it."""
     found = state.keys[path]
-    if found.value is None:
+    if state.note(path) is not None or found.value is None:
         return None
     line = rest.line_for(path)
+    fresh = Original(found.value, line.value if line else None, state.boot, companions=state.values_with(path))
+    mates = [keys.path_of(name) for name in state.originals if keys.slot_of(keys.path_of(name)) == keys.slot_of(path)]
+    known = next((note for note in map(state.note, mates) if note is not None), None)
+    if known is None:
+        return fresh
+    # An earlier run set the same thing by another key: what was before that run is the original.
     counterpart = keys.COUNTERPARTS.get(path)
-    companion = state.keys[counterpart].value if counterpart else None
-    return Original(found.value, line.value if line else None, state.boot, companion=companion)
+    if counterpart is None:
+        return replace(known, desired=None)
+    return replace(fresh, value=known.companions.get(path, fresh.value), companions={counterpart: known.value})
 
 
-def _plan_release(state: State, path: str, rest: files.Boot) -> Change:
-    """Give a key back that is no longer wanted."""
-    original = state.originals[keys.name_of(path)]
-    found = state.keys[path]
-    change = Change(name=keys.name_of(path), before=found.value, forget=True, status=engine.CHANGED)
+def _plan_release(state: State, path: str, rest: files.Boot, successor: tuple[str, str] | None) -> Change:
+    """Give a key back that is no longer wanted.
+
+    :param successor: the key that sets the same thing from now on, and its value, or None.
+    """
+    found, original = state.keys[path], state.note(path)
+    change = Change(name=keys.name_of(path), before=found.value, forget=True)
+    if original is None:
+        change.explain("was never applied: nothing to give back")
+        return change
+    change.status = engine.CHANGED
+    if successor is not None:
+        other, value = successor
+        change.explain(f"{keys.name_of(other)} takes its place")
+        if other not in keys.COUNTERPARTS:
+            change.target = keys.canonical(path, value)
+        elif keys.canonical(other, value) != "0":
+            change.target = "0"
+        return change
     if not found.exists or not found.writable:
         change.explain("read-only now: left as it is" if found.exists else "gone from this kernel")
         return change
@@ -476,27 +553,47 @@ def _plan_release(state: State, path: str, rest: files.Boot) -> Change:
     change.target = value
     change.explain(f"given back: {value}")
     if _same(path, found.value, value):
+        if not _same(path, original.desired, value):
+            _finish(change, state, path, original.companions)
         return change
     if keys.ONE_WAY_VALUES.get(path) == found.value:
         change.target = None
         change.explain("one-way: the next boot brings it")
         return change
-    _set(change, state, path, value, original.companion)
+    _set(change, state, path, value, original.companions)
     return change
 
 
-def _set(change: Change, state: State, path: str, value: str, companion: str | None = None) -> None:
-    """Plan the write of a key's value, and the write that takes it back."""
-    change.writes = (_write_for(path, value, companion),)
+def _finish(change: Change, state: State, leader: str, companions: Mapping[str, str]) -> None:
+    """Give back what follows a key that has its original already: an earlier run was cut off between the two."""
+    now = {other: state.keys[other].value for other in companions if keys.follows(other, leader) and other in state.keys}
+    moved = [(other, value) for other, value in sorted(now.items()) if value not in (None, companions[other])]
+    change.writes = tuple((f"{PROC}/{other}", companions[other]) for other, _value in moved)
+    change.undo = tuple((f"{PROC}/{other}", str(value)) for other, value in moved)
+
+
+def _set(change: Change, state: State, path: str, value: str, companions: Mapping[str, str] | None = None) -> None:
+    """Plan the writes that bring a key's value, and those that take them back.
+
+    :param companions: what the kernel would rewrite together with it is to have these values, or None for any.
+    """
+    there = {
+        other: wanted
+        for other, wanted in (companions or {}).items()
+        if other in state.keys and state.keys[other].exists
+    }
+    change.writes = _writes_for(path, value, there)
     before = state.keys[path].value
     if before is not None:
-        counterpart = keys.COUNTERPARTS.get(path)
-        change.undo = (_write_for(path, before, state.keys[counterpart].value if counterpart else None),)
+        change.undo = _writes_for(path, before, state.values_with(path))
 
 
-def _write_for(path: str, value: str, companion: str | None) -> tuple[str, str]:
-    """Return the write that brings a value; 0 of one of a pair is reached by giving the other its value."""
+def _writes_for(path: str, value: str, companions: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the writes that bring a value; 0 of one of a pair is reached by giving the other its value."""
     counterpart = keys.COUNTERPARTS.get(path)
-    if counterpart is not None and value == "0" and companion not in (None, "0"):
-        return f"{PROC}/{counterpart}", str(companion)
-    return f"{PROC}/{path}", value
+    if counterpart is not None:
+        mate = companions.get(counterpart, "0")
+        return ((f"{PROC}/{path}", value),) if value != "0" or mate == "0" else ((f"{PROC}/{counterpart}", mate),)
+    rewritten = [(other, wanted) for other, wanted in sorted(companions.items()) if keys.follows(other, path)]
+    moved = [(f"{PROC}/{other}", wanted) for other, wanted in rewritten if wanted != keys.followed_value(other, value)]
+    return ((f"{PROC}/{path}", value), *moved)

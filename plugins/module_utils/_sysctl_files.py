@@ -3,7 +3,8 @@
 """What the next boot gives a sysctl key, and which file decides: for systemd-sysctl and for `sysctl --system`.
 
 The two loaders read the same folders and differ in three ways: `sysctl --system` reads /etc/sysctl.conf last;
-an exclusion (`-key`) also revokes an explicit assignment for systemd; and systemd skips hidden files.
+an exclusion (`-key`) also revokes an earlier assignment of the same key or pattern for systemd; and systemd skips
+hidden files. For both, whatever bears a name masks the later files of that name, even a broken link or a folder.
 Read in systemd 252 and 257 (src/sysctl/sysctl.c, src/basic/conf-files.c) and procps 4.0.2 and 4.0.4 (src/sysctl.c);
 molecule/kernel_tuning runs both on trees of this kind and compares.
 """
@@ -33,7 +34,10 @@ _GLOB = re.compile(r"[*?\[]")
 
 
 class Fragment(NamedTuple):
-    """One file that a loader may read. `text` is None where it can't be read, as for a broken link: it masks all the same."""
+    """One file that a loader may read.
+
+    :ivar text: None where it can't be read, as with a broken link or a folder: it masks others all the same.
+    """
 
     path: str
     text: str | None
@@ -69,15 +73,11 @@ def read_fragments(host: Host) -> list[Fragment]:
         if place in seen:
             continue
         seen.add(place)
-        fragment = _read_fragment(host, path)
-        if fragment is not None:
-            fragments.append(fragment)
+        fragments.append(_read_fragment(host, path))
     return fragments
 
 
-def _read_fragment(host: Host, path: str) -> Fragment | None:
-    if host.is_dir(path) or (path == PROCPS_LAST and not host.exists(path)):
-        return None
+def _read_fragment(host: Host, path: str) -> Fragment:
     try:
         return Fragment(path, host.read_text(path))
     except OSError:
@@ -118,7 +118,7 @@ def parse(text: str) -> tuple[tuple[int, str, str | None], ...]:
         name, assigns, value = line.partition("=")
         if not assigns and line[0] != "-":
             continue
-        pattern = _pattern_of(name[1:] if name[0] == "-" else name)
+        pattern = _pattern_of(name[1:] if line[0] == "-" else name)
         if pattern:
             found.append((number, pattern, value.strip() if assigns else None))
     return tuple(found)
@@ -159,6 +159,7 @@ class Boot:
             self._excluded.add(line.pattern)
             if self.loader == SYSTEMD:
                 self._explicit.pop(line.pattern, None)
+                self._globs.pop(line.pattern, None)
             return
         known = self._globs if _GLOB.search(line.pattern) else self._explicit
         earlier = known.get(line.pattern)

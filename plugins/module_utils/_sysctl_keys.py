@@ -34,6 +34,16 @@ COUNTERPARTS = {
     "vm/overcommit_ratio": "vm/overcommit_kbytes",
 }
 ALIASES = {"net/ipv4/conf/all/forwarding": "net/ipv4/ip_forward"}
+# A write that changes one of these gives every interface the value, whatever it had (inet_forward_change in
+# net/ipv4/devinet.c, addrconf_fixup_forwarding and addrconf_disable_ipv6 in net/ipv6/addrconf.c).
+FOR_ALL_INTERFACES = {
+    "net/ipv4/ip_forward": "net/ipv4/conf/{}/forwarding",
+    "net/ipv4/conf/all/forwarding": "net/ipv4/conf/{}/forwarding",
+    "net/ipv6/conf/all/forwarding": "net/ipv6/conf/{}/forwarding",
+    "net/ipv6/conf/all/disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
+}
+# ... and the two of IPv4 also turn this one off with forwarding on, and on with it off.
+REDIRECTS = "net/ipv4/conf/all/accept_redirects"
 # Once given, these values last until the next boot.
 ONE_WAY_VALUES = {
     "kernel/yama/ptrace_scope": "3",
@@ -79,6 +89,7 @@ BOUNDS = {
 }
 
 _NUMBER = re.compile(r"-?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z")
+_PORTS = re.compile(r"(?P<first>0|[1-9][0-9]{0,4})(-(?P<last>0|[1-9][0-9]{0,4}))?\Z")
 _FIRST_SEPARATOR = re.compile(r"[./]")
 _SWAP = str.maketrans("./", "/.")
 
@@ -113,6 +124,21 @@ def slot_of(path: str) -> str:
     return min(path, COUNTERPARTS.get(path, path))
 
 
+def follows(path: str, leader: str) -> bool:
+    """Tell whether the kernel may rewrite a key when another one is written."""
+    family = FOR_ALL_INTERFACES.get(leader)
+    if family is None or slot_of(path) == slot_of(leader):
+        return False
+    before, after = family.split("{}")
+    single = path.startswith(before) and path.endswith(after) and path not in (leader, before + "all" + after)
+    return single or (path == REDIRECTS and family.startswith("net/ipv4/"))
+
+
+def followed_value(path: str, value: str) -> str:
+    """Return what the kernel makes of a key that follows one which is given a value."""
+    return {"0": "1"}.get(value, "0") if path == REDIRECTS else value
+
+
 def is_text(path: str) -> bool:
     """Tell whether a key's value is text, not numbers."""
     return bool(TEXT_KEYS.match(path))
@@ -134,8 +160,8 @@ def module_of(path: str) -> str | None:
 def order_of(path: str) -> tuple[int, str]:
     """Return a sort key: what resets or bounds other keys goes first.
 
-    `ip_forward` rewrites per-interface values, `all` and `default` come before single interfaces, and the socket
-    maxima before the TCP vectors that they bound.
+    `ip_forward` rewrites per-interface values (see `follows`), `all` and `default` come before single interfaces, and
+    the socket maxima before the TCP vectors that they bound.
     """
     if path == "net/ipv4/ip_forward":
         return 0, path
@@ -166,6 +192,10 @@ def render(value: Any) -> str:
     text = str(value)
     if "\n" in text or "\0" in text:
         raise ValueError("has a line break: one line is wanted")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("has characters that no file can hold: write plain text") from None
     return " ".join(text.split())
 
 
@@ -201,13 +231,14 @@ def canonical(path: str, text: str) -> str:
 def _canonical_ports(text: str) -> str:
     """Ports and ranges in any order as sorted ranges: `8082,8080,8081` is `8080-8082`, as the kernel shows it."""
     ports: set[int] = set()
-    for item in text.replace(" ", "").split(","):
-        if not item:
-            continue
-        first, _dash, last = item.partition("-")
-        if not first.isdigit() or not (last or first).isdigit() or int(last or first) > 65535:
+    for item in text.split(",") if text else ():
+        found = _PORTS.match(item)
+        if not found:
             return text
-        ports.update(range(int(first), int(last or first) + 1))
+        first, last = int(found["first"]), int(found["last"] or found["first"])
+        if not first <= last <= 65535:
+            return text
+        ports.update(range(first, last + 1))
     ranges: list[list[int]] = []
     for port in sorted(ports):
         if ranges and port == ranges[-1][1] + 1:

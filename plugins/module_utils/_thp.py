@@ -57,18 +57,21 @@ class TransparentHugePages(engine.Subsystem):
     """The one setting `transparent_hugepage`."""
 
     owner = FILE
+    paths = (FILE,)
 
     def __init__(self, mode: str | None, *, apply_shared: bool = False) -> None:
         """:param mode: one of MODES, or None to leave it alone or give it back."""
         self._mode = mode
         self._apply_shared = apply_shared
         self._lines: tuple[Line, ...] = ()
+        self._ours = False
 
     def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
         """See Subsystem.plan; check mode makes no difference here."""
         del check_mode
         state = read(host, ledger.of(self.owner).get(SETTING), apply_shared=self._apply_shared)
         self._lines = state.lines
+        self._ours = engine.is_ours(host, FILE)
         return make_plan(state, self._mode)
 
     def current(self, host: Host, change: Change) -> str | None:
@@ -88,11 +91,13 @@ class TransparentHugePages(engine.Subsystem):
                 text = f"{engine.HEADER}: the next run undoes what is changed here.\nw {SWITCH} - - - - {change.line}\n"
                 return {FILE: text.encode()}
         original = ledger.files.get(FILE)
-        return {FILE: original.content} if original is not None else {}
+        if original is not None:
+            return {FILE: original.content}
+        return {FILE: None} if self._ours else {}
 
     def settle(self, changes: Sequence[Change], files: engine.Files) -> None:
         """See Subsystem.settle."""
-        ours = parse(FILE, (files.get(FILE) or b"").decode())
+        ours = parse(FILE, (files.get(FILE) or b"").decode("utf-8", "surrogateescape"))
         for change in changes:
             line = winner([*ours, *(line for line in self._lines if line.file != FILE)])
             change.persisted = line.mode if line else None
@@ -172,10 +177,10 @@ def make_plan(state: State, mode: str | None) -> list[Change]:
 
 def _want(state: State, change: Change, mode: str, on_disk: str | None) -> None:
     known = state.original
-    change.line = mode
+    change.line, change.kept = mode, known.desired if known else None
     if state.mode != mode:
         change.writes, change.undo = ((SWITCH, mode),), ((SWITCH, str(state.mode)),)
-    if known is None or (known.desired is None and known.boot != state.boot):
+    if known is None or known.is_void(state.boot, lasted=on_disk is not None):
         rest = winner([line for line in state.lines if line.file != FILE])
         change.original = Original(str(state.mode), rest.mode if rest else None, state.boot)
     engine.judge(change, known, on_disk, lambda value: value == mode)
@@ -185,8 +190,12 @@ def _give_back(state: State, change: Change) -> list[Change]:
     rest = winner([line for line in state.lines if line.file != FILE])
     if state.original is None:
         return []
+    change.forget = True
+    if state.original.is_void(state.boot, lasted=any(line.file == FILE for line in state.lines)):
+        change.explain("was never applied: nothing to give back")
+        return [change]
     change.target = state.original.give_back(rest.mode if rest else None, state.boot)
-    change.forget, change.status = True, engine.CHANGED
+    change.status = engine.CHANGED
     change.explain(f"given back: {change.target}")
     if state.mode != change.target and state.writable:
         change.writes, change.undo = ((SWITCH, change.target),), ((SWITCH, str(state.mode)),)

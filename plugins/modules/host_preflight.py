@@ -151,8 +151,7 @@ def disk_sizes(module: AnsibleModule) -> dict[str, int]:
     """Return the wanted sizes by folder; an entry that is none fails the module."""
     sizes = {}
     for path, size in module.params["minimum_disk_mb"].items():
-        whole = isinstance(size, int) and not isinstance(size, bool)
-        digits = str(size) if whole or isinstance(size, str) else ""  # a template gives a number as text
+        digits = str(size) if isinstance(size, (int, str)) else ""  # a template may give a number as text
         if not path.startswith("/") or not digits.isdecimal():
             module.fail_json(
                 msg=f"minimum_disk_mb: {path!r}: {size!r} is no folder with a size. "

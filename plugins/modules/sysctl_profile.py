@@ -146,6 +146,7 @@ psutil:
 """
 
 import os
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
@@ -169,7 +170,7 @@ ARGUMENTS = {
 }
 
 
-def subsystems(params, facts):
+def subsystems(params: dict[str, Any], facts: dict[str, Any]) -> list[engine.Subsystem]:
     """Return what one call brings into place, in order: the keys, then huge pages.
 
     :param params: the module's parameters.
@@ -197,7 +198,7 @@ def subsystems(params, facts):
     return [keys, TransparentHugePages(mode if present and mode != UNMANAGED else None, apply_shared=shared)]
 
 
-def main():
+def main() -> None:
     """Run the module."""
     module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
     facts = _psutil.facts(["virtual_memory", "swap_memory", "net_io"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -343,19 +344,19 @@ class TestCollect:
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT / ".ansible" / "collections")}
+    # The system's Python finds Ansible here too.
+    libraries = Path(importlib.util.find_spec("ansible").origin).parents[1]
+    return {**os.environ, "PYTHONPATH": f"{ROOT / '.ansible/collections'}:{libraries}"}
 
 
-def run_module(before="", argv=(), **arguments):
+def run_module(before="", python=sys.executable, **arguments):
     """Run the module as Ansible does, in a process of its own; return its result and exit code."""
     code = (
         f"{before}from ansible.module_utils.testing import patch_module_args\n"
         f"from {MODULE} import main\n"
         f"with patch_module_args({arguments!r}):\n    main()\n"
     )
-    done = subprocess.run(
-        [*argv, sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment()
-    )
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, env=environment())
     assert done.stderr == ""
     return json.loads(done.stdout), done.returncode
 
@@ -388,6 +389,21 @@ class TestModule:
         result, code = run_module(before, tolerate=tolerant, require_psutil=True)
         assert code == 1
         assert "(1 to do)" in result["msg"]
+
+    def test_warns_of_what_is_tolerated(self):
+        result, _ = run_module(tolerate=list(self.TOLERANT), minimum_memory_mb=99999999)
+        assert any("memory:total: found " in str(warning) for warning in result["warnings"])
+
+    @pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no Python of the system")
+    def test_warns_of_a_missing_psutil_only_where_it_stays_missing(self):
+        """The role installs it next, but not in a check run."""
+        before = "import sys; sys.modules['psutil'] = None\n"
+        for check_mode in (False, True):
+            arguments = {"tolerate": list(self.TOLERANT), "_ansible_check_mode": check_mode}
+            result, code = run_module(before, "/usr/bin/python3", **arguments)
+            assert code == 0
+            warned = any("apt-get install python3-psutil" in str(text) for text in result.get("warnings", []))
+            assert warned is check_mode
 
     def test_too_much_asked_for_names_the_figures(self):
         result, code = run_module(

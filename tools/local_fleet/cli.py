@@ -23,7 +23,8 @@ INTERRUPTED = 130
 def parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
     top = argparse.ArgumentParser(
-        prog="bin/local-fleet", description="A fleet of Debian hosts in containers, reached over SSH.")
+        prog="bin/local-fleet", description="A fleet of Debian hosts in containers, reached over SSH."
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="start what is missing of a fleet, wait for it, write its inventory")
     up.add_argument("fleet", metavar="FLEET")
@@ -41,8 +42,10 @@ def parser() -> argparse.ArgumentParser:
 def status_lines(hosts: Sequence[Host]) -> list[str]:
     """A line per host, in columns, with a heading."""
     rows = [("FLEET", "HOST", "SUITE", "ADDRESS", "STATE")]
-    rows += [(host.fleet, host.name, host.suite, f"127.0.0.1:{host.port}", "running" if host.running else "stopped")
-             for host in sorted(hosts)]
+    rows += [
+        (host.fleet, host.name, host.suite, f"127.0.0.1:{host.port}", "running" if host.running else "stopped")
+        for host in sorted(hosts)
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -81,7 +84,7 @@ def execute(arguments: argparse.Namespace, runner: Runner, environ: dict[str, st
     return [f"{arguments.fleet}: {fleet.down()} hosts removed"]
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 

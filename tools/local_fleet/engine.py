@@ -1,4 +1,4 @@
-"""The container engine: podman, or docker where the user has it. What to pass it is chosen from facts, by pure functions."""
+"""The container engine: podman, or docker. What to pass it is chosen from facts, by pure functions."""
 
 from __future__ import annotations
 
@@ -61,16 +61,40 @@ def run_argv(facts: Facts, host: Host, cache: str, init: str, public_key: str) -
     if facts.is_podman:
         system = ["--systemd=always"]
     else:  # docker has no such option: what it does for podman, said one by one
-        system = ["--cgroupns=private", "--tmpfs=/run", "--tmpfs=/run/lock", "--tmpfs=/tmp",
-                  "--env=container=docker", "--stop-signal=SIGRTMIN+3"]
-    labels = {LABEL: cache, f"{LABEL}.fleet": host.fleet, f"{LABEL}.host": host.name,
-              f"{LABEL}.suite": host.suite, f"{LABEL}.port": str(host.port), f"{LABEL}.image": host.image}
+        system = [
+            "--cgroupns=private",
+            "--tmpfs=/run",
+            "--tmpfs=/run/lock",
+            "--tmpfs=/tmp",
+            "--env=container=docker",
+            "--stop-signal=SIGRTMIN+3",
+        ]
+    labels = {
+        LABEL: cache,
+        f"{LABEL}.fleet": host.fleet,
+        f"{LABEL}.host": host.name,
+        f"{LABEL}.suite": host.suite,
+        f"{LABEL}.port": str(host.port),
+        f"{LABEL}.image": host.image,
+    }
     return [
-        *global_argv(facts), "run", "--detach", "--privileged", *system,
-        f"--name={host.container}", f"--hostname={host.name}",
-        f"--ulimit=nofile={files}:{files}", f"--ulimit=nproc={processes}:{processes}",
+        *global_argv(facts),
+        "run",
+        "--detach",
+        "--privileged",
+        *system,
+        f"--name={host.container}",
+        f"--hostname={host.name}",
+        f"--ulimit=nofile={files}:{files}",
+        f"--ulimit=nproc={processes}:{processes}",
         *(f"--label={key}={value}" for key, value in labels.items()),
-        f"--publish=127.0.0.1:{host.port}:22", host.image, "/bin/sh", "-c", init, "precog-host", public_key,
+        f"--publish=127.0.0.1:{host.port}:22",
+        host.image,
+        "/bin/sh",
+        "-c",
+        init,
+        "precog-host",
+        public_key,
     ]
 
 
@@ -80,10 +104,17 @@ def parse_hosts(inspected: str, cache: str) -> list[Host]:
     for container in json.loads(inspected or "[]"):
         labels: dict[str, Any] = container["Config"].get("Labels") or {}
         if labels.get(LABEL) == cache:
-            hosts.append(Host(
-                fleet=labels[f"{LABEL}.fleet"], name=labels[f"{LABEL}.host"], suite=labels[f"{LABEL}.suite"],
-                port=int(labels[f"{LABEL}.port"]), image=labels[f"{LABEL}.image"],
-                container=container["Name"].lstrip("/"), running=container["State"]["Status"] == "running"))
+            hosts.append(
+                Host(
+                    fleet=labels[f"{LABEL}.fleet"],
+                    name=labels[f"{LABEL}.host"],
+                    suite=labels[f"{LABEL}.suite"],
+                    port=int(labels[f"{LABEL}.port"]),
+                    image=labels[f"{LABEL}.image"],
+                    container=container["Name"].lstrip("/"),
+                    running=container["State"]["Status"] == "running",
+                )
+            )
     return sorted(hosts)
 
 
@@ -115,6 +146,10 @@ class Engine:
         except Failed:
             return False
         return True
+
+    def pull(self, tag: str) -> None:
+        """Fetches an image from its registry; raises Failed."""
+        self.call("pull", "--quiet", tag, timeout=1800)
 
     def load(self, tar: Path, tag: str) -> None:
         """Makes the root file system in *tar* an image; whole or not at all."""
@@ -165,6 +200,11 @@ def write_if_other(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def last_line(output: str) -> str:
+    """The last line of what a program said, which names the cause; a remark when it said nothing."""
+    return (output.strip().splitlines() or ["no message"])[-1]
+
+
 def basic_facts(environ: dict[str, str]) -> Facts:
     """The facts that need no image: the engine's name, its extra arguments, this process's limits.
 
@@ -172,17 +212,29 @@ def basic_facts(environ: dict[str, str]) -> Facts:
     """
     name = environ.get("PRECOG_FLEET_ENGINE") or "podman"
     extra = tuple(shlex.split(environ.get("PRECOG_FLEET_ENGINE_ARGS", "")))
-    facts = Facts(name, extra, "", resource.getrlimit(resource.RLIMIT_NOFILE)[1],
-                  resource.getrlimit(resource.RLIMIT_NPROC)[1], int(Path("/proc/sys/kernel/pid_max").read_text()))
+    facts = Facts(
+        name,
+        extra,
+        "",
+        resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        resource.getrlimit(resource.RLIMIT_NPROC)[1],
+        int(Path("/proc/sys/kernel/pid_max").read_text()),
+    )
     problems = []
     if not shutil.which(name):
-        problems.append(Problem(
-            f"the container engine {name!r} is not installed",
-            "Install podman (bin/local-fleet does, as root on Debian), or name yours in PRECOG_FLEET_ENGINE."))
+        problems.append(
+            Problem(
+                f"the container engine {name!r} is not installed",
+                "Install podman (bin/local-fleet does, as root on Debian), or name yours in PRECOG_FLEET_ENGINE.",
+            )
+        )
     if facts.is_podman and os.geteuid():
-        problems.append(Problem(
-            "systemd in privileged containers needs root", f"Run it again with: sudo --preserve-env {name} …"
-            if environ.get("PRECOG_FLEET_ENGINE") else "Run it again with sudo."))
+        problems.append(
+            Problem(
+                "systemd in privileged containers needs root",
+                "Run it again with sudo.",
+            )
+        )
     if problems:
         raise FleetError(*problems)
     return facts if not facts.is_podman or "--runtime" in extra else with_runtime(facts, installed_runtimes()[:1])
@@ -214,8 +266,12 @@ def probe_runtime(engine: Engine, image: str) -> Facts:
         try:
             engine.call("run", "--rm", "--network=none", "--privileged", image, "true")
         except Failed as failure:
-            said.append(f"{runtime}: {failure.output.strip().splitlines()[-1:]}")
+            said.append(f"{runtime}: {last_line(failure.output)}")
         else:
             return engine.facts
-    raise FleetError(Problem(f"no container runtime starts a container ({'; '.join(said)})",
-                             "Install crun (cgroup v2) or runc (cgroup v1 or hybrid)."))
+    raise FleetError(
+        Problem(
+            f"no container runtime starts a container ({'; '.join(said)})",
+            "Install crun (cgroup v2) or runc (cgroup v1 or hybrid).",
+        )
+    )

@@ -17,7 +17,7 @@ from local_fleet.engine import Engine, probe_runtime, write_if_other
 from local_fleet.images import Images, locked
 from local_fleet.inventory import inventory_text, known_hosts_text, script_text, ssh_config_text
 from local_fleet.model import FleetError, Host, HostSpec, Problem
-from local_fleet.process import Failed, Runner
+from local_fleet.process import Failed, Runner, uninterrupted
 
 READY_SECONDS = 90
 # The marker first: before guest-init.sh is through, the image's own key may stand there.
@@ -27,15 +27,15 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def missing(specs: Sequence[HostSpec], present: Sequence[Host], tags: dict[str, str]) -> tuple[
-        list[HostSpec], list[Host], list[Host]]:
+def missing(
+    specs: Sequence[HostSpec], present: Sequence[Host], tags: dict[str, str]
+) -> tuple[list[HostSpec], list[Host], list[Host]]:
     """Sorts out what `up` has to do: hosts to create, hosts to replace first, hosts to keep.
 
     A host is replaced when its suite or its image is another than asked for; *tags* gives a suite's image.
     """
     wanted = {spec.name: spec for spec in specs}
-    stale = [host for host in present
-             if host.name in wanted and host.image != tags[wanted[host.name].suite]]
+    stale = [host for host in present if host.name in wanted and host.image != tags[wanted[host.name].suite]]
     kept = [host for host in present if host not in stale]
     names = {host.name for host in kept}
     return [spec for spec in specs if spec.name not in names], stale, kept
@@ -57,8 +57,9 @@ def free_ports(count: int, taken: Iterable[int] = ()) -> list[int]:
 class Fleet:
     """One fleet of a cache."""
 
-    def __init__(self, name: str, cache: Path, runner: Runner, engine: Engine, images: Images,
-                 say: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, cache: Path, runner: Runner, engine: Engine, images: Images, say: Callable[[str], None]
+    ) -> None:
         self.name, self._runner, self._engine, self._images, self._say = name, runner, engine, images, say
         self._cache = cache
         self.folder = cache / "fleets" / name
@@ -66,12 +67,18 @@ class Fleet:
     def up(self, specs: Sequence[HostSpec]) -> Path:
         """Brings up what is missing of *specs* and returns the inventory's path.
 
-        Raises FleetError; then the containers this call made are gone again.
+        Raises FleetError. When a host doesn't start, all that this call made are gone again; one that starts
+        and isn't ready in time stays, to be looked at.
         """
-        with locked(self._cache / "fleets" / f"{self.name}.lock"):
+        with locked(self._cache / "fleets" / f"{self.name}.lock", self._runner):
             self._lose_orphans()
-            tags = dict(zip(suites := sorted({spec.suite for spec in specs}),
-                            self._each(self._images.ensure, suites), strict=True))
+            tags = dict(
+                zip(
+                    suites := sorted({spec.suite for spec in specs}),
+                    self._each(self._images.ensure, suites),
+                    strict=True,
+                )
+            )
             wanted, stale, kept = missing(specs, self._engine.hosts(self.name), tags)
             for host in stale:
                 self._say(f"{host.name}: made again, as its image is another now")
@@ -84,7 +91,7 @@ class Fleet:
 
     def down(self) -> int:
         """Removes the fleet's containers and state, and returns how many containers there were."""
-        with locked(self._cache / "fleets" / f"{self.name}.lock"):
+        with locked(self._cache / "fleets" / f"{self.name}.lock", self._runner):
             hosts = self._engine.hosts(self.name)
             self._engine.remove(hosts)
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -107,12 +114,25 @@ class Fleet:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         part.mkdir(parents=True, mode=0o700)
-        self._runner.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"precog-fleet {self.name}",
-                          "-f", str(part / "id_ed25519")])
+        self._runner.run(
+            [
+                "ssh-keygen",
+                "-q",
+                "-t",
+                "ed25519",
+                "-N",
+                "",
+                "-C",
+                f"precog-fleet {self.name}",
+                "-f",
+                str(part / "id_ed25519"),
+            ]
+        )
         part.replace(self.folder)
 
-    def _bring_up(self, wanted: Sequence[HostSpec], stale: Sequence[Host], kept: Sequence[Host],
-                  tags: dict[str, str]) -> list[Host]:
+    def _bring_up(
+        self, wanted: Sequence[HostSpec], stale: Sequence[Host], kept: Sequence[Host], tags: dict[str, str]
+    ) -> list[Host]:
         """Starts what is stopped, creates what is missing; removes again what it created when one fails."""
         if not wanted and all(host.running for host in kept):
             return list(kept)
@@ -124,19 +144,30 @@ class Fleet:
         try:
             self._each(lambda host: self._create(host, key), created)
         except BaseException:
-            self._engine.with_runner(Runner()).remove(created)
+            with uninterrupted():
+                self._engine.with_runner(Runner()).remove(created)
             raise
         return sorted([*kept, *created])
 
-    def _plan(self, wanted: Sequence[HostSpec], stale: Sequence[Host], kept: Sequence[Host],
-              tags: dict[str, str]) -> list[Host]:
+    def _plan(
+        self, wanted: Sequence[HostSpec], stale: Sequence[Host], kept: Sequence[Host], tags: dict[str, str]
+    ) -> list[Host]:
         """The hosts to create. One that is made again keeps its port."""
         old = {host.name: host.port for host in stale}
         ports = free_ports(len(wanted), [host.port for host in (*stale, *kept)])
         prefix = f"precog-{self._engine.cache_id}-{self.name}"
-        return [Host(self.name, spec.name, spec.suite, old.get(spec.name, port), tags[spec.suite],
-                     f"{prefix}-{spec.name}", running=True)
-                for spec, port in zip(wanted, ports, strict=True)]
+        return [
+            Host(
+                self.name,
+                spec.name,
+                spec.suite,
+                old.get(spec.name, port),
+                tags[spec.suite],
+                f"{prefix}-{spec.name}",
+                running=True,
+            )
+            for spec, port in zip(wanted, ports, strict=True)
+        ]
 
     def _create(self, host: Host, key: str) -> None:
         try:
@@ -163,9 +194,12 @@ class Fleet:
                 key = self._engine.execute(host, "sh", "-c", _READ_KEY)
             except Failed as failure:
                 if time.monotonic() > end or "running" in failure.output:
-                    raise FleetError(Problem(
-                        f"{host.name}: the container ended, or made no SSH host key: {failure}",
-                        f"See what it printed: {self._engine.facts.name} logs {host.container}")) from None
+                    raise FleetError(
+                        Problem(
+                            f"{host.name}: the container ended, or made no SSH host key: {failure}",
+                            f"See what it printed: {self._engine.facts.name} logs {host.container}",
+                        )
+                    ) from None
             else:
                 if key.strip():
                     return key
@@ -179,8 +213,17 @@ class Fleet:
     def _ready(self, host: Host) -> list[str]:
         """Waits until the host takes logins and has booted; returns the units that failed."""
         end = time.monotonic() + READY_SECONDS
-        argv = ["ssh", "-F", str(self.folder / "ssh_config"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=5",
-                host.name, f"{{ {_STATE}; }} || true"]
+        argv = [
+            "ssh",
+            "-F",
+            str(self.folder / "ssh_config"),
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=5",
+            host.name,
+            f"{{ {_STATE}; }} || true",
+        ]
         while True:
             try:
                 seen = self._runner.run(argv, timeout=20)
@@ -190,9 +233,12 @@ class Fleet:
             if state in ("running", "degraded"):
                 return [line.split()[0] for line in units.splitlines()]
             if time.monotonic() > end:
-                raise FleetError(Problem(
-                    f"{host.name}: not ready after {READY_SECONDS} s; last seen: {seen.strip()}",
-                    f"Look inside: {self._engine.facts.name} exec {host.container} journalctl -b --no-pager"))
+                raise FleetError(
+                    Problem(
+                        f"{host.name}: not ready after {READY_SECONDS} s; last seen: {seen.strip()}",
+                        f"Look inside: {self._engine.facts.name} exec {host.container} journalctl -b --no-pager",
+                    )
+                )
             self._runner.pause(0.3)
 
     def _each(self, work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
@@ -218,4 +264,3 @@ def each(runner: Runner, work: Callable[[_T], _R], items: Sequence[_T]) -> list[
     if problems:
         raise FleetError(*problems)
     return [future.result() for future in futures]
-

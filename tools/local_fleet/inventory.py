@@ -36,7 +36,8 @@ def _variables(host: Host, directory: Path) -> dict[str, str | int]:
         "ansible_user": USER,
         "ansible_ssh_private_key_file": str(directory / "id_ed25519"),
         "ansible_ssh_common_args": " ".join(
-            shlex.join(["-o", f"{key}={value}"]) for key, value in _options(directory).items()),
+            shlex.join(["-o", f"{key}={value}"]) for key, value in _options(directory).items()
+        ),
     }
 
 
@@ -59,8 +60,13 @@ def ssh_config_text(hosts: Iterable[Host], directory: Path) -> str:
     """The same for ``ssh -F``: one entry per host."""
     lines = ["# Written by bin/local-fleet."]
     for host in sorted(hosts):
-        entry = {"HostName": "127.0.0.1", "Port": str(host.port), "User": USER,
-                 "IdentityFile": _quoted(directory / "id_ed25519"), **_options(directory)}
+        entry = {
+            "HostName": "127.0.0.1",
+            "Port": str(host.port),
+            "User": USER,
+            "IdentityFile": _quoted(directory / "id_ed25519"),
+            **_options(directory),
+        }
         lines += [f"Host {host.name}", *(f"    {key} {value}" for key, value in entry.items())]
     return "\n".join(lines) + "\n"
 

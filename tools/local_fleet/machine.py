@@ -10,13 +10,15 @@ from pathlib import Path
 
 _PROC = Path("/proc/sys")
 _NET = Path("/sys/class/net")
-# Counters and one-shot values, not settings: they differ at every look. The rest belongs to network interfaces that
-# come and go with containers.
+# What differs at every look, as counters do; what comes and goes with network interfaces; and IPv4 forwarding, which
+# the container engine switches on for its bridge (`restore` gives it back).
 _NOT_SETTINGS = re.compile(
     r"fs/(dentry-state|file-nr|inode-nr|inode-state|quota/.*|aio-nr|binfmt_misc/.*)"
-    r"|kernel/(ns_last_pid|random/.*|pty/nr|cap_last_cap)|kernel/.*/reserved_.*"
+    r"|kernel/(ns_last_pid|random/.*|pty/nr|cap_last_cap|tainted|perf_event_max_sample_rate|hung_task_detect_count)"
     r"|net/netfilter/nf_conntrack_count|vm/stat_refresh|.*stable_secret"
-    r"|net/ipv[46]/(conf|neigh)/(podman|docker|br-|veth).*")
+    r"|net/ipv[46]/(conf|neigh)/(?!all/|default/).*"
+    r"|net/ipv4/(ip_forward|conf/.*/(forwarding|accept_redirects))"
+)
 
 
 def is_setting(key: str) -> bool:
@@ -41,8 +43,11 @@ def read_settings() -> dict[str, str]:
 
 def _forwarding() -> dict[str, str]:
     """The settings a container engine's bridge changes: IPv4 forwarding, and what the kernel derives from it."""
-    paths = [_PROC / "net/ipv4/ip_forward", *_PROC.glob("net/ipv4/conf/*/forwarding"),
-             *_PROC.glob("net/ipv4/conf/*/accept_redirects")]
+    paths = [
+        _PROC / "net/ipv4/ip_forward",
+        *_PROC.glob("net/ipv4/conf/*/forwarding"),
+        *_PROC.glob("net/ipv4/conf/*/accept_redirects"),
+    ]
     return {str(path.relative_to(_PROC)): path.read_text().strip() for path in paths}
 
 

@@ -53,8 +53,9 @@ def check_name(kind: str, name: str) -> list[Problem]:
     """The problems with *name* as the name of a fleet or host (*kind* says which); empty when it is fine."""
     if _NAME.fullmatch(name):
         return []
-    return [Problem(f"{name!r} can't be the name of a {kind}",
-                    "Use up to 40 lower-case letters, digits and inner hyphens.")]
+    return [
+        Problem(f"{name!r} can't be the name of a {kind}", "Use up to 40 lower-case letters, digits and inner hyphens.")
+    ]
 
 
 def parse_specs(words: list[str]) -> list[HostSpec]:

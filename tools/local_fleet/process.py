@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 
 class Stopped(Exception):
@@ -31,8 +32,9 @@ class Runner:
         self.stopping = threading.Event()
 
     def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout: float = 600) -> str:
-        """Returns what *argv* printed to its standard output; *env* is added to the environment, *timeout* is in seconds.
+        """Returns what *argv* printed to its standard output.
 
+        *env* is added to the environment; *timeout* is in seconds.
         Raises Failed with the program's output, Stopped after `stop`, FileNotFoundError when there is no such program.
         """
         process = self._start(argv, env)
@@ -41,6 +43,10 @@ class Runner:
         except subprocess.TimeoutExpired:
             _end(process)
             raise Failed(argv, 124, f"no end after {timeout:.0f} s") from None
+        except BaseException:  # an interruption of this very thread
+            with uninterrupted():
+                _end(process)
+            raise
         finally:
             with self._lock:
                 self._live.discard(process)
@@ -57,31 +63,57 @@ class Runner:
 
     def stop(self) -> None:
         """Ends everything that runs, and lets nothing more be started."""
-        with self._lock:
-            self.stopping.set()
-            live = list(self._live)
-        for process in live:
-            _end(process)
+        with uninterrupted():
+            with self._lock:
+                self.stopping.set()
+                live = list(self._live)
+            for process in live:
+                _signal(process, signal.SIGTERM)
+            for process in live:
+                _end(process)
 
     def _start(self, argv: Sequence[str], env: Mapping[str, str] | None) -> subprocess.Popen[str]:
         with self._lock:
             if self.stopping.is_set():
                 raise Stopped
             process = subprocess.Popen(
-                argv, env={**os.environ, **(env or {})}, text=True, errors="replace", start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                argv,
+                env={**os.environ, **(env or {})},
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
             self._live.add(process)
         return process
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Lets a clean-up come to its end though the user grows impatient."""
+    in_main = threading.current_thread() is threading.main_thread()  # which alone gets signals
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+    handlers = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, handlers):
+            signal.signal(number, handler)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
     """Asks the process group to end, and makes it when it doesn't within 10 s."""
     for number in (signal.SIGTERM, signal.SIGKILL):
+        _signal(process, number)
         try:
-            os.killpg(process.pid, number)
             process.wait(timeout=10)
-            return
-        except ProcessLookupError:
-            return
         except subprocess.TimeoutExpired:
             continue
+        return
+
+
+def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -8,8 +8,17 @@ from dataclasses import asdict, dataclass
 
 MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
-    "ca-certificates", "dbus", "iproute2", "kmod", "libpam-systemd", "openssh-server",
-    "procps", "python3", "sudo", "systemd", "systemd-sysv",
+    "ca-certificates",
+    "dbus",
+    "iproute2",
+    "kmod",
+    "libpam-systemd",
+    "openssh-server",
+    "procps",
+    "python3",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
 )
 
 
@@ -21,6 +30,9 @@ class Recipe:
     mirror: str = MIRROR
     packages: tuple[str, ...] = PACKAGES
     variant: str = "minbase"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mirror", self.mirror.rstrip("/"))
 
     @property
     def checksum(self) -> str:
@@ -43,13 +55,24 @@ class Recipe:
         return [
             f"deb {self.mirror} {self.suite} main",
             f"deb {self.mirror} {self.suite}-updates main",
-            f"deb {self.mirror.rstrip('/')}-security {self.suite}-security main",
+            f"deb {self.mirror}-security {self.suite}-security main",
         ]
 
-    def build_argv(self, target: str) -> list[str]:
-        """The command that writes the image's root file system to the tar file *target*."""
-        return ["mmdebstrap", f"--variant={self.variant}", "--format=tar", f"--include={','.join(self.packages)}",
-                self.suite, target, *self.sources()]
+    def build_argv(self, target: str, as_root: bool) -> list[str]:
+        """The command that writes the image's root file system to the tar file *target*.
+
+        As root in a mount namespace of its own: what mmdebstrap mounts is gone with it, even when it is killed.
+        """
+        return [
+            *(["unshare", "--mount"] if as_root else []),
+            "mmdebstrap",
+            f"--variant={self.variant}",
+            "--format=tar",
+            f"--include={','.join(self.packages)}",
+            self.suite,
+            target,
+            *self.sources(),
+        ]
 
 
 def own_image_variable(suite: str) -> str:

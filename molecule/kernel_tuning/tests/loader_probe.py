@@ -42,7 +42,7 @@ def write_case(files):
     Path("/etc/sysctl.conf").unlink(missing_ok=True)
     for path, text in files.items():
         if text.startswith("-> "):
-            os.symlink(text[3:], path)
+            Path(path).symlink_to(text[3:])
         else:
             Path(path).write_text(text)
 

@@ -1,11 +1,27 @@
-"""Nothing of the role is left: neither its file nor its values."""
+"""After the rollback: byte for byte and value for value what an independent record says was there before."""
 
-FILE = "/etc/sysctl.d/99-zz-precog-fleet.conf"
+from __future__ import annotations
 
-
-def test_file_is_gone(host):
-    assert not host.file(FILE).exists
+import json
 
 
-def test_original_values_run(kernel):
-    assert kernel["net.ipv4.tcp_rmem"] != "4096 65536 134217728"
+def test_all_files_below_etc_are_as_before(host, originals):
+    assert originals.files_now(host) == originals.files
+
+
+def test_all_values_are_as_before(kernel, originals):
+    assert {key: kernel[key] for key in originals.values} == originals.values
+
+
+def test_nothing_is_left_in_the_ledger(host):
+    ledger = json.loads(host.file("/var/lib/precog-fleet/ledger.json").content_string)
+    assert ledger["settings"] == {}
+    assert ledger["files"] == {}
+
+
+def test_no_key_of_the_machine_underneath_moved(machine_before, machine_now):
+    assert {key: value for key, value in machine_now.items() if machine_before.get(key, value) != value} == {}
+
+
+def test_a_second_rollback_changes_nothing(roll_back):
+    assert roll_back().stats["changed"] == 0

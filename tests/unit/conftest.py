@@ -1,0 +1,35 @@
+"""What the unit tests share."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from ansible_collections.precog.fleet.tests.unit.made_host import make_host
+
+
+@pytest.fixture
+def memory():
+    """A folder that goes away, in memory where there is such a place: made-up hosts are many small files."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def host(memory):
+    """A machine that has its kernel to itself."""
+    return make_host(memory / "host")
+
+
+@pytest.fixture
+def container(memory):
+    """A privileged container on somebody's machine."""
+    return make_host(memory / "container", container=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    """Syncing takes most of the time of these tests; test_host shows that it happens, and tests/fault does it."""
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)

@@ -1,0 +1,388 @@
+"""The local fleet's pure parts: arguments, recipes, inventory texts, what `up` has to do, the demo's proof."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from local_fleet import cli, fleet, machine, proof
+from local_fleet.engine import Facts, global_argv, limit, parse_hosts, run_argv, write_if_other
+from local_fleet.images import check_room
+from local_fleet.inventory import inventory_text, known_hosts_text, script_text, ssh_config_text
+from local_fleet.model import FleetError, Host, HostSpec, Problem, parse_specs
+from local_fleet.process import Failed, Runner, Stopped
+from local_fleet.recipe import Recipe, own_image_variable
+
+FACTS = Facts("podman", (), "runc", files=20_000, processes=96_365, most_processes=32_768)
+HOST = Host("demo", "miner-1", "bookworm", 40_001, "localhost/x:1", "precog-abc123-demo-miner-1", running=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a=trixie"], [HostSpec("a", "trixie")]),
+        (["b-2=bookworm", "a=bullseye"], [HostSpec("b-2", "bookworm"), HostSpec("a", "bullseye")]),
+    ],
+)
+def test_parse_specs(words, expected):
+    assert parse_specs(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["miner"], ["'miner' is not NAME=SUITE"]),
+        (["a=sid"], ["'sid' is no suite"]),
+        (["A=trixie"], ["'A' can't be the name of a host"]),
+        (["-a=trixie"], ["'-a' can't be"]),
+        (["../a=trixie"], ["'../a' can't be"]),
+        (["=trixie"], ["'' can't be"]),
+        (["a=trixie", "a=bookworm"], ["host 'a' is named twice"]),
+        (["x", "B=trixie", "c=woody"], ["'x' is not", "'B' can't be", "'woody' is no suite"]),
+    ],
+)
+def test_parse_specs_names_every_problem(words, said):
+    with pytest.raises(FleetError) as error:
+        parse_specs(words)
+    assert len(error.value.problems) == len(said)
+    for problem, text in zip(error.value.problems, said):
+        assert text in problem.what
+        assert problem.remedy
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Recipe("trixie"),
+        Recipe("bookworm", mirror="http://mirror.example/debian"),
+        Recipe("bookworm", packages=("systemd",)),
+        Recipe("bookworm", variant="essential"),
+    ],
+)
+def test_each_part_of_a_recipe_changes_its_checksum(other):
+    assert other.checksum != Recipe("bookworm").checksum
+    assert other.tag != Recipe("bookworm").tag
+
+
+def test_a_recipe_is_stable_and_leaves_psutil_to_the_role():
+    assert Recipe("bookworm").checksum == Recipe("bookworm").checksum
+    assert "python3-psutil" not in Recipe("bookworm").packages
+
+
+def test_build_argv_has_updates_and_security():
+    argv = Recipe("trixie", mirror="http://m.example/debian/").build_argv("/out.part", as_root=False)
+    assert argv[0] == "mmdebstrap"
+    assert argv[argv.index("trixie") + 1] == "/out.part"
+    assert "deb http://m.example/debian-security trixie-security main" in argv
+    assert "--format=tar" in argv  # the target's name doesn't end in .tar while it is being built
+
+
+def test_root_builds_in_a_mount_namespace():
+    recipe = Recipe("trixie")
+    assert recipe.build_argv("/o", as_root=True) == ["unshare", "--mount", *recipe.build_argv("/o", as_root=False)]
+
+
+def test_own_image_variable():
+    assert own_image_variable("trixie") == "PRECOG_FLEET_IMAGE_TRIXIE"
+
+
+@pytest.mark.parametrize(
+    ("hard", "most", "expected"),
+    [(20_000, 1_048_576, 20_000), (-1, 1_048_576, 1_048_576), (4_000_000, 1_048_576, 1_048_576), (5, 5, 5)],
+)
+def test_limit(hard, most, expected):
+    assert limit(hard, most) == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (FACTS, ["podman", "--runtime", "runc"]),
+        (replace(FACTS, runtime=""), ["podman"]),
+        (replace(FACTS, extra=("--root", "/x y")), ["podman", "--runtime", "runc", "--root", "/x y"]),
+        (Facts("docker", (), "", 1, 1, 1), ["docker"]),
+    ],
+)
+def test_global_argv(facts, expected):
+    assert global_argv(facts) == expected
+
+
+def test_podman_run_argv():
+    argv = run_argv(FACTS, HOST, "abc123", "INIT", "ssh-ed25519 KEY")
+    assert {"--systemd=always", "--privileged", "--publish=127.0.0.1:40001:22", "--hostname=miner-1"} <= {*argv}
+    assert {"--ulimit=nofile=20000:20000", "--ulimit=nproc=32768:32768"} <= {*argv}
+    assert argv[-6:] == ["localhost/x:1", "/bin/sh", "-c", "INIT", "precog-host", "ssh-ed25519 KEY"]
+
+
+def test_docker_run_argv_says_what_podman_does_by_itself():
+    argv = run_argv(replace(FACTS, name="/usr/bin/docker", runtime=""), HOST, "abc123", "INIT", "KEY")
+    assert "--systemd=always" not in argv
+    assert {"--cgroupns=private", "--tmpfs=/run", "--env=container=docker"} <= {*argv}
+
+
+def inspected(argv: list[str], name: str, state: str = "running") -> dict:
+    labels = dict(word.removeprefix("--label=").split("=", 1) for word in argv if word.startswith("--label="))
+    return {"Name": name, "Config": {"Labels": labels}, "State": {"Status": state}}
+
+
+def test_the_labels_of_a_container_tell_the_host():
+    argv = run_argv(FACTS, HOST, "abc123", "INIT", "KEY")
+    ours = inspected(argv, HOST.container)
+    stopped = inspected(argv, f"/{HOST.container}", "exited")  # docker puts a slash before the name
+    others = [{**ours, "Config": {"Labels": labels}} for labels in (None, {}, {"precog.fleet": "zzz"})]
+    assert parse_hosts(json.dumps([ours, stopped, *others]), "abc123") == [replace(HOST, running=False), HOST]
+    assert parse_hosts("", "abc123") == []
+
+
+OTHER = replace(HOST, name="monitor-1", suite="trixie", port=40_002)
+
+
+@pytest.mark.parametrize("folder", [Path("/c/fleets/demo"), Path("/c d/fleets/demo")])
+def test_inventory_tells_the_connection_and_nothing_else(folder):
+    content = yaml.safe_load(inventory_text([OTHER, HOST], folder))
+    assert list(content) == ["all"]
+    assert list(content["all"]) == ["hosts"]
+    entry = content["all"]["hosts"]["monitor-1"]
+    assert (entry["ansible_host"], entry["ansible_port"], entry["ansible_user"]) == ("127.0.0.1", 40_002, "operator")
+    assert all(key.startswith("ansible_") for key in entry)
+    options = shlex.split(entry["ansible_ssh_common_args"])
+    assert "StrictHostKeyChecking=yes" in options
+    assert "GlobalKnownHostsFile=/dev/null" in options
+    known = next(option for option in options if option.startswith("UserKnownHostsFile="))
+    assert known.split("=")[1].strip('"') == f"{folder}/known_hosts"
+
+
+def test_the_script_says_the_same_as_the_inventory():
+    folder = Path("/c/fleets/demo")
+    script = json.loads(script_text([OTHER, HOST], folder))
+    assert script["all"]["hosts"] == ["miner-1", "monitor-1"]
+    assert script["_meta"]["hostvars"] == yaml.safe_load(inventory_text([OTHER, HOST], folder))["all"]["hosts"]
+
+
+def test_ssh_config_and_known_hosts():
+    config = ssh_config_text([HOST], Path("/c d"))
+    assert config.splitlines()[1:4] == ["Host miner-1", "    HostName 127.0.0.1", "    Port 40001"]
+    assert '    IdentityFile "/c d/id_ed25519"' in config
+    assert known_hosts_text([HOST], {"miner-1": "ssh-ed25519 AAAA miner-1\n"}) == "[127.0.0.1]:40001 ssh-ed25519 AAAA\n"
+
+
+TAGS = {"bookworm": "localhost/x:1", "trixie": "localhost/y:1"}
+
+
+@pytest.mark.parametrize(
+    ("specs", "present", "expected"),
+    [
+        ([HostSpec("a", "trixie")], [], (["a"], [], [])),
+        ([HostSpec("miner-1", "bookworm")], [HOST], ([], [], ["miner-1"])),
+        ([HostSpec("miner-1", "trixie")], [HOST], (["miner-1"], ["miner-1"], [])),
+        ([HostSpec("miner-1", "bookworm")], [replace(HOST, image="localhost/x:0")], (["miner-1"], ["miner-1"], [])),
+        ([HostSpec("a", "trixie")], [HOST], (["a"], [], ["miner-1"])),
+    ],
+)
+def test_missing(specs, present, expected):
+    assert tuple([item.name for item in part] for part in fleet.missing(specs, present, TAGS)) == expected
+
+
+def test_free_ports_are_different_and_not_taken():
+    ports = fleet.free_ports(8)
+    assert len({*ports}) == 8
+    assert not {*fleet.free_ports(8, ports)} & {*ports}
+
+
+def test_each_reports_the_problems_of_all():
+    def fail(number: int) -> int:
+        if number % 2:
+            raise FleetError(Problem(f"odd {number}"))
+        return number
+
+    assert fleet.each(Runner(), fail, [2, 4]) == [2, 4]
+    assert fleet.each(Runner(), fail, []) == []
+    with pytest.raises(FleetError) as error:
+        fleet.each(Runner(), fail, [1, 2, 3])
+    assert [problem.what for problem in error.value.problems] == ["odd 1", "odd 3"]
+
+
+def test_a_failed_program_tells_the_end_of_what_it_said():
+    with pytest.raises(Failed, match="status 3:\nlast words") as failure:
+        Runner().run(["sh", "-c", "echo out; echo last words >&2; exit 3"])
+    assert failure.value.status == 3
+
+
+def test_a_program_that_takes_too_long_is_ended():
+    with pytest.raises(Failed, match=r"no end after 0 s"):
+        Runner().run(["sleep", "30"], timeout=0.2)
+
+
+def test_stop_ends_what_runs_with_its_children_and_lets_nothing_start():
+    runner = Runner()
+    threading.Timer(0.2, runner.stop).start()
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        runner.run(["sh", "-c", "sleep 30; true"])
+    assert time.monotonic() - began < 5
+    with pytest.raises(Stopped):
+        runner.run(["true"])
+    with pytest.raises(Stopped):
+        runner.pause(30)
+
+
+def test_write_if_other_leaves_an_equal_file_alone(tmp_path):
+    path = tmp_path / "new" / "file"
+    write_if_other(path, "a")
+    os.utime(path, (1, 1))
+    write_if_other(path, "a")
+    assert path.stat().st_mtime == 1
+    write_if_other(path, "b")
+    assert path.read_text() == "b"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_no_room_for_an_image(tmp_path, monkeypatch):
+    monkeypatch.setattr("local_fleet.images.NEEDED_BYTES", 10**18)
+    with pytest.raises(FleetError, match="an image takes"):
+        check_room(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("vm/swappiness", True),
+        ("fs/file-max", True),
+        ("net/ipv4/tcp_rmem", True),
+        ("net/ipv4/conf/all/rp_filter", True),
+        ("net/ipv4/ip_forward", False),
+        ("net/ipv4/conf/all/forwarding", False),
+        ("net/ipv4/conf/podman0/rp_filter", False),
+        ("fs/file-nr", False),
+        ("kernel/random/uuid", False),
+    ],
+)
+def test_is_setting(key, expected):
+    assert machine.is_setting(key) is expected
+
+
+MASTER, ETH, ALL = "net/ipv4/ip_forward", "net/ipv4/conf/eth0/forwarding", "net/ipv4/conf/all/accept_redirects"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ({MASTER: "0", ETH: "0"}, {MASTER: "0", ETH: "0"}, []),
+        ({MASTER: "0", ETH: "1", ALL: "0"}, {MASTER: "1", ETH: "1", ALL: "0"}, [(MASTER, "0"), (ALL, "0"), (ETH, "1")]),
+        ({MASTER: "1", ETH: "0"}, {MASTER: "1", ETH: "1"}, [(ETH, "0")]),
+        ({MASTER: "1", ETH: "0"}, {MASTER: "1"}, []),
+    ],
+)
+def test_to_restore(before, now, expected):
+    assert machine.to_restore(before, now) == expected
+
+
+def test_status_lines():
+    assert cli.status_lines([HOST, replace(OTHER, running=False)]) == [
+        "FLEET  HOST       SUITE     ADDRESS          STATE",
+        "demo   miner-1    bookworm  127.0.0.1:40001  running",
+        "demo   monitor-1  trixie    127.0.0.1:40002  stopped",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["up", "Demo", "a=trixie"], "'Demo' can't be the name of a fleet"),
+        (["up", "demo", "a"], "'a' is not NAME=SUITE"),
+        (["down", "../x"], "'../x' can't be the name of a fleet"),
+        (["image", "sid"], "'sid' is no suite"),
+    ],
+)
+def test_wrong_words_are_an_error_with_a_remedy(words, said, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cli.main(words) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    error = capsys.readouterr().err
+    assert error.startswith(f"Error: {said}")
+    assert "\n  Use " in error or "\n  For example" in error
+
+
+def report(**hosts: dict) -> dict:
+    return {"schema": 1, "hosts": hosts}
+
+
+def entry(status: str = "ok", **stats: int) -> dict:
+    setting = {"name": "net.ipv4.tcp_rmem", "status": status, "reason": "shared kernel"}
+    return {"settings": [setting], "stats": {"ok": 3, "changed": 0, "failures": 0, "unreachable": 0, **stats}}
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (report(a=entry(), b=entry("unsupported")), []),
+        (
+            report(a=entry("changed", changed=1), b=entry()),
+            ["a: the second run was to change nothing, and has changed=1"],
+        ),
+        (report(a=entry(failures=1), b=entry(unreachable=1)), ["failures=1", "unreachable=1"]),
+    ],
+)
+def test_restless(seen, said):
+    problems = proof.restless(seen)
+    assert len(problems) == len(said)
+    assert all(text in problem.what for text, problem in zip(said, problems))
+
+
+def test_overrides_of_an_inventory():
+    hostvars = {
+        "b": {"kernel_tuning_parameters": {"net.ipv4.tcp_rmem": [4096, 1, 2], "vm.swappiness": 5}},
+        "a": {"kernel_tuning_parameters": {"net.ipv4.tcp_wmem": None}},
+        "c": {},
+    }
+    assert proof.overrides({"_meta": {"hostvars": hostvars}}) == [
+        proof.Override("a", "net.ipv4.tcp_wmem", None),
+        proof.Override("b", "net.ipv4.tcp_rmem", "4096 1 2"),
+        proof.Override("b", "vm.swappiness", "5"),
+    ]
+    assert proof.overrides({}) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value", "managed", "reason", "fine"),
+    [
+        ("1 2 3", "1 2 3", True, "", True),
+        ("1 2 3", "1 2 4", True, "", False),
+        ("1 2 3", "1 2 4", False, "shared kernel", True),
+        (None, "1 2 4", False, "", True),
+        (None, "1 2 4", True, "", False),
+    ],
+)
+def test_judge(wanted, value, managed, reason, fine):
+    item = proof.Override("a", "net.ipv4.tcp_rmem", wanted)
+    assert proof.judge(item, value, managed, reason)[0] is fine
+
+
+def test_unsupported_gives_the_reason():
+    item = proof.Override("a", "net.ipv4.tcp_rmem", "1")
+    assert proof.unsupported(report(a=entry("unsupported")), item) == "shared kernel"
+    assert proof.unsupported(report(a=entry()), item) == ""
+    assert proof.unsupported(report(), item) == ""
+
+
+def test_a_missing_report_is_an_error(tmp_path, capsys):
+    assert proof.main(["unchanged", str(tmp_path / "none.json")]) == 1
+    assert "no report of the run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["cli", "proof"])
+def test_needs_nothing_but_the_standard_library(module):
+    tools = str(Path(fleet.__file__).parents[1])
+    script = f"import sys; sys.path.insert(0, {tools!r}); import local_fleet.{module}"
+    Runner().run([sys.executable, "-I", "-S", "-c", script])
