@@ -60,8 +60,9 @@ def converge(host):
 def module(host):
     """Run a module on the host as root and return its result."""
 
-    def run(name: str, arguments: dict) -> dict:
-        words = ["--become", "--module-name", f"precog.fleet.{name}", "--args", json.dumps(arguments)]
+    def run(name: str, arguments: dict | None = None) -> dict:
+        words = ["--become", "--module-name", f"precog.fleet.{name}"]
+        words += ["--args", json.dumps(arguments)] if arguments else []
         done = ansible("ansible", host.backend.get_hostname(), *words)
         assert " => {" in done.stdout, done.stdout + done.stderr
         return json.loads(done.stdout[done.stdout.index(" => {") + 4 :])

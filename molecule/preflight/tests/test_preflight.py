@@ -33,7 +33,7 @@ def test_psutil_serves_the_systems_python(host):
 
 
 def test_a_good_host_has_nothing_to_do(converge, module):
-    assert [check["name"] for check in module("host_preflight", {})["checks"] if not check["ok"]] == []
+    assert [check["name"] for check in module("host_preflight")["checks"] if not check["ok"]] == []
     run = converge()
     assert (run.code, run.changed) == (0, False)
     assert "[WARNING]" not in run.output
@@ -50,18 +50,16 @@ def test_a_rival_is_named_and_stops_nothing(converge):
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("systemctl disable tuned.service", ["tuned.service is active"]),
         ("systemctl stop tuned.service", ["tuned.service is enabled"]),
         ("systemctl disable --now tuned.service", []),
-        ("systemctl mask --runtime --now tuned.service", ["tuned.service is enabled"]),  # by /etc, which is above /run
     ],
 )
 def test_a_rival_is_what_systemd_takes_it_for(host, tuned, module, command, expected):
     host.check_output(command)
     try:
-        checks = module("host_preflight", {})["checks"]
+        checks = module("host_preflight")["checks"]
     finally:
-        host.check_output(f"systemctl unmask --runtime {tuned} && systemctl enable --now {tuned}")
+        host.check_output(f"systemctl enable --now {tuned}")
     assert [check["found"] for check in checks if check["name"] == "rivals:tuned"] == expected
 
 
@@ -107,8 +105,6 @@ class TestServiceFacts:
         [
             ("no-such-unit.service", "not-found", "no-such-unit.service is not-found"),
             ("systemd-tmpfiles-setup.service", "loaded", "is active (exited) without a main process"),
-            ("systemd-halt.service", "loaded", "systemd-halt.service is inactive (dead)"),
-            ("../tuned", None, "is no unit's name"),
         ],
     )
     def test_a_unit_without_a_process_says_why(self, module, unit, load_state, reason):
@@ -128,12 +124,11 @@ class TestWithoutPsutil:
             host.check_output("apt-get -qq remove python3-psutil")
 
     def test_facts_fail_with_the_remedy(self, module):
-        result = module("psutil_facts", {})
+        result = module("psutil_facts")
         assert self.REMEDY.match(result["msg"])
 
-    @pytest.mark.parametrize("unwanted", [False, "false"])  # the second is what `-e name=false` gives
-    def test_one_who_installs_it_by_other_means_is_told(self, host, converge, unwanted):
-        run = converge({"preflight_install_psutil": unwanted})
+    def test_one_who_installs_it_by_other_means_is_told(self, host, converge):
+        run = converge({"preflight_install_psutil": "false"})  # text, as `-e preflight_install_psutil=false` gives
         assert run.code != 0
         assert self.REMEDY.search(run.output)
         assert not host.package("python3-psutil").is_installed
