@@ -221,7 +221,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def main(words: Sequence[str]) -> int:
     """Run the benchmark; 0 whether or not the targets are met, 1 if a contestant failed, 130 when interrupted."""
     arguments = parser().parse_args(words)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     began = time.monotonic()
     try:
         results = measure(arguments)

@@ -38,10 +38,10 @@ class Originals:
     values: dict
     files: dict
 
-    @staticmethod
-    def files_now(host):
-        """Return the same files' fingerprints now."""
-        return json.loads(host.check_output("python3 /var/lib/molecule/record.py -- /etc"))["files"]
+    @classmethod
+    def now(cls, host):
+        """Return what the host is like now."""
+        return cls(**json.loads(host.check_output("python3 /var/lib/molecule/record.py net/ipv4 -- /etc")))
 
 
 @pytest.fixture

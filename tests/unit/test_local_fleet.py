@@ -286,6 +286,56 @@ def test_to_restore(before, now, expected):
     assert machine.to_restore(before, now) == expected
 
 
+@pytest.fixture
+def forwarding(tmp_path, monkeypatch):
+    """A made-up /proc/sys and /sys/class/net; returns the path of ip_forward there."""
+    proc, net = tmp_path / "proc", tmp_path / "net"
+    for key, value in {MASTER: "0", ETH: "0", ALL: "1", "kernel/random/boot_id": "boot-1"}.items():
+        (proc / key).parent.mkdir(parents=True, exist_ok=True)
+        (proc / key).write_text(f"{value}\n")
+    (net / "eth0").mkdir(parents=True)
+    monkeypatch.setattr(machine, "_PROC", proc)
+    monkeypatch.setattr(machine, "_NET", net)
+    return proc / MASTER
+
+
+def test_restore_gives_back_what_the_engine_changed(forwarding, tmp_path):
+    note = tmp_path / "note.json"
+    machine.remember(note)
+    forwarding.write_text("1")
+    machine.remember(note)  # the second fleet of the same boot: the first note stands
+    machine.restore(note)
+    assert forwarding.read_text() == "0"
+    assert not note.exists()
+    machine.restore(note)  # nothing is noted: nothing happens
+
+
+@pytest.mark.parametrize("change", ["network", "reboot"])
+def test_restore_leaves_alone_what_others_may_need(forwarding, tmp_path, change):
+    note = tmp_path / "note.json"
+    machine.remember(note)
+    forwarding.write_text("1")
+    if change == "network":
+        (tmp_path / "net" / "virbr0").mkdir()
+    else:
+        (tmp_path / "proc/kernel/random/boot_id").write_text("boot-2")
+    machine.restore(note)
+    assert forwarding.read_text() == "1"
+    assert not note.exists()
+
+
+def test_read_settings_leaves_out_counters_and_what_can_not_be_read(tmp_path, monkeypatch):
+    proc = tmp_path / "proc"
+    proc.mkdir()
+    monkeypatch.setattr(machine, "_PROC", proc)
+    for key in ("vm/swappiness", "fs/file-nr"):
+        (proc / key).parent.mkdir(exist_ok=True)
+        (proc / key).write_text("60\n")
+    (proc / "vm/drop_caches").write_text("1")
+    (proc / "vm/drop_caches").chmod(0o200)
+    assert machine.read_settings() == {"vm/swappiness": "60"}
+
+
 def test_status_lines():
     assert cli.status_lines([HOST, replace(OTHER, running=False)]) == [
         "FLEET  HOST       SUITE     ADDRESS          STATE",

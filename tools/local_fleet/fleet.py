@@ -72,13 +72,8 @@ class Fleet:
         """
         with locked(self._cache / "fleets" / f"{self.name}.lock", self._runner):
             self._lose_orphans()
-            tags = dict(
-                zip(
-                    suites := sorted({spec.suite for spec in specs}),
-                    self._each(self._images.ensure, suites),
-                    strict=True,
-                )
-            )
+            suites = sorted({spec.suite for spec in specs})
+            tags = dict(zip(suites, self._each(self._images.ensure, suites), strict=True))
             wanted, stale, kept = missing(specs, self._engine.hosts(self.name), tags)
             for host in stale:
                 self._say(f"{host.name}: made again, as its image is another now")
@@ -138,11 +133,11 @@ class Fleet:
             return list(kept)
         machine.remember(self._machine_note)
         self._engine.facts = probe_runtime(self._engine, next(iter(tags.values())))
-        self._each(self._engine.start, [host for host in kept if not host.running])
+        self._each(lambda host: self._launch(host, self._engine.start), [host for host in kept if not host.running])
         created = self._plan(wanted, stale, kept, tags)
         key = (self.folder / "id_ed25519.pub").read_text().strip()
         try:
-            self._each(lambda host: self._create(host, key), created)
+            self._each(lambda host: self._launch(host, lambda new: self._engine.run(new, key)), created)
         except BaseException:
             with uninterrupted():
                 self._engine.with_runner(Runner()).remove(created)
@@ -169,13 +164,16 @@ class Fleet:
             for spec, port in zip(wanted, ports, strict=True)
         ]
 
-    def _create(self, host: Host, key: str) -> None:
+    def _launch(self, host: Host, how: Callable[[Host], None]) -> None:
         try:
-            self._engine.run(host, key)
+            how(host)
         except Failed as failure:
             remedy = "Look at the engine's message above."
             if "address already in use" in failure.output:
-                remedy = "Someone took the port just now: run the same command again."
+                remedy = (
+                    f"Something else listens on port {host.port}: end it and run this again, "
+                    f"or begin anew with: bin/local-fleet down {self.name}"
+                )
             raise FleetError(Problem(f"{host.name}: the container didn't start: {failure}", remedy)) from None
         self._say(f"{host.name}: {host.suite}, 127.0.0.1:{host.port}")
 
