@@ -298,7 +298,8 @@ def _apply(host: Host, ledger: Ledger, jobs: Sequence[_Job]) -> None:
     _record(host, ledger, jobs)
     with ExitStack() as undo:
         staged = {path: _stage(host, ledger, job, path, undo) for job in jobs for path in job.files_changed}
-        ledger.save()
+        # Written even if it says nothing new, so that a disk without room for it shows before anything is changed.
+        ledger.save(always=any(job.changed for job in jobs))
         try:
             _set_values(host, jobs)
             for job in jobs:
@@ -311,7 +312,13 @@ def _apply(host: Host, ledger: Ledger, jobs: Sequence[_Job]) -> None:
                 _put_back(host, change)
             raise
     _close(ledger, jobs)
-    ledger.save()
+    try:
+        ledger.save()
+    except OSError as error:
+        raise HostError(
+            f"all is applied, but {_told(error)}: the ledger of originals is as before this run, and still right. "
+            f"{_remedy(error)}"
+        ) from error
 
 
 def _set_values(host: Host, jobs: Sequence[_Job]) -> None:

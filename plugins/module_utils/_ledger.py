@@ -107,13 +107,14 @@ class Ledger:
         """Return the originals of one owner, to be read and changed."""
         return self.settings.setdefault(owner, {})
 
-    def save(self) -> None:
+    def save(self, *, always: bool = False) -> None:
         """Write the ledger if it differs from what is on disk.
 
+        :param always: write it in any case.
         :raises OSError: it could not be written; the old one stands.
         """
         data = self._encode()
-        if data == self._saved:
+        if data == self._saved and not always:
             return
         self._host.stage(PATH, data, Meta(0o600, os.geteuid(), os.getegid())).commit()
         self._saved = data

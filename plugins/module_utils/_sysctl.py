@@ -406,7 +406,7 @@ def _follow(changes: Sequence[Change]) -> None:
         path = keys.path_of(change.name)
         if change.target is not None and not change.writes and any(keys.follows(path, leader) for leader in leaders):
             change.writes = change.undo = ((f"{PROC}/{path}", change.target),)
-        if change.writes and path in keys.FOR_ALL_INTERFACES:
+        if change.writes:
             leaders.append(path)
 
 
@@ -566,7 +566,9 @@ def _plan_release(state: State, path: str, rest: files.Boot, successor: tuple[st
 
 def _finish(change: Change, state: State, leader: str, companions: Mapping[str, str]) -> None:
     """Give back what follows a key that has its original already: an earlier run was cut off between the two."""
-    now = {other: state.keys[other].value for other in companions if keys.follows(other, leader) and other in state.keys}
+    now = {
+        other: state.keys[other].value for other in companions if keys.follows(other, leader) and other in state.keys
+    }
     moved = [(other, value) for other, value in sorted(now.items()) if value not in (None, companions[other])]
     change.writes = tuple((f"{PROC}/{other}", companions[other]) for other, _value in moved)
     change.undo = tuple((f"{PROC}/{other}", str(value)) for other, value in moved)

@@ -42,7 +42,9 @@ FOR_ALL_INTERFACES = {
     "net/ipv6/conf/all/forwarding": "net/ipv6/conf/{}/forwarding",
     "net/ipv6/conf/all/disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
 }
-# ... and the two of IPv4 also turn this one off with forwarding on, and on with it off.
+# An IPv4 default also goes to every interface whose own value was never written (devinet_copy_dflt_conf; tried).
+_IPV4_DEFAULT = re.compile(r"net/ipv4/conf/default/(?P<setting>\w+)\Z")
+# The two of IPv4 also turn this one off with forwarding on, and on with it off.
 REDIRECTS = "net/ipv4/conf/all/accept_redirects"
 # Once given, these values last until the next boot.
 ONE_WAY_VALUES = {
@@ -127,11 +129,14 @@ def slot_of(path: str) -> str:
 def follows(path: str, leader: str) -> bool:
     """Tell whether the kernel may rewrite a key when another one is written."""
     family = FOR_ALL_INTERFACES.get(leader)
+    if family is None:
+        default = _IPV4_DEFAULT.match(leader)
+        family = default and f"net/ipv4/conf/{{}}/{default['setting']}"
     if family is None or slot_of(path) == slot_of(leader):
         return False
     before, after = family.split("{}")
     single = path.startswith(before) and path.endswith(after) and path not in (leader, before + "all" + after)
-    return single or (path == REDIRECTS and family.startswith("net/ipv4/"))
+    return single or (path == REDIRECTS and leader in FOR_ALL_INTERFACES and family.startswith("net/ipv4/"))
 
 
 def followed_value(path: str, value: str) -> str:
@@ -184,7 +189,10 @@ def render(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         if not value or any(isinstance(field, (list, tuple, dict)) or field is None for field in value):
             raise ValueError("is not a flat list of fields")
-        return " ".join(render(field) for field in value)
+        fields = [render(field) for field in value]
+        if not all(fields):
+            raise ValueError("has an empty field")
+        return " ".join(fields)
     if isinstance(value, float):
         raise ValueError("is a fraction: sysctl values are whole numbers or text")
     if not isinstance(value, (int, str)):
@@ -219,7 +227,8 @@ def canonical(path: str, text: str) -> str:
     if is_text(path):
         return text
     if path in PORT_LIST_KEYS:
-        return _canonical_ports(text)
+        ports = _ports(text)
+        return text if ports is None else ports
     fields = numbers(text)
     if fields is None:
         return text
@@ -228,16 +237,19 @@ def canonical(path: str, text: str) -> str:
     return " ".join(str(field) for field in fields)
 
 
-def _canonical_ports(text: str) -> str:
-    """Ports and ranges in any order as sorted ranges: `8082,8080,8081` is `8080-8082`, as the kernel shows it."""
+def _ports(text: str) -> str | None:
+    """Return ports and ranges as sorted ranges, as the kernel shows them: `8082,8080,8081` is `8080-8082`.
+
+    None if it is no such list.
+    """
     ports: set[int] = set()
     for item in text.split(",") if text else ():
         found = _PORTS.match(item)
         if not found:
-            return text
+            return None
         first, last = int(found["first"]), int(found["last"] or found["first"])
         if not first <= last <= 65535:
-            return text
+            return None
         ports.update(range(first, last + 1))
     ranges: list[list[int]] = []
     for port in sorted(ports):
@@ -253,8 +265,10 @@ def objection(path: str, wanted: str, current: str | None) -> str | None:
 
     :param current: the value now, whose fields tell how many there must be; None if it can't be read.
     """
-    if is_text(path) or path in PORT_LIST_KEYS:
+    if is_text(path):
         return None
+    if path in PORT_LIST_KEYS:
+        return "is no list of ports and ranges: write it as 8080,9000-9010" if _ports(wanted) is None else None
     if path in COUNTERPARTS and path.endswith("bytes") and canonical(path, wanted) == "0":
         return f"0 is no value of its own here: set {name_of(COUNTERPARTS[path])} instead, which turns this one off"
     if not wanted:

@@ -146,6 +146,7 @@ psutil:
 """
 
 import os
+import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -179,9 +180,11 @@ def subsystems(params: dict[str, Any], facts: dict[str, Any]) -> list[engine.Sub
     """
     present = params["state"] == "present"
     shared = params["shared_kernel"] == "apply"
-    if "/" in params["name"] or not params["name"].strip(". "):
+    # Nothing hidden: systemd-sysctl passes over such files.
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,199}", params["name"]):
         raise HostError(
-            f"name = {params['name']!r} is no file name: give one without slashes, as in 99-zz-precog-fleet"
+            f"name = {params['name']!r} is no name for a file: letters, digits, dots and dashes are wanted, as in "
+            "99-zz-precog-fleet"
         )
     if min(params["bandwidth_mbit"], params["round_trip_ms"]) < 1:
         raise HostError("bandwidth_mbit and round_trip_ms must be 1 or more")

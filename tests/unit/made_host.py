@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -19,6 +20,8 @@ OURS = f"/etc/sysctl.d/{NAME}.conf"
 MODULES = f"/etc/modules-load.d/{NAME}.conf"
 LEDGER = "/var/lib/precog-fleet/ledger.json"
 THP = "/sys/kernel/mm/transparent_hugepage/enabled"
+AVAILABLE = "net/ipv4/tcp_available_congestion_control"
+BESIDE = ".next-value"  # where a key's next value lies before it is there at once; no part of the made-up host
 BOOT_ID = "kernel/random/boot_id"
 KEYS = {
     "net/core/rmem_max": "212992",
@@ -42,9 +45,11 @@ KEYS = {
     "net/ipv4/conf/eth0/forwarding": "0",
     "net/ipv4/conf/eth0.100/forwarding": "1",
     "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/default/rp_filter": "0",
+    "net/ipv4/conf/eth0/rp_filter": "0",
     "net/ipv4/conf/eth0.100/rp_filter": "0",
     "net/ipv4/tcp_congestion_control": "cubic",
-    "net/ipv4/tcp_available_congestion_control": "reno cubic",
+    AVAILABLE: "reno cubic",
     "net/ipv6/conf/all/stable_secret": "",
     "vm/swappiness": "60",
     "vm/vfs_cache_pressure": "100",
@@ -62,7 +67,7 @@ KEYS = {
     "kernel/sem": "32000\t1024000000\t500\t32000",
     BOOT_ID: "11111111-1111-4111-8111-111111111111",
 }
-MODES = {"vm/drop_caches": 0o200, "vm/stat_refresh": 0o600, BOOT_ID: 0o444}
+MODES = {"vm/drop_caches": 0o200, "vm/stat_refresh": 0o600, BOOT_ID: 0o444, AVAILABLE: 0o444}
 FILES = {
     "/etc/sysctl.conf": "# nothing set here\n",
     "/usr/lib/sysctl.d/50-pid-max.conf": "kernel.pid_max = 4194304\n",
@@ -97,6 +102,8 @@ class MadeHost(Host):
         self.module_keys: dict[str, dict[str, str]] = {}
         self.disk_errors: dict[str, int] = {}
         """errno for `stage PATH`, `commit PATH` and `remove PATH`."""
+        self.written = {"net/ipv4/conf/eth0.100/forwarding"}
+        """Keys of IPv4 interfaces that no longer follow the default."""
         self.steps_to_live: int | None = None
         self.kernel_writes: list[tuple[str, str]] = []
         self.file_writes: list[str] = []
@@ -121,7 +128,12 @@ class MadeHost(Host):
         place.chmod(mode)
 
     def set_key(self, key: str, value: str, mode: int = 0o644) -> None:
-        self.put(f"/proc/sys/{key}", value + "\n", MODES.get(key, mode))
+        """Give a key a value in one step, as a kernel does: a killed process leaves no half of it."""
+        place, beside = self.at(f"/proc/sys/{key}"), self.tree / BESIDE
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(value + "\n")
+        beside.chmod(MODES.get(key, mode))
+        beside.replace(place)
 
     def reboot(self, boot: str = "22222222-2222-4222-8222-222222222222") -> None:
         """A new boot: the kernel's own values, and on top what the files say (as a loader without wildcards would)."""
@@ -136,7 +148,7 @@ class MadeHost(Host):
             if assigns and name.strip()[0] not in "#;-":
                 key = name.strip().translate(str.maketrans("./", "/."))
                 if self.at(f"/proc/sys/{key}").is_file():
-                    self._take(key, value.strip())
+                    self.take(key, value.strip())
         self.kernel_writes.clear()
 
     # -- the kernel -------------------------------------------------------------------------------------------------
@@ -176,23 +188,28 @@ class MadeHost(Host):
             if code is not None:
                 raise OSError(code, os.strerror(code), path)
             if key not in self.ignore:
-                self._take(key, self.rounded.get(f"{key}={value}", value))
+                self.take(key, self.rounded.get(f"{key}={value}", value))
         self._step()
 
     def _refusal(self, key: str, value: str) -> int | None:
         known = self.refuse.get(f"{key}={value}", self.refuse.get(key))
         if known is not None:
             return known
+        if key == "net/ipv4/ip_local_reserved_ports" and not re.fullmatch(r"(\d+(-\d+)?(,(?!$)|$))*", value, re.ASCII):
+            return errno.EINVAL
         if PAIRS.get(key, "").endswith("ratio") and value == "0":
             return errno.EINVAL
         if key == "kernel/yama/ptrace_scope" and self.value(key) == "3":
             return errno.EPERM
         return None
 
-    def _take(self, key: str, value: str) -> None:
+    def take(self, key: str, value: str) -> None:
+        """A value as the kernel takes it from anyone."""
         before = self.value(key)
         if key not in TEXT and "," not in value:
             value = "\t".join(_decimal(word) for word in value.split())
+        if key == "net/core/rps_sock_flow_entries" and int(value) > 1:
+            value = str(1 << (int(value) - 1).bit_length())
         if key == "net/ipv4/ip_local_reserved_ports":
             value = _ranges(value)
         self.set_key(key, value, stat.S_IMODE(self.at(f"/proc/sys/{key}").stat().st_mode))
@@ -204,6 +221,18 @@ class MadeHost(Host):
                 if (folder / "forwarding").exists():
                     self.set_key(f"net/ipv4/conf/{folder.name}/forwarding", value)
             self.set_key("net/ipv4/conf/all/accept_redirects", "1" if value == "0" else "0")
+        self._take_for_interfaces(key, value)
+
+    def _take_for_interfaces(self, key: str, value: str) -> None:
+        """A default goes to every interface whose own value was never written."""
+        family, _slash, setting = key.rpartition("/")
+        if family == "net/ipv4/conf/default":
+            for folder in self.at("/proc/sys/net/ipv4/conf").iterdir():
+                other = f"net/ipv4/conf/{folder.name}/{setting}"
+                if folder.name not in ("all", "default") and other not in self.written and (folder / setting).exists():
+                    self.set_key(other, value)
+        elif family.startswith("net/ipv4/conf/"):
+            self.written.add(key)
 
     def run(self, argv):
         self.commands.append(list(argv))
@@ -317,7 +346,7 @@ def snapshot(host: MadeHost, *, ledger: bool = True) -> dict[str, tuple]:
         for name in [*folders, *names]:
             place = Path(folder) / name
             path = "/" + str(place.relative_to(host.tree))
-            if ledger or not path.startswith("/var/lib/precog-fleet"):
+            if name != BESIDE and (ledger or not path.startswith("/var/lib/precog-fleet")):
                 found[path] = _look(place)
     return found
 

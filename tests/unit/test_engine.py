@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
@@ -25,6 +28,8 @@ from ansible_collections.precog.fleet.tests.unit.made_host import (
     untouched,
 )
 from ansible_collections.precog.fleet.tests.unit.scenarios import SCENARIOS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 SWAP = "vm.swappiness"
 BY_NAME = [pytest.param(case, id=case.name) for case in SCENARIOS]
@@ -357,7 +362,7 @@ def test_a_disk_that_fails_at_the_second_file_takes_the_first_back(host):
     before = files_of(host)
     host.disk_errors[f"commit {MODULES}"] = errno.EIO
     host.set_key("net/ipv4/tcp_available_congestion_control", "reno cubic bbr")
-    before["/proc/sys/net/ipv4/tcp_available_congestion_control"] = ("file", 0o644, b"reno cubic bbr\n")
+    before["/proc/sys/net/ipv4/tcp_available_congestion_control"] = ("file", 0o444, b"reno cubic bbr\n")
 
     with pytest.raises(HostError):
         apply(host, {SWAP: 20, "net.ipv4.tcp_congestion_control": "bbr"})
@@ -379,6 +384,36 @@ def test_a_disk_that_fills_while_the_file_is_made_anew_takes_the_values_back(hos
 
     assert host.value("vm/swappiness") == "60"
     assert not host.at(OURS).exists()
+
+
+def test_without_room_for_the_ledger_nothing_is_given_back_either(host):
+    """The ledger says nothing new before the values go back: that it could be written is found out all the same."""
+    apply(host, {SWAP: 10})
+    before = snapshot(host)
+    host.disk_errors[f"stage {LEDGER}"] = errno.ENOSPC
+
+    with pytest.raises(HostError, match=r"Nothing was changed\. Free space"):
+        absent(host)
+
+    assert snapshot(host) == before
+
+
+def test_a_ledger_that_fails_at_the_very_end_is_told_as_what_it_is(host):
+    written = host.write_kernel
+
+    def fail_later(path, value):
+        host.disk_errors[f"stage {LEDGER}"] = errno.EIO
+        written(path, value)
+
+    host.write_kernel = fail_later
+    with pytest.raises(HostError, match=r"all is applied, but cannot write .*ledger.json.*Input/output error"):
+        apply(host, {SWAP: 10})
+    host.disk_errors.clear()
+    host.write_kernel = written
+
+    assert not apply(host, {SWAP: 10}).changed
+    absent(host)
+    assert host.value("vm/swappiness") == "60"
 
 
 def test_a_run_waits_for_another_and_then_says_so(host):
@@ -721,3 +756,56 @@ def test_the_failure_names_key_value_reason_and_remedy(host):
         "unknown": 1,
         "refused": 1,
     }
+
+
+# -- whatever is wished for, on whatever host --------------------------------------------------------------------------
+
+NUMBERS = st.one_of(st.integers(-5, 300), st.sampled_from([4096, 2**20, 2**31, 2**64]))
+ODD = st.one_of(st.none(), st.booleans(), st.text(max_size=4), st.lists(NUMBERS, max_size=4), st.just({}), st.floats())
+NAMES = [path.translate(str.maketrans("./", "/.")) for path in made_host.KEYS if path != made_host.BOOT_ID]
+KNOWN_NAMES = st.sampled_from([*NAMES, *(path for path in made_host.KEYS if path.startswith("vm/"))])
+ANY_NAMES = KNOWN_NAMES | st.sampled_from(["vm.swapiness", "a.b", "..", "x", "net.ipv4.conf.eth9.forwarding"])
+WISHED = st.dictionaries(ANY_NAMES, NUMBERS | ODD, max_size=8)
+FRAGMENTS = st.dictionaries(
+    st.sampled_from(
+        ["/etc/sysctl.d/10-a.conf", "/etc/sysctl.d/zz.conf", "/etc/sysctl.conf", "/run/sysctl.d/50-x.conf", OURS]
+    ),
+    st.lists(st.builds("{} = {}\n".format, KNOWN_NAMES, NUMBERS) | st.text(max_size=10), max_size=4).map("".join),
+    max_size=3,
+)
+CHANGED_KEYS = st.dictionaries(
+    st.sampled_from(
+        [path for path in made_host.KEYS if path.startswith("vm/") and path[3:] not in ("stat_refresh", "drop_caches")]
+    ),
+    st.integers(1, 90).map(str),
+    max_size=3,
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(WISHED, WISHED, FRAGMENTS, CHANGED_KEYS, st.booleans())
+def test_any_wishes_on_any_host_settle_at_once_and_can_be_taken_back(first, second, fragments, changed, in_container):
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        host = make_host(Path(folder) / "host", container=in_container)
+        for path, text in fragments.items():
+            host.put(path, text.encode("utf-8", "surrogatepass"))
+        for key, value in changed.items():
+            host.take(key, value)
+        before = files_of(host)
+
+        apply(host, first)
+        predicted = apply(host, second, check=True)
+        real = apply(host, second)
+        assert _told(predicted) == _told(real)
+
+        seen = untouched(host)
+        again = apply(host, second)
+        assert not again.changed
+        assert untouched(host) == seen
+
+        absent(host)
+        assert files_of(host) == before
+
+
+def _told(report):
+    return report.changed, [change.row() for change in report.changes], report.diff
