@@ -13,13 +13,13 @@ from __future__ import annotations
 import errno
 import os
 from abc import ABC, abstractmethod
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.precog.fleet.plugins.module_utils import _ledger
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, StagedFile
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original, OriginalFile
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +42,7 @@ FAILING = (UNKNOWN, REFUSED)
 Files = dict[str, "bytes | None"]
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Change:
     """One setting's row of the plan, and of the report.
 
@@ -118,6 +118,8 @@ class Subsystem(ABC):
     """The managed file by whose path the ledger knows this subsystem's originals."""
     paths: tuple[str, ...]
     """All files that this subsystem may manage, the owner included."""
+    pending = False
+    """Whether programs have yet to be told of files that an earlier run put into place; known after `plan`."""
 
     @abstractmethod
     def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
@@ -139,8 +141,29 @@ class Subsystem(ABC):
     def settle(self, changes: Sequence[Change], files: Files) -> None:
         """Fill in what the next boot will give with these files, and who decides it. Pure."""
 
+    def write(self, host: Host, change: Change) -> None:
+        """Bring a setting about at run time, as its `writes` say.
 
-@dataclass
+        :raises OSError: the kernel refused it.
+        """
+        for path, value in change.writes:
+            host.write_kernel(path, value)
+
+    def put_back(self, host: Host, change: Change) -> None:
+        """Undo one setting's writes, as far as the kernel lets us. Never raises."""
+        for path, value in change.undo:
+            with suppress(OSError):
+                host.write_kernel(path, value)
+
+    def announce(self, host: Host, paths: Sequence[str]) -> None:
+        """Tell programs of the host that managed files have changed; by default none wants to know.
+
+        :raises HostError: a program could not be told; the files are in place.
+        """
+        return
+
+
+@dataclass(eq=False, repr=False)
 class Report:
     """What a run found and did."""
 
@@ -214,20 +237,33 @@ def run(host: Host, subsystems: Sequence[Subsystem], *, check_mode: bool) -> Rep
     try:
         if check_mode:
             ledger = Ledger.load(host)
-            jobs = [_Job.make(host, subsystem, ledger, True) for subsystem in subsystems]
+            jobs = [Job.make(host, subsystem, ledger, True) for subsystem in subsystems]
             _expect_room(host, jobs)
             return _report(jobs)
         with host.lock(_ledger.LOCK):
             ledger = Ledger.load(host)
-            jobs = [_Job.make(host, subsystem, ledger, False) for subsystem in subsystems]
-            _apply(host, ledger, jobs)
+            jobs = [Job.make(host, subsystem, ledger, False) for subsystem in subsystems]
+            for path in [path for subsystem in subsystems for path in subsystem.paths]:
+                host.sweep(path)
+            if all(job.is_settled(ledger) for job in jobs):
+                for job in jobs:
+                    job.leave()
+            else:
+                # Most runs find nothing to do, and need not load how it would be done.
+                from ansible_collections.precog.fleet.plugins.module_utils import _apply
+
+                _apply.apply(host, ledger, jobs)
             return _report(jobs)
     except OSError as error:
-        raise HostError(f"{_told(error)}. Nothing was changed. {_remedy(error)}") from error
+        raise HostError(f"{told(error)}. Nothing was changed. {remedy(error)}") from error
 
 
-class _Job:
-    """One subsystem's plan while it is carried out."""
+class Job:
+    """One subsystem's plan while it is carried out.
+
+    :ivar files_before: the managed files' bytes as they were found; None for no file.
+    :ivar files: the same as they must be.
+    """
 
     def __init__(self, subsystem: Subsystem, changes: list[Change], files_before: Files, files: Files) -> None:
         self.subsystem = subsystem
@@ -236,24 +272,45 @@ class _Job:
         self.files = files
 
     @classmethod
-    def make(cls, host: Host, subsystem: Subsystem, ledger: Ledger, check_mode: bool) -> _Job:
+    def make(cls, host: Host, subsystem: Subsystem, ledger: Ledger, check_mode: bool) -> Job:
+        """Plan a subsystem, and read the files that it manages."""
         changes = subsystem.plan(host, ledger, check_mode=check_mode)
         if check_mode:
             _predict(host, changes)
             for change in changes:
                 change.after = change.before if change.target is None else change.target
         files = subsystem.files(changes, ledger)
-        before = {path: _read_managed(host, path) for path in files}
+        before = {path: read_managed(host, path) for path in files}
         subsystem.settle(changes, files)
         return cls(subsystem, changes, before, files)
 
     @property
     def files_changed(self) -> list[str]:
+        """The paths of the managed files that are not as they must be."""
         return [path for path in self.files if self.files[path] != self.files_before[path]]
 
     @property
     def changed(self) -> bool:
+        """Whether anything is to be written."""
         return bool(self.files_changed) or any(change.writes for change in self.changes)
+
+    def is_settled(self, ledger: Ledger) -> bool:
+        """Tell whether nothing is to be written, on the host or in the ledger."""
+        originals = ledger.of(self.subsystem.owner)
+        if self.changed or self.subsystem.pending:
+            return False
+        return all(_is_settled(change, originals.get(change.name)) for change in self.changes)
+
+    def leave(self) -> None:
+        """Close a plan in which there is nothing to do."""
+        for change in self.changes:
+            change.after = change.before
+
+
+def _is_settled(change: Change, known: Original | None) -> bool:
+    if change.original is not None or change.forget:
+        return False
+    return known is None or known.desired == change.desired or change.status in (REFUSED, UNKNOWN, UNSUPPORTED)
 
 
 def _predict(host: Host, changes: Sequence[Change]) -> None:
@@ -265,7 +322,7 @@ def _predict(host: Host, changes: Sequence[Change]) -> None:
             change.reject(REFUSED, refusal(code))
 
 
-def _read_managed(host: Host, path: str) -> bytes | None:
+def read_managed(host: Host, path: str) -> bytes | None:
     """Return a managed file's bytes, None if there is none.
 
     :raises HostError: something else is in its place.
@@ -282,7 +339,7 @@ def _read_managed(host: Host, path: str) -> bytes | None:
         raise HostError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _expect_room(host: Host, jobs: Sequence[_Job]) -> None:
+def _expect_room(host: Host, jobs: Sequence[Job]) -> None:
     """Fail where the real run would, for want of a place to write."""
     for job in jobs:
         for path in job.files_changed:
@@ -291,176 +348,7 @@ def _expect_room(host: Host, jobs: Sequence[_Job]) -> None:
         host.expect_room(_ledger.PATH, BLOCK)
 
 
-def _apply(host: Host, ledger: Ledger, jobs: Sequence[_Job]) -> None:
-    for job in jobs:
-        for path in job.subsystem.paths:
-            host.sweep(path)
-    _record(host, ledger, jobs)
-    with ExitStack() as undo:
-        staged = {path: _stage(host, ledger, job, path, undo) for job in jobs for path in job.files_changed}
-        # Written even if it says nothing new, so that a disk without room for it shows before anything is changed.
-        ledger.save(always=any(job.changed for job in jobs))
-        try:
-            _set_values(host, jobs)
-            for job in jobs:
-                if any(change.status == REFUSED for change in job.changes):
-                    _restage(host, ledger, job, staged, undo)
-            _commit(host, jobs, staged)
-        except OSError:
-            # The disk says no even now: take the kernel's values back too.
-            for change in reversed([change for job in jobs for change in job.changes]):
-                _put_back(host, change)
-            raise
-    _close(ledger, jobs)
-    try:
-        ledger.save()
-    except OSError as error:
-        raise HostError(
-            f"all is applied, but {_told(error)}: the ledger of originals is as before this run, and still right. "
-            f"{_remedy(error)}"
-        ) from error
-
-
-def _set_values(host: Host, jobs: Sequence[_Job]) -> None:
-    """Give the kernel all values, then read all of them again: a later write may move what an earlier one had set."""
-    for job in jobs:
-        for change in job.changes:
-            _write(host, job.subsystem, change)
-    for job in jobs:
-        for change in job.changes:
-            _reread(host, job.subsystem, change)
-
-
-def _record(host: Host, ledger: Ledger, jobs: Sequence[_Job]) -> None:
-    """Note what everything was before its first change."""
-    for job in jobs:
-        originals = ledger.of(job.subsystem.owner)
-        for change in job.changes:
-            if change.original is not None:
-                originals[change.name] = change.original
-        for path in job.files_changed:
-            if path not in ledger.files:
-                ledger.files[path] = _original_file(host, path, job.files_before[path])
-
-
-def _original_file(host: Host, path: str, content: bytes | None) -> OriginalFile:
-    """Return what a rollback puts there; a file of ours whose ledger was lost is no original."""
-    if content is None or content.startswith(HEADER.encode()):
-        return OriginalFile(None, None)
-    return OriginalFile(content, host.meta(path))
-
-
-def _stage(host: Host, ledger: Ledger, job: _Job, path: str, undo: ExitStack) -> StagedFile | None:
-    """Put a file's next content on disk; None for one to be removed."""
-    content = job.files[path]
-    if content is None:
-        return None
-    original = ledger.files.get(path)
-    staged = host.stage(path, content, original.meta if original and original.content == content else None)
-    undo.callback(staged.discard)
-    return staged
-
-
-def _restage(host: Host, ledger: Ledger, job: _Job, staged: dict[str, StagedFile | None], undo: ExitStack) -> None:
-    """What the kernel refused must not last: make the files anew without it."""
-    old = job.files
-    job.files = job.subsystem.files(job.changes, ledger)
-    for path in old:
-        staged.pop(path, None)
-    for path in job.files_changed:
-        staged[path] = _stage(host, ledger, job, path, undo)
-    job.subsystem.settle(job.changes, job.files)
-
-
-def _write(host: Host, subsystem: Subsystem, change: Change) -> None:
-    """Give the kernel one setting's value, and make sure that it has it."""
-    if not change.writes:
-        return
-    try:
-        for path, value in change.writes:
-            host.write_kernel(path, value)
-    except OSError as error:
-        if len(change.writes) > 1:
-            _put_back(host, change)
-        change.reject(REFUSED, refusal(error.errno or 0))
-        change.after = subsystem.current(host, change)
-        return
-    after = subsystem.current(host, change)
-    if change.target is None or subsystem.same(change, after, change.target):
-        return
-    reason = "ignored it" if subsystem.same(change, after, change.before) else f"made {after} of it"
-    _put_back(host, change)
-    change.reject(REFUSED, f"the kernel took the write without an error but {reason}: see the limits of this key")
-    change.after = subsystem.current(host, change)
-
-
-def _put_back(host: Host, change: Change) -> None:
-    """Undo one setting's writes, as far as the kernel lets us."""
-    for path, value in change.undo:
-        with suppress(OSError):
-            host.write_kernel(path, value)
-
-
-def _commit(host: Host, jobs: Sequence[_Job], staged: dict[str, StagedFile | None]) -> None:
-    """Put the files into place: all of them, or none."""
-    before = {path: content for job in jobs for path, content in job.files_before.items()}
-    begun = []
-    try:
-        for path, file in staged.items():
-            begun.append(path)
-            if file is None:
-                host.remove(path)
-            else:
-                file.commit()
-    except OSError:
-        for path in begun:
-            _put_back_file(host, path, before[path])
-        raise
-
-
-def _put_back_file(host: Host, path: str, content: bytes | None) -> None:
-    """Undo one file's replacement, as far as the disk lets us."""
-    with suppress(OSError, HostError):
-        if _read_managed(host, path) == content:
-            return
-        if content is None:
-            host.remove(path)
-        else:
-            host.stage(path, content).commit()
-
-
-def _reread(host: Host, subsystem: Subsystem, change: Change) -> None:
-    """Read a setting when all values are set."""
-    if change.status in (UNKNOWN, UNSUPPORTED, REFUSED):
-        return
-    change.after = subsystem.current(host, change)
-    if change.target is not None and not subsystem.same(change, change.after, change.target):
-        change.status, change.line, change.forget = REFUSED, change.kept, False
-        change.explain(f"another setting of this run, or another program, made it {change.after} again")
-
-
-def _close(ledger: Ledger, jobs: Sequence[_Job]) -> None:
-    """Note what is applied, and forget what was given back."""
-    for job in jobs:
-        originals = ledger.of(job.subsystem.owner)
-        for change in job.changes:
-            if change.forget or _is_untouched(job.subsystem, change, originals.get(change.name)):
-                originals.pop(change.name, None)
-            elif change.name in originals and change.status not in (REFUSED, UNKNOWN, UNSUPPORTED):
-                originals[change.name].desired = change.desired
-        for path, content in job.files.items():
-            original = ledger.files.get(path)
-            if original is not None and content == original.content and not originals:
-                del ledger.files[path]
-
-
-def _is_untouched(subsystem: Subsystem, change: Change, known: Original | None) -> bool:
-    """Tell whether a setting is still its original, as its first value was refused: there is nothing to give back."""
-    never_applied = known is not None and known.desired is None and change.status == REFUSED
-    return never_applied and known is not None and subsystem.same(change, change.after, known.value)
-
-
-def _report(jobs: Sequence[_Job]) -> Report:
+def _report(jobs: Sequence[Job]) -> Report:
     diff: list[dict[str, str]] = []
     for job in jobs:
         diff += [_file_diff(path, job.files_before[path], job.files[path]) for path in job.files_changed]
@@ -493,13 +381,15 @@ def _value_diff(changes: Sequence[Change]) -> list[dict[str, str]]:
     ]
 
 
-def _told(error: OSError) -> str:
+def told(error: OSError) -> str:
+    """Say what could not be written, and why."""
     where = error.filename or ""
     return f"cannot write {where}: {error.strerror}" if where else f"cannot write: {error.strerror}"
 
 
-def _remedy(error: OSError) -> str:
-    remedies = {
+def remedy(error: OSError) -> str:
+    """Say what to do about it."""
+    known = {
         errno.ENOSPC: "Free space on that file system (df -h), then run again.",
         errno.EDQUOT: "Raise the quota or free space, then run again.",
         errno.EROFS: "That file system is mounted read-only: remount it (mount -o remount,rw) once its cause is known.",
@@ -507,4 +397,4 @@ def _remedy(error: OSError) -> str:
         errno.EPERM: "Something denies it even to root (an immutable file? lsattr), or this is not root: become: true.",
         errno.EISDIR: "A folder is in a file's place: move it away.",
     }
-    return remedies.get(error.errno or 0, f"See {os.path.dirname(error.filename or '/')} on the host.")
+    return known.get(error.errno or 0, f"See {os.path.dirname(error.filename or '/')} on the host.")

@@ -13,8 +13,6 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _trial
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -155,9 +153,13 @@ class Host:
             todo.extend(part for part in reversed(target.split("/")) if part not in ("", "."))
         return os.path.join(self.root, *done)
 
+    def _reach(self, path: str) -> str:
+        """Return a path that the kernel itself follows to the right place: on the real root the path as it is."""
+        return path if self.root == "/" else self.locate(path)
+
     def read_bytes(self, path: str) -> bytes:
         """Return a file's bytes."""
-        with open(self.locate(path), "rb") as file:
+        with open(self._reach(path), "rb") as file:
             return file.read()
 
     def read_text(self, path: str) -> str:
@@ -166,20 +168,20 @@ class Host:
 
     def exists(self, path: str) -> bool:
         """Tell whether there is something at a path (a dangling link is nothing). Never raises."""
-        return os.path.exists(self.locate(path))
+        return os.path.exists(self._reach(path))
 
     def is_dir(self, path: str) -> bool:
         """Tell whether a path is a folder. Never raises."""
-        return os.path.isdir(self.locate(path))
+        return os.path.isdir(self._reach(path))
 
     def is_file(self, path: str) -> bool:
         """Tell whether a path is a regular file. Never raises."""
-        return os.path.isfile(self.locate(path))
+        return os.path.isfile(self._reach(path))
 
     def list_dir(self, path: str) -> list[str]:
         """Return the names in a folder, sorted by their bytes; of a folder that is not there, none."""
         try:
-            return sorted(os.listdir(self.locate(path)), key=os.fsencode)
+            return sorted(os.listdir(self._reach(path)), key=os.fsencode)
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -187,25 +189,29 @@ class Host:
         """Return what a link says, unresolved (`pid:[4026531836]` for a namespace), or None if it is no link."""
         folder, name = os.path.split(path)
         try:
-            return os.readlink(os.path.join(self.locate(folder), name))
+            return os.readlink(os.path.join(self._reach(folder), name))
         except OSError:
             return None
 
-    def mode(self, path: str) -> int:
-        """Return a file's permission bits."""
-        return stat.S_IMODE(os.stat(self.locate(path)).st_mode)
+    def mode(self, path: str) -> int | None:
+        """Return a file's permission bits, or None if no file is there."""
+        try:
+            mode = os.stat(self._reach(path)).st_mode
+        except OSError:
+            return None
+        return None if stat.S_ISDIR(mode) else stat.S_IMODE(mode)
 
     def meta(self, path: str) -> Meta | None:
         """Return a file's mode and owner, or None if it is not there."""
         try:
-            found = os.stat(self.locate(path))
+            found = os.stat(self._reach(path))
         except FileNotFoundError:
             return None
         return Meta(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
 
     def may_write(self, path: str) -> bool:
         """Tell whether the kernel would let this process write, without writing. Never raises."""
-        return os.access(self.locate(path), os.W_OK)
+        return os.access(self._reach(path), os.W_OK)
 
     def write_kernel(self, path: str, value: str) -> None:
         """Give the kernel a value: one unbuffered write at offset 0, its error and that of the close told.
@@ -214,7 +220,7 @@ class Host:
         :raises OSError: with the kernel's own errno.
         """
         data = (value + "\n").encode("utf-8", "surrogateescape")
-        fd = os.open(self.locate(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        fd = os.open(self._reach(path), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         try:
             written = os.write(fd, data)
         except OSError:
@@ -226,7 +232,11 @@ class Host:
 
     def refusals(self, writes: Sequence[tuple[str, str]]) -> dict[str, int]:
         """Return the errno of each write that the kernel would refuse, by path, as far as it can be tried."""
-        return _trial.refusals(writes) if self.root == "/" else {}
+        if self.root != "/":
+            return {}
+        from ansible_collections.precog.fleet.plugins.module_utils import _trial
+
+        return _trial.refusals(writes)
 
     def stage(self, path: str, data: bytes, meta: Meta | None = None) -> StagedFile:
         """Put a file's next content on disk beside it, making missing folders.

@@ -9,8 +9,7 @@ machine, and a privileged container could change it for everyone there.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
@@ -35,8 +34,7 @@ UTS_KEYS = re.compile(r"kernel/(hostname|domainname)$")
 SHARED = "shared kernel"
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """What of the kernel is this host's own.
 
     :ivar container: how the container was told, or None on a host that has the kernel to itself.

@@ -78,7 +78,7 @@ class Ledger:
         self._host = host
         self.settings: dict[str, dict[str, Original]] = {}
         self.files: dict[str, OriginalFile] = {}
-        self._saved = self._encode()
+        self._saved = b""
 
     @classmethod
     def load(cls, host: Host) -> Ledger:
@@ -100,7 +100,7 @@ class Ledger:
                 f"the ledger of originals {PATH} is damaged ({error}). Nothing was changed. Restore it from a backup; "
                 f"or move it aside, and the values of now become the originals that a rollback returns to."
             ) from error
-        ledger._saved = ledger._encode()
+        ledger._saved = text
         return ledger
 
     def of(self, owner: str) -> dict[str, Original]:
@@ -114,7 +114,7 @@ class Ledger:
         :raises OSError: it could not be written; the old one stands.
         """
         data = self._encode()
-        if data == self._saved and not always:
+        if data == (self._saved or Ledger(self._host)._encode()) and not always:
             return
         self._host.stage(PATH, data, Meta(0o600, os.geteuid(), os.getegid())).commit()
         self._saved = data

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
@@ -38,8 +37,7 @@ class BadInput(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What an operator wants of sysctl keys.
 
     :ivar desired: value by path; the order does not matter.
@@ -321,9 +319,10 @@ def _same(path: str, left: str | None, right: str | None) -> bool:
 
 def _read_key(host: Host, path: str) -> KeyState:
     place = f"{PROC}/{path}"
-    if not host.exists(place) or host.is_dir(place):
+    mode = host.mode(place)
+    if mode is None:
         return KeyState(exists=False)
-    if keys.is_action(path) or not host.mode(place) & 0o444:
+    if keys.is_action(path) or not mode & 0o444:
         return KeyState(exists=True, action=True)
     try:
         value = " ".join(host.read_text(place).split())
@@ -345,6 +344,8 @@ def _coupled(host: Host, path: str) -> list[str]:
 
 def _nearest(host: Host, path: str) -> str:
     """Return the existing key whose name is nearest, or "". Looks at names only: reading some keys has effects."""
+    from difflib import get_close_matches
+
     found: list[str] = []
     for part in path.split("/"):
         names = host.list_dir("/".join([PROC, *found]))

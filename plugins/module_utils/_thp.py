@@ -69,6 +69,8 @@ class TransparentHugePages(engine.Subsystem):
     def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
         """See Subsystem.plan; check mode makes no difference here."""
         del check_mode
+        if self._mode is None and SETTING not in ledger.of(self.owner) and not host.exists(FILE):
+            return []
         state = read(host, ledger.of(self.owner).get(SETTING), apply_shared=self._apply_shared)
         self._lines = state.lines
         self._ours = engine.is_ours(host, FILE)

@@ -158,7 +158,7 @@ ansible_facts:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _psutil
+from ansible_collections.precog.fleet.plugins.module_utils import _processes, _psutil
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 
 
@@ -176,7 +176,7 @@ def main() -> None:
         _psutil.load()
         facts = _psutil.facts(module.params["subset"])
         if module.params["service"] is not None:
-            facts["service"] = _psutil.service(Host(), module.params["service"])
+            facts["service"] = _processes.service(Host(), module.params["service"])
     except _psutil.PsutilMissingError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, ansible_facts={"precog_psutil": facts})

@@ -589,6 +589,22 @@ def test_a_value_that_cannot_be_given_back_is_kept_in_mind(host):
     assert json.loads(host.text(LEDGER))["settings"] == {}
 
 
+def test_what_can_be_given_back_in_part_only_is_not_given_back_at_all(host):
+    apply(host, {"net.ipv4.ip_forward": 1})
+    host.refuse["net/ipv4/conf/eth0.100/forwarding=1"] = errno.EBUSY
+    host.set_key("net/ipv4/conf/eth0.100/forwarding", "0")
+    before = files_of(host)
+
+    row = rows(absent(host))["net.ipv4.ip_forward"]
+
+    assert (row["status"], row["before"], row["after"]) == ("refused", "1", "1")
+    host.refuse.clear()
+    del before[OURS]
+    assert {path for path, seen in files_of(host).items() if before.get(path) != seen} == set()
+    absent(host)
+    assert [host.value(f"net/ipv4/{key}") for key in ("ip_forward", "conf/eth0.100/forwarding")] == ["0", "1"]
+
+
 def test_what_a_later_write_takes_away_is_told_and_not_made_to_last(host):
     written = host.write_kernel
 

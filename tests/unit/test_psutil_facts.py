@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.precog.fleet.plugins.module_utils import _psutil
+from ansible_collections.precog.fleet.plugins.module_utils import _processes, _psutil
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 from ansible_collections.precog.fleet.plugins.modules import psutil_facts
 
@@ -60,22 +60,22 @@ def status(pid):
 
 class TestProcess:
     def test_limits_in_force(self, sleeper):
-        limits = _psutil.process(sleeper.pid)["rlimits"]
+        limits = _processes.process(sleeper.pid)["rlimits"]
         assert limits["nofile"] == {"soft": 321, "hard": 654}
 
     def test_every_limit_of_the_kernel_is_there(self, sleeper):
         found = {
-            name: (limit["soft"], limit["hard"]) for name, limit in _psutil.process(sleeper.pid)["rlimits"].items()
+            name: (limit["soft"], limit["hard"]) for name, limit in _processes.process(sleeper.pid)["rlimits"].items()
         }
-        assert found == _psutil.parse_limits(proc(sleeper.pid, "limits"))
+        assert found == _processes.parse_limits(proc(sleeper.pid, "limits"))
         assert len(found) == len(proc(sleeper.pid, "limits").splitlines()) - 1
 
     def test_unlimited_is_minus_one(self, sleeper):
         assert "Max cpu time              unlimited            unlimited" in proc(sleeper.pid, "limits")
-        assert _psutil.process(sleeper.pid)["rlimits"]["cpu"] == {"soft": -1, "hard": -1}
+        assert _processes.process(sleeper.pid)["rlimits"]["cpu"] == {"soft": -1, "hard": -1}
 
     def test_the_rest_is_what_proc_says(self, sleeper):
-        found = _psutil.process(sleeper.pid)
+        found = _processes.process(sleeper.pid)
         assert found["pid"] == sleeper.pid
         assert found["name"] == proc(sleeper.pid, "comm").strip()
         assert found["threads"] == int(status(sleeper.pid)["Threads"])
@@ -88,7 +88,7 @@ class TestProcess:
     def test_another_users_process_without_the_right_to_ask(self):
         """prlimit(2) wants CAP_SYS_RESOURCE for another user's process, and root in a container lacks it."""
         nobody = pwd.getpwnam("nobody")
-        probe = f"import json; from {_psutil.__name__} import process; print(json.dumps(process(int(input()))))"
+        probe = f"import json; from {_processes.__name__} import process; print(json.dumps(process(int(input()))))"
         with running(SLEEPER, "/usr/bin/python3", user=nobody.pw_uid, group=nobody.pw_gid) as process:
             found = json.loads(_without_capabilities(probe, str(process.pid)))
         assert found["rlimits"]["nofile"] == {"soft": 321, "hard": 654}
@@ -99,20 +99,20 @@ class TestProcess:
     def test_gone(self):
         process = subprocess.Popen(["true"])
         process.wait()
-        assert _psutil.process(process.pid) is None
+        assert _processes.process(process.pid) is None
 
     def test_zombie(self):
         process = subprocess.Popen(["true"])
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert status(process.pid)["State"].startswith("Z")
-        assert _psutil.process(process.pid) is None
+        assert _processes.process(process.pid) is None
         process.wait()
 
     def test_reused_number_is_another_process(self, sleeper, monkeypatch):
         """The process ends while it is looked at, and its number goes to a process that started later."""
         import psutil
 
-        describe = _psutil._describe
+        describe = _processes._describe
 
         def describe_then_replace(module, found):
             described = describe(module, found)
@@ -121,9 +121,9 @@ class TestProcess:
                 found._ident = (found.pid, found._ident[1] - 5)
             return described
 
-        monkeypatch.setattr(_psutil, "_describe", describe_then_replace)
+        monkeypatch.setattr(_processes, "_describe", describe_then_replace)
         assert psutil.pid_exists(sleeper.pid)
-        assert _psutil.process(sleeper.pid) is None
+        assert _processes.process(sleeper.pid) is None
 
 
 def _without_capabilities(code, given):
@@ -152,7 +152,7 @@ class TestParseLimits:
             "Max nice priority         0                    0                    \n"
             "Max of some later kernel  1                    2                    things    \n"
         )
-        assert _psutil.parse_limits(text) == {"nofile": (1024, 524288), "memlock": (-1, -1), "nice": (0, 0)}
+        assert _processes.parse_limits(text) == {"nofile": (1024, 524288), "memlock": (-1, -1), "nice": (0, 0)}
 
 
 @pytest.fixture
@@ -366,7 +366,7 @@ def parent():
 
 class TestService:
     def test_main_process_and_children(self, parent):
-        found = _psutil.service(FakeSystemctl(**ACTIVE, MainPID=parent.pid), "x")
+        found = _processes.service(FakeSystemctl(**ACTIVE, MainPID=parent.pid), "x")
         children = [int(pid) for pid in proc(parent.pid, f"task/{parent.pid}/children").split()]
         assert [process["pid"] for process in found["processes"]] == [parent.pid, *children]
         assert len(children) == 1
@@ -377,7 +377,7 @@ class TestService:
 
     def test_one_question_for_one_unit(self, sleeper):
         host = FakeSystemctl(**ACTIVE, MainPID=sleeper.pid)
-        _psutil.service(host, "miner@1.service")
+        _processes.service(host, "miner@1.service")
         assert host.argv[0:2] == ["systemctl", "show"]
         assert host.argv[-2:] == ["--", "miner@1.service"]
 
@@ -396,7 +396,7 @@ class TestService:
         ],
     )
     def test_no_process(self, properties, reason):
-        found = _psutil.service(FakeSystemctl(**properties), "x.service")
+        found = _processes.service(FakeSystemctl(**properties), "x.service")
         assert (found["running"], found["processes"]) == (False, [])
         assert found["reason"].startswith(reason)
 
@@ -405,14 +405,14 @@ class TestService:
             def run(self, argv):
                 raise HostError(f"{argv[0]} failed with code 1: no systemd here\nHost is down")
 
-        found = _psutil.service(Broken(), "x")
+        found = _processes.service(Broken(), "x")
         assert found["running"] is False
         assert found["reason"] == "systemctl failed with code 1: no systemd here Host is down"
 
     @pytest.mark.parametrize("name", ["", "-x", "a b", "a*", "a[1]", "../a", "a\nb", "a" * 300])
     def test_what_is_no_units_name_is_not_given_to_systemctl(self, name):
         host = FakeSystemctl()
-        found = _psutil.service(host, name)
+        found = _processes.service(host, name)
         assert "is no unit's name" in found["reason"]
         assert host.argv is None
 
