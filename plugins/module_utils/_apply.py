@@ -196,6 +196,7 @@ def _close(ledger: Ledger, jobs: Sequence[Job]) -> None:
                 originals.pop(change.name, None)
             elif change.name in originals and change.status not in (REFUSED, UNKNOWN, UNSUPPORTED):
                 originals[change.name].desired = change.desired
+                originals[change.name].moved |= bool(change.writes)
         for path, content in job.files.items():
             original = ledger.files.get(path)
             if original is not None and content == original.content and not originals:

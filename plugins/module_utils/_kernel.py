@@ -8,7 +8,6 @@ machine, and a privileged container could change it for everyone there.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -25,11 +24,18 @@ CONTAINER_MARKERS = ("/run/systemd/container", "/run/.containerenv", "/.dockeren
 # container runs in the machine's own network (`--network host`).
 INITIAL_NETWORK_KEY = "/proc/sys/net/core/netdev_max_backlog"
 
-NETWORK_KEYS = re.compile(r"net/")
 # Below net/ but one for the whole kernel (writable from every namespace before Linux 4.12).
-GLOBAL_NETWORK_KEYS = re.compile(r"net/(netfilter/nf_conntrack_(max|buckets|expect_max)|nf_conntrack_max)$")
-IPC_KEYS = re.compile(r"kernel/(sem|sem_next_id|msg\w+|shm\w+)$|fs/mqueue/")
-UTS_KEYS = re.compile(r"kernel/(hostname|domainname)$")
+GLOBAL_NETWORK_KEYS = frozenset(
+    {
+        "net/netfilter/nf_conntrack_max",
+        "net/netfilter/nf_conntrack_buckets",
+        "net/netfilter/nf_conntrack_expect_max",
+        "net/nf_conntrack_max",
+    }
+)
+IPC_KEYS = frozenset({"kernel/sem", "kernel/sem_next_id"})
+IPC_FAMILIES = ("kernel/msg", "kernel/shm", "fs/mqueue/")
+UTS_KEYS = frozenset({"kernel/hostname", "kernel/domainname"})
 
 SHARED = "shared kernel"
 
@@ -56,11 +62,11 @@ class Kernel(NamedTuple):
         return f"{SHARED}: belongs to the machine under this container ({self.container})"
 
     def _is_namespaced(self, path: str) -> bool:
-        if NETWORK_KEYS.match(path):
-            return self.own_network and not GLOBAL_NETWORK_KEYS.match(path)
-        if IPC_KEYS.match(path):
+        if path.startswith("net/"):
+            return self.own_network and path not in GLOBAL_NETWORK_KEYS
+        if path in IPC_KEYS or path.startswith(IPC_FAMILIES):
             return self.own_ipc
-        return bool(UTS_KEYS.match(path)) and self.own_uts
+        return path in UTS_KEYS and self.own_uts
 
 
 def look(host: Host) -> Kernel:

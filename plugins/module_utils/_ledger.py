@@ -37,6 +37,7 @@ class Original:
     :ivar desired: the value last applied, or None while no run has finished with it.
     :ivar companions: the values of what the kernel rewrites together with this one (its counterpart, the same
         setting of each interface), by path.
+    :ivar moved: whether a run has given it another value, and so may have moved its companions.
     """
 
     value: str
@@ -44,6 +45,7 @@ class Original:
     boot: str
     desired: str | None = None
     companions: dict[str, str] = field(default_factory=dict)
+    moved: bool = False
 
     def is_void(self, boot_now: str, *, lasted: bool) -> bool:
         """Tell whether this is the note of a run in an earlier boot that was cut off before anything of it could last.
@@ -153,6 +155,8 @@ def _original(fields: Any) -> Original:
     texts += [text for text in (original.configured, original.desired) if text is not None]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a recorded value is not text")
+    if not isinstance(original.moved, bool):
+        raise ValueError("a recorded mark is not true or false")
     return original
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
@@ -112,9 +112,13 @@ class KeyState(NamedTuple):
     trouble: str = ""
 
 
-@dataclass(frozen=True)
-class State:
-    """All that the plan needs to know of a host."""
+class State(NamedTuple):
+    """All that the plan needs to know of a host.
+
+    :ivar nearest: of each key that does not exist, the name that is nearest, or "".
+    :ivar modules: why a module that a key needs could not be loaded (or found, in check mode), "" where it could.
+    :ivar loaded: whether missing modules were loaded: not in check mode.
+    """
 
     kernel: _kernel.Kernel
     keys: Mapping[str, KeyState]
@@ -122,12 +126,10 @@ class State:
     own_lines: Mapping[str, str]
     originals: Mapping[str, Original]
     boot: str
-    nearest: Mapping[str, str] = field(default_factory=dict)
-    congestion: frozenset[str] = frozenset()
-    modules: Mapping[str, str] = field(default_factory=dict)
-    """Why a module that a key needs could not be loaded (or found, in check mode), by module; "" where it can."""
-    loaded: bool = True
-    """Whether missing modules were loaded: not in check mode."""
+    nearest: Mapping[str, str]
+    congestion: frozenset[str]
+    modules: Mapping[str, str]
+    loaded: bool
 
     def values_with(self, path: str) -> dict[str, str]:
         """Return the values of what the kernel rewrites together with a key."""
@@ -467,14 +469,14 @@ def _obstacle(state: State, path: str, desired: str, *, apply_shared: bool) -> t
     if found.trouble and not found.writable:
         return engine.UNSUPPORTED, found.trouble
     if not found.writable:
-        shown_only = state.kernel.container and keys.INITIAL_NAMESPACE_KEYS.match(path)
+        shown_only = state.kernel.container and keys.is_of_initial_namespace(path)
         return engine.UNSUPPORTED, str(state.kernel.sharing()) if shown_only else "read-only here"
     return _module_obstacle(state, path, desired)
 
 
 def _missing(state: State, path: str) -> tuple[str, str]:
     module = keys.module_of(path)
-    if state.kernel.container and (module is not None or keys.INITIAL_NAMESPACE_KEYS.match(path)):
+    if state.kernel.container and (module is not None or keys.is_of_initial_namespace(path)):
         needs = f", and needs its module {module}" if module else ""
         return engine.UNSUPPORTED, f"{state.kernel.sharing()}{needs}"
     if module is not None and path in state.keys:
@@ -515,7 +517,10 @@ def _original(state: State, path: str, rest: files.Boot) -> Original | None:
     if state.note(path) is not None or found.value is None:
         return None
     line = rest.line_for(path)
-    fresh = Original(found.value, line.value if line else None, state.boot, companions=state.values_with(path))
+    value = _before_leaders(state, path) or found.value
+    notes = {other: (state.note(other), now) for other, now in state.values_with(path).items()}
+    companions = {other: note.value if note else now for other, (note, now) in notes.items()}
+    fresh = Original(value, line.value if line else None, state.boot, companions=companions)
     mates = [keys.path_of(name) for name in state.originals if keys.slot_of(keys.path_of(name)) == keys.slot_of(path)]
     known = next((note for note in map(state.note, mates) if note is not None), None)
     if known is None:
@@ -525,6 +530,14 @@ def _original(state: State, path: str, rest: files.Boot) -> Original | None:
     if counterpart is None:
         return replace(known, desired=None)
     return replace(fresh, value=known.companions.get(path, fresh.value), companions={counterpart: known.value})
+
+
+def _before_leaders(state: State, path: str) -> str | None:
+    """Return what a key was before an earlier run moved it by writing another one, or None."""
+    for name, note in state.originals.items():
+        if path in note.companions and keys.follows(path, keys.path_of(name)) and (note.moved or note.desired is None):
+            return note.companions[path]
+    return None
 
 
 def _plan_release(state: State, path: str, rest: files.Boot, successor: tuple[str, str] | None) -> Change:
@@ -554,7 +567,7 @@ def _plan_release(state: State, path: str, rest: files.Boot, successor: tuple[st
     change.target = value
     change.explain(f"given back: {value}")
     if _same(path, found.value, value):
-        if not _same(path, original.desired, value):
+        if original.moved or not _same(path, original.desired, value):
             _finish(change, state, path, original.companions)
         return change
     if keys.ONE_WAY_VALUES.get(path) == found.value:
@@ -566,7 +579,7 @@ def _plan_release(state: State, path: str, rest: files.Boot, successor: tuple[st
 
 
 def _finish(change: Change, state: State, leader: str, companions: Mapping[str, str]) -> None:
-    """Give back what follows a key that has its original already: an earlier run was cut off between the two."""
+    """Give back what follows a key that has its original already, after an earlier run that moved both."""
     now = {
         other: state.keys[other].value for other in companions if keys.follows(other, leader) and other in state.keys
     }

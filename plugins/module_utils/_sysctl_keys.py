@@ -9,20 +9,42 @@ sysctl.d(5); what was tried is said beside it. A *path* here is a key below /pro
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 # Keys whose value is text: two numbers that mean the same are not the same value there.
-TEXT_KEYS = re.compile(
-    r"kernel/(core_pattern|hostname|domainname|modprobe|hotplug|poweroff_cmd|seccomp/actions_logged|watchdog_cpumask)$"
-    r"|net/ipv4/(tcp_\w*congestion_control|tcp_fastopen_key)$|net/core/(default_qdisc|flow_limit_cpu_bitmap)$"
-    r"|net/ipv6/conf/[^/]+/stable_secret$|fs/binfmt_misc/"
+# (Names and prefixes here rather than patterns: compiling those costs each run milliseconds.)
+TEXT_KEYS = frozenset(
+    {
+        "kernel/core_pattern",
+        "kernel/hostname",
+        "kernel/domainname",
+        "kernel/modprobe",
+        "kernel/hotplug",
+        "kernel/poweroff_cmd",
+        "kernel/seccomp/actions_logged",
+        "kernel/watchdog_cpumask",
+        "net/core/default_qdisc",
+        "net/core/flow_limit_cpu_bitmap",
+        "net/ipv4/tcp_fastopen_key",
+    }
 )
+TEXT_ENDINGS = ("congestion_control", "/stable_secret")
+TEXT_FOLDERS = ("fs/binfmt_misc/",)
 PORT_LIST_KEYS = frozenset({"net/ipv4/ip_local_reserved_ports"})
 # Rounded up to a power of two by the kernel.
 POWER_OF_TWO_KEYS = frozenset({"net/core/rps_sock_flow_entries"})
 # A write makes the kernel do something once; there is nothing to keep.
-ACTION_KEYS = re.compile(
-    r"vm/(drop_caches|compact_memory|stat_refresh)$|net/ipv[46]/route/flush$|kernel/(sysrq_trigger|cad_pid)$"
+ACTION_KEYS = frozenset(
+    {
+        "vm/drop_caches",
+        "vm/compact_memory",
+        "vm/stat_refresh",
+        "net/ipv4/route/flush",
+        "net/ipv6/route/flush",
+        "kernel/sysrq_trigger",
+        "kernel/cad_pid",
+    }
 )
 # Writing either sets the other to zero; 0 itself is EINVAL for the *_bytes ones (mm/page-writeback.c, mm/util.c).
 COUNTERPARTS = {
@@ -43,7 +65,7 @@ FOR_ALL_INTERFACES = {
     "net/ipv6/conf/all/disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
 }
 # An IPv4 default also goes to every interface whose own value was never written (devinet_copy_dflt_conf; tried).
-_IPV4_DEFAULT = re.compile(r"net/ipv4/conf/default/(?P<setting>\w+)\Z")
+_IPV4_DEFAULT = "net/ipv4/conf/default/"
 # The two of IPv4 also turn this one off with forwarding on, and on with it off.
 REDIRECTS = "net/ipv4/conf/all/accept_redirects"
 # Once given, these values last until the next boot.
@@ -53,13 +75,14 @@ ONE_WAY_VALUES = {
     "kernel/kexec_load_disabled": "1",
     "kernel/unprivileged_bpf_disabled": "1",
 }
-KEY_MODULES = (
-    (re.compile(r"net/(netfilter/)?nf_conntrack"), "nf_conntrack"),
-    (re.compile(r"net/bridge/"), "br_netfilter"),
-)
+KEY_MODULES = {
+    "net/netfilter/nf_conntrack": "nf_conntrack",
+    "net/nf_conntrack": "nf_conntrack",
+    "net/bridge/": "br_netfilter",
+}
 # Below net/, but only in a boot's first network namespace: the difference between its listing and that of a new
 # one, interfaces left out (Linux 6.18); for a container they belong to the machine underneath.
-INITIAL_NAMESPACE_KEYS = re.compile(
+_INITIAL_NAMESPACE_KEYS = (
     r"net/core/(bpf_jit_\w+|busy_(poll|read)|default_qdisc|dev_weight\w*|devconf_inherit_init_net|flow_limit_\w+"
     r"|fb_tunnels_only_for_init_net|gro_normal_batch|high_order_alloc_disable|max_skb_frags|mem_pcpu_rsv|message_\w+"
     r"|netdev_\w+|optmem_max|[rw]mem_(default|max)|rps_\w+|skb_defer_max|somaxconn|tstamp_allow_data|warnings|xfrm_\w+)$"
@@ -92,7 +115,7 @@ BOUNDS = {
 
 _NUMBER = re.compile(r"-?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z")
 _PORTS = re.compile(r"(?P<first>0|[1-9][0-9]{0,4})(-(?P<last>0|[1-9][0-9]{0,4}))?\Z")
-_FIRST_SEPARATOR = re.compile(r"[./]")
+_NOT_IN_NAMES = frozenset("=*?[]#;\0")
 _SWAP = str.maketrans("./", "/.")
 
 
@@ -102,10 +125,10 @@ def path_of(name: str) -> str:
     :raises ValueError: the name can't be a key; the message is the reason.
     """
     text = name.strip()
-    if not text or re.search(r"[\s=*?\[\]#;\0]", text) or text.startswith("-"):
+    if text.split() != [text] or not _NOT_IN_NAMES.isdisjoint(text) or text.startswith("-"):
         raise ValueError("not a key: one name without spaces, `=`, wildcards or a leading `-` is wanted")
-    first = _FIRST_SEPARATOR.search(text)
-    path = text.translate(_SWAP) if first and first.group() == "." else text
+    first = next((char for char in text if char in "./"), "")
+    path = text.translate(_SWAP) if first == "." else text
     path = path.strip("/") if path.startswith("/") else path
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
@@ -130,8 +153,8 @@ def follows(path: str, leader: str) -> bool:
     """Tell whether the kernel may rewrite a key when another one is written."""
     family = FOR_ALL_INTERFACES.get(leader)
     if family is None:
-        default = _IPV4_DEFAULT.match(leader)
-        family = default and f"net/ipv4/conf/{{}}/{default['setting']}"
+        setting = leader[len(_IPV4_DEFAULT) :] if leader.startswith(_IPV4_DEFAULT) else ""
+        family = f"net/ipv4/conf/{{}}/{setting}" if setting else None
     if family is None or slot_of(path) == slot_of(leader):
         return False
     before, after = family.split("{}")
@@ -146,20 +169,27 @@ def followed_value(path: str, value: str) -> str:
 
 def is_text(path: str) -> bool:
     """Tell whether a key's value is text, not numbers."""
-    return bool(TEXT_KEYS.match(path))
+    return path in TEXT_KEYS or path.endswith(TEXT_ENDINGS) or path.startswith(TEXT_FOLDERS)
 
 
 def is_action(path: str) -> bool:
     """Tell whether a key is a command to the kernel and holds no value."""
-    return bool(ACTION_KEYS.match(path))
+    return path in ACTION_KEYS
 
 
 def module_of(path: str) -> str | None:
     """Return the kernel module that brings a key, or None."""
-    for pattern, module in KEY_MODULES:
-        if pattern.match(path):
-            return module
-    return None
+    return next((module for prefix, module in KEY_MODULES.items() if path.startswith(prefix)), None)
+
+
+@lru_cache(maxsize=1)
+def _initial_namespace_pattern() -> re.Pattern[str]:
+    return re.compile(_INITIAL_NAMESPACE_KEYS)
+
+
+def is_of_initial_namespace(path: str) -> bool:
+    """Tell whether a key, though below net/, is one that only a boot's first network namespace can set."""
+    return bool(_initial_namespace_pattern().match(path))
 
 
 def order_of(path: str) -> tuple[int, str]:
@@ -168,11 +198,11 @@ def order_of(path: str) -> tuple[int, str]:
     `ip_forward` rewrites per-interface values (see `follows`), `all` and `default` come before single interfaces, and
     the socket maxima before the TCP vectors that they bound.
     """
-    if path == "net/ipv4/ip_forward":
+    if path in FOR_ALL_INTERFACES:
         return 0, path
-    if re.match(r"net/ipv[46]/conf/all/", path):
+    if path.startswith(("net/ipv4/conf/all/", "net/ipv6/conf/all/")):
         return 1, path
-    if re.match(r"net/ipv[46]/conf/default/", path) or re.match(r"net/core/[rw]mem_max$", path):
+    if path.startswith((_IPV4_DEFAULT, "net/ipv6/conf/default/")) or path in ("net/core/rmem_max", "net/core/wmem_max"):
         return 2, path
     return 3, path
 

@@ -364,6 +364,32 @@ SCENARIOS = [
         {"net.ipv4.conf.default.rp_filter": 1, "net.ipv4.conf.eth0.rp_filter": 0},
         {"net.ipv4.conf.default.rp_filter": ("changed", ""), "net.ipv4.conf.eth0.rp_filter": ("changed", "")},
     ),
+    Scenario(
+        "a key that an earlier run had moved by another",
+        {"net.ipv4.conf.all.accept_redirects": 0},
+        {
+            "net.ipv4.ip_forward": ("changed", "given back: 0"),
+            "net.ipv4.conf.all.accept_redirects": ("changed", ""),
+        },
+        earlier=FORWARDING,
+    ),
+    Scenario(
+        "what forwarding turns off, wished on",
+        {"net.ipv4.conf.all.forwarding": 1, "net.ipv4.conf.all.accept_redirects": 1},
+        {
+            "net.ipv4.conf.all.forwarding": ("changed", ""),
+            "net.ipv4.conf.all.accept_redirects": ("changed", ""),
+        },
+    ),
+    Scenario(
+        "another key that moves what an earlier run had set",
+        FORWARDING,
+        {
+            "net.ipv4.ip_forward": ("changed", ""),
+            "net.ipv4.conf.all.accept_redirects": ("changed", "given back: 1"),
+        },
+        earlier={"net.ipv4.conf.all.accept_redirects": 0},
+    ),
     Scenario("one-way key", {"kernel.yama.ptrace_scope": 2}, {"kernel.yama.ptrace_scope": ("changed", "")}),
     Scenario(
         "one-way key set already: no write",

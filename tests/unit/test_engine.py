@@ -448,6 +448,7 @@ def test_what_is_in_the_file_and_the_ledger(host):
         "boot": FIRST_BOOT,
         "desired": "010",
         "companions": {},
+        "moved": True,
     }
     assert ledger["files"] == {OURS: {"content": None, "meta": None}}
 
@@ -587,6 +588,16 @@ def test_a_value_that_cannot_be_given_back_is_kept_in_mind(host):
 
     assert host.value("vm/swappiness") == "60"
     assert json.loads(host.text(LEDGER))["settings"] == {}
+
+
+@pytest.mark.parametrize(("wished", "later"), [([1, 0], "1"), ([0], "0")])
+def test_interfaces_come_back_once_a_run_has_moved_them_and_only_then(host, wished, later):
+    """ip_forward has its original already: what followed it is given back, if it was we who moved it."""
+    for value in wished:
+        apply(host, {"net.ipv4.ip_forward": value})
+    host.set_key("net/ipv4/conf/eth0.100/forwarding", "0")
+    absent(host)
+    assert host.value("net/ipv4/conf/eth0.100/forwarding") == later
 
 
 def test_what_can_be_given_back_in_part_only_is_not_given_back_at_all(host):

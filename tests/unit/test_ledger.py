@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 text = st.text()  # lone surrogates included: bytes that are no text come as such
 maybe = st.none() | text
 originals = st.builds(
-    Original, value=text, configured=maybe, boot=text, desired=maybe, companions=st.dictionaries(text, text, max_size=2)
+    Original,
+    value=text,
+    configured=maybe,
+    boot=text,
+    desired=maybe,
+    companions=st.dictionaries(text, text, max_size=2),
+    moved=st.booleans(),
 )
 metas = st.builds(Meta, st.integers(0, 0o7777), st.integers(0, 2**32), st.integers(0, 2**32))
 stored_files = st.builds(OriginalFile, content=st.none() | st.binary(), meta=st.none() | metas)

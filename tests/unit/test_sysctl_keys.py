@@ -283,8 +283,8 @@ def test_trap_what_bounds_or_resets_others_comes_first():
     ]
     assert sorted(unordered, key=keys.order_of) == [
         "net/ipv4/ip_forward",
-        "net/ipv4/conf/all/rp_filter",
         "net/ipv6/conf/all/forwarding",
+        "net/ipv4/conf/all/rp_filter",
         "net/core/rmem_max",
         "net/ipv4/conf/default/forwarding",
         "net/ipv4/conf/eth0/forwarding",
