@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -57,3 +61,35 @@ class Kernel:
 def kernel(host: Host) -> Kernel:
     """The sysctl keys of the host under test."""
     return Kernel(host)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of ansible-playbook on one host: what it printed, its document, and the host's rows of it by name."""
+
+    output: str
+    document: dict
+    settings: dict
+    stats: dict
+
+
+@pytest.fixture(scope="module")
+def play(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """Runs a playbook on the host under test alone, and expects an exit code of ansible-playbook."""
+    report = tmp_path_factory.mktemp("report") / "report.json"
+    name = host.backend.get_hostname()
+
+    def run(playbook: Path, variables: dict | None = None, *, check: bool = False, code: int = 0) -> Run:
+        command = ["ansible-playbook", "--inventory", str(MOLECULE / "inventory"), "--limit", name, str(playbook)]
+        command += ["--extra-vars", json.dumps(variables or {})] + (["--check"] if check else [])
+        root = MOLECULE.parent
+        env = {**os.environ, "PRECOG_FLEET_REPORT": str(report), "ANSIBLE_CONFIG": str(root / "ansible.cfg")}
+        done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        document = json.loads(report.read_text()) if report.exists() else {}
+        report.unlink(missing_ok=True)
+        about = document.get("hosts", {}).get(name, {})
+        settings = {row["name"]: row for row in about.get("settings", [])}
+        return Run(done.stdout + done.stderr, document, settings, about.get("stats", {}))
+
+    return run

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 RECORD = HERE.parent / "record.py"
 MACHINE_KEYS = ("vm", "fs", "kernel", "net/core", "net/ipv4")
 RECORDED = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", ".")) / "machine.json"
@@ -50,52 +49,17 @@ def originals(host):
     return Originals(**json.loads(host.file("/var/lib/molecule/originals.json").content_string))
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of ansible-playbook on one host: what it printed, and its row of the report."""
-
-    output: str
-    settings: dict
-    stats: dict
-
-
-def _play(host, report, playbook, variables, check, expect_failure):
-    name = host.backend.get_hostname()
-    done = subprocess.run(
-        ["ansible-playbook", "--inventory", "molecule/inventory", "--limit", name]
-        + ["--extra-vars", json.dumps(variables or {})]
-        + (["--check"] if check else [])
-        + [str(HERE / playbook)],
-        cwd=ROOT,
-        env={**os.environ, "PRECOG_FLEET_REPORT": str(report), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode != 0) == expect_failure, done.stdout + done.stderr
-    about = json.loads(report.read_text())["hosts"].get(name, {}) if report.exists() else {}
-    report.unlink(missing_ok=True)
-    settings = {row["name"]: row for row in about.get("settings", [])}
-    return Run(done.stdout + done.stderr, settings, about.get("stats", {}))
-
-
 @pytest.fixture(scope="module")
-def report_file(tmp_path_factory):
-    """Where a run leaves its report."""
-    return tmp_path_factory.mktemp("report") / "report.json"
-
-
-@pytest.fixture(scope="module")
-def converge(host, report_file):
+def converge(play):
     """Run the role on the host, with variables of its own if wanted."""
 
     def run(variables=None, *, check=False, expect_failure=False):
-        return _play(host, report_file, "converge.yml", variables, check, expect_failure)
+        return play(HERE / "converge.yml", variables, check=check, code=2 if expect_failure else 0)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def roll_back(host, report_file):
+def roll_back(play):
     """Run the role's rollback on the host."""
-    return lambda: _play(host, report_file, "rollback.yml", {}, False, False)
+    return lambda: play(HERE / "rollback.yml")

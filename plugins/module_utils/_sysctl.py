@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _kernel, _profiles
-from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_files as files
+from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_files as loading
 from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_keys as keys
 from ansible_collections.precog.fleet.plugins.module_utils._engine import Change
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
@@ -122,7 +122,7 @@ class State(NamedTuple):
 
     kernel: _kernel.Kernel
     keys: Mapping[str, KeyState]
-    fragments: Sequence[files.Fragment]
+    fragments: Sequence[loading.Fragment]
     own_lines: Mapping[str, str]
     originals: Mapping[str, Original]
     boot: str
@@ -182,7 +182,7 @@ class Sysctl(engine.Subsystem):
         self._path = path
         self._memory = memory
         self._apply_shared = apply_shared
-        self._fragments: Sequence[files.Fragment] = ()
+        self._fragments: Sequence[loading.Fragment] = ()
         self._plan = Plan([], {}, {})
         self._ours: set[str] = set()
 
@@ -218,13 +218,13 @@ class Sysctl(engine.Subsystem):
         modules = {name: "" if kernel.container else _find_module(host, name, load=load) for name in sorted(needed)}
         coupled = [other for path in wanted for other in _coupled(host, path)]
         found = {path: _read_key(host, path) for path in {*wanted, *coupled}}
-        fragments = files.read_fragments(host)
+        fragments = loading.read_fragments(host)
         own = next((fragment.text or "" for fragment in fragments if fragment.path == self.owner), "")
         return State(
             kernel=kernel,
             keys=found,
             fragments=fragments,
-            own_lines={path: value for _line, path, value in files.parse(own) if value is not None},
+            own_lines={path: value for _line, path, value in loading.parse(own) if value is not None},
             originals=originals,
             boot=host.boot_id(),
             nearest={path: _nearest(host, path) for path in wanted if not found[path].exists},
@@ -277,18 +277,18 @@ class Sysctl(engine.Subsystem):
                 managed[path] = None
         return managed
 
-    def settle(self, changes: Sequence[Change], managed: engine.Files) -> None:
+    def settle(self, changes: Sequence[Change], files: engine.Files) -> None:
         """See Subsystem.settle."""
-        content = managed.get(self.owner)
+        content = files.get(self.owner)
         text = None if content is None else content.decode("utf-8", "surrogateescape")
-        fragments = files.with_fragment(self._fragments, self.owner, text)
-        boots = [files.Boot(fragments, loader) for loader in files.LOADERS]
+        fragments = loading.with_fragment(self._fragments, self.owner, text)
+        boots = [loading.Boot(fragments, loader) for loader in loading.LOADERS]
         for change in changes:
             if change.status != engine.UNKNOWN and not change.malformed:
                 _settle(change, boots)
 
 
-def _settle(change: Change, boots: Sequence[files.Boot]) -> None:
+def _settle(change: Change, boots: Sequence[loading.Boot]) -> None:
     """Say what the next boot gives one key, and where another file than ours decides otherwise."""
     path = keys.path_of(change.name)
     deciding = [boot.deciding(path) for boot in boots]
@@ -379,7 +379,7 @@ def _find_module(host: Host, name: str, *, load: bool) -> str:
 
 def make_plan(state: State, request: Request, *, owner: str, apply_shared: bool) -> Plan:
     """Return what to do. Pure."""
-    rest = files.Boot(files.with_fragment(state.fragments, owner, None), files.SYSTEMD)
+    rest = loading.Boot(loading.with_fragment(state.fragments, owner, None), loading.SYSTEMD)
     wanted = [
         _plan_key(state, path, request.desired[path], rest, apply_shared=apply_shared) for path in request.desired
     ]
@@ -392,7 +392,7 @@ def make_plan(state: State, request: Request, *, owner: str, apply_shared: bool)
     _follow(ordered)
     unknown = [_plan_removed(state, path) for path in sorted((request.removed - managed) & set(state.nearest))]
     changes = [*ordered, *(change for change in unknown if change is not None)]
-    boot = files.Boot(state.fragments, files.SYSTEMD)
+    boot = loading.Boot(state.fragments, loading.SYSTEMD)
     for change in changes:
         line = boot.line_for(keys.path_of(change.name))
         change.persisted_before = line.value if line is not None else None
@@ -429,7 +429,7 @@ def _plan_removed(state: State, path: str) -> Change | None:
     return change
 
 
-def _plan_key(state: State, path: str, desired: str, rest: files.Boot, *, apply_shared: bool) -> Change:
+def _plan_key(state: State, path: str, desired: str, rest: loading.Boot, *, apply_shared: bool) -> Change:
     found = state.keys[path]
     known = state.note(path)
     change = Change(name=keys.name_of(path), desired=desired, target=keys.canonical(path, desired), before=found.value)
@@ -511,7 +511,7 @@ def _modules_to_keep(state: State, values: Mapping[str, str | None]) -> dict[str
     return {name: module for name, module in modules.items() if module is not None}
 
 
-def _original(state: State, path: str, rest: files.Boot) -> Original | None:
+def _original(state: State, path: str, rest: loading.Boot) -> Original | None:
     """Return what the ledger has to note before a key's first change, or None if it has it."""
     found = state.keys[path]
     if state.note(path) is not None or found.value is None:
@@ -540,7 +540,7 @@ def _before_leaders(state: State, path: str) -> str | None:
     return None
 
 
-def _plan_release(state: State, path: str, rest: files.Boot, successor: tuple[str, str] | None) -> Change:
+def _plan_release(state: State, path: str, rest: loading.Boot, successor: tuple[str, str] | None) -> Change:
     """Give a key back that is no longer wanted.
 
     :param successor: the key that sets the same thing from now on, and its value, or None.
