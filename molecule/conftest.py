@@ -46,6 +46,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.ssh_extra_args = f"-o ControlMaster=auto -o ControlPersist=5s -o ControlPath={folder}/%C"
 
 
+def scenario_folder() -> Path:
+    """The folder of the scenario that is being verified."""
+    return MOLECULE / os.environ["MOLECULE_SCENARIO_NAME"]
+
+
 class Kernel:
     """A host's sysctl keys, as the kernel itself shows them."""
 
@@ -91,5 +96,25 @@ def play(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
         about = document.get("hosts", {}).get(name, {})
         settings = {row["name"]: row for row in about.get("settings", [])}
         return Run(done.stdout + done.stderr, document, settings, about.get("stats", {}))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def converge(play: Callable[..., Run]) -> Callable[..., Run]:
+    """Runs the scenario's role on the host, with variables of its own if wanted."""
+
+    def run(variables: dict | None = None, *, check: bool = False, expect_failure: bool = False) -> Run:
+        return play(scenario_folder() / "converge.yml", variables, check=check, code=2 if expect_failure else 0)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def roll_back(play: Callable[..., Run]) -> Callable[..., Run]:
+    """Runs the scenario's rollback on the host."""
+
+    def run(*, check: bool = False) -> Run:
+        return play(scenario_folder() / "rollback.yml", check=check)
 
     return run

@@ -47,19 +47,3 @@ class Originals:
 def originals(host):
     """What prepare.yml recorded on the host."""
     return Originals(**json.loads(host.file("/var/lib/molecule/originals.json").content_string))
-
-
-@pytest.fixture(scope="module")
-def converge(play):
-    """Run the role on the host, with variables of its own if wanted."""
-
-    def run(variables=None, *, check=False, expect_failure=False):
-        return play(HERE / "converge.yml", variables, check=check, code=2 if expect_failure else 0)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def roll_back(play):
-    """Run the role's rollback on the host."""
-    return lambda: play(HERE / "rollback.yml")

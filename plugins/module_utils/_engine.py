@@ -121,6 +121,9 @@ class Subsystem(ABC):
     pending = False
     """Whether programs have yet to be told of files that an earlier run put into place; known after `plan`."""
 
+    warnings: Sequence[str] = ()
+    """What an operator has to know beside the rows; known after `plan`."""
+
     @abstractmethod
     def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
         """Read the host and return a change for every setting concerned, in the order of writing."""
@@ -291,13 +294,13 @@ class Job:
 
     @property
     def changed(self) -> bool:
-        """Whether anything is to be written."""
-        return bool(self.files_changed) or any(change.writes for change in self.changes)
+        """Whether anything is to be written, or a program to be told of what an earlier run wrote."""
+        return self.subsystem.pending or bool(self.files_changed) or any(change.writes for change in self.changes)
 
     def is_settled(self, ledger: Ledger) -> bool:
         """Tell whether nothing is to be written, on the host or in the ledger."""
         originals = ledger.of(self.subsystem.owner)
-        if self.changed or self.subsystem.pending:
+        if self.changed:
             return False
         return all(_is_settled(change, originals.get(change.name)) for change in self.changes)
 

@@ -145,12 +145,9 @@ psutil:
   type: dict
 """
 
-import os
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils import _psutil
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils import _module, _psutil
+from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._kernel_tuning import ARGUMENTS, subsystems
 
 
@@ -158,20 +155,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
     facts = _psutil.facts(["virtual_memory", "swap_memory", "net_io"])
-    try:
-        if os.geteuid() != 0:
-            raise HostError("root is needed to set kernel values: run with become: true")
-        report = engine.run(Host(), subsystems(module.params, facts), check_mode=module.check_mode)
-    except HostError as error:
-        module.fail_json(msg=str(error), settings=[], psutil=facts)
-    result = {**report.result(), "psutil": facts}
-    failures = report.failures(on_unsupported=module.params["on_unsupported"])
-    for change in report.changes:
-        if change.verdict == engine.OVERRIDDEN:
-            module.warn(f"{change.name}: {change.overridden_by}")
-    if failures:
-        module.fail_json(msg=engine.explain_failures(failures), **result)
-    module.exit_json(**result)
+    _module.tune(module, Host(), lambda: subsystems(module.params, facts), lambda _changed: facts)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def test_without_root_the_remedy_is_told():
     )
     told = json.loads(done.stdout)
     assert told["failed"]
-    assert told["msg"] == "root is needed to set kernel values: run with become: true"
+    assert told["msg"] == "root is needed to see and set all of this: run with become: true"
 
 
 def test_the_made_up_host_is_a_host():

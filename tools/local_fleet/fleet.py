@@ -195,7 +195,8 @@ class Fleet:
                     raise FleetError(
                         Problem(
                             f"{host.name}: the container ended, or made no SSH host key: {failure}",
-                            f"See what it printed: {self._engine.facts.name} logs {host.container}",
+                            f"See what it printed: {self._engine.facts.name} logs {host.container}. If it is nothing "
+                            "and many containers run: each systemd takes about four of fs.inotify.max_user_instances.",
                         )
                     ) from None
             else:

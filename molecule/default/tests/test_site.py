@@ -1,13 +1,61 @@
-"""After site.yml: the hosts run the guide's values, and say so at the next boot too."""
+"""After site.yml: the hosts are as the inventory wants them, the audit says so, and all of it can be taken back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+
+ROOT = Path(__file__).resolve().parents[3]
+AUDIT = ROOT / "playbooks/audit.yml"
+SITE = ROOT / "site.yml"
+ROLLBACK = ROOT / "playbooks/rollback.yml"
+FILE = "/etc/sysctl.d/99-zz-precog-fleet.conf"
+READ = "net.ipv4.tcp_rmem"
+WANTED = "4096 65536 134217728"
+SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text())
 
 
 def test_values_run(kernel):
-    assert kernel["net.ipv4.tcp_rmem"] == "4096 65536 134217728"
+    assert kernel[READ] == WANTED
 
 
 def test_values_are_kept(host):
-    assert host.file("/etc/sysctl.d/99-zz-precog-fleet.conf").contains("net.ipv4.tcp_rmem")
+    assert host.file(FILE).contains(READ)
 
 
 def test_psutil_is_there(host):
     assert host.package("python3-psutil").is_installed
+
+
+def test_a_second_run_has_nothing_to_do(play):
+    run = play(SITE)
+    assert run.stats["changed"] == 0
+    assert run.stats["skipped"] > 0
+    jsonschema.validate(run.document, SCHEMA)
+
+
+def test_the_audit_of_a_tuned_host_is_clean(play):
+    run = play(AUDIT)
+    assert {row["status"] for row in run.settings.values()} == {"ok", "unsupported"}
+    assert {row["part"] for row in run.settings.values()} == {"kernel_tuning", "limits", "cpu_governor", "swap"}
+    jsonschema.validate(run.document, SCHEMA)
+
+
+def test_a_host_that_can_not_be_looked_at_is_no_drift(host, play):
+    ledger = "/var/lib/precog-fleet/ledger.json"
+    host.check_output("cp -p %s %s.kept && echo '{' > %s", ledger, ledger, ledger)
+    try:
+        assert "is damaged" in play(AUDIT, code=4).output
+    finally:
+        host.check_output("mv %s.kept %s", ledger, ledger)
+
+
+def test_rollback_and_tuning_again(host, kernel, play):
+    play(ROLLBACK)
+    assert not host.file(FILE).exists
+    assert kernel[READ] != WANTED
+    assert play(ROLLBACK).stats["changed"] == 0
+    play(SITE)
+    assert kernel[READ] == WANTED

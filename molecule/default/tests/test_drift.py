@@ -1,0 +1,44 @@
+"""Somebody moves what site.yml has set: the audit tells what and where, changes nothing, and site.yml repairs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+AUDIT = ROOT / "playbooks/audit.yml"
+SITE = ROOT / "site.yml"
+FILE = "/etc/sysctl.d/99-zz-precog-fleet.conf"
+READ, WRITE = "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"
+WANTED = "4096 65536 134217728"
+SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def audit_of_a_moved_host(host, play):
+    """The audit after somebody moved one key at run time and one on disk; then site.yml repairs."""
+    host.check_output("sysctl -w %s='4096 5000 6000'", READ)
+    host.check_output("sed -i 's/^%s = .*/%s = 4096 1 2/' %s", WRITE, WRITE, FILE)
+    yield play(AUDIT, code=2)
+    assert play(SITE).stats["changed"] == 1
+
+
+def test_the_audit_tells_drift_at_run_time_from_drift_on_disk(audit_of_a_moved_host):
+    found = audit_of_a_moved_host.settings
+    assert (found[READ]["status"], found[READ]["where"], found[READ]["before"]) == (
+        "drifted",
+        "run time",
+        "4096 5000 6000",
+    )
+    assert (found[WRITE]["status"], found[WRITE]["where"]) == ("drifted", "disk")
+    assert found[WRITE]["persisted_before"] == "4096 1 2"
+    jsonschema.validate(audit_of_a_moved_host.document, SCHEMA)
+
+
+def test_the_audit_changes_nothing(audit_of_a_moved_host, host, kernel):
+    assert audit_of_a_moved_host.stats["changed"] == 0
+    assert kernel[READ] == "4096 5000 6000"
+    assert host.file(FILE).contains("4096 1 2")

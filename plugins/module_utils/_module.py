@@ -1,0 +1,50 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the tuning modules share: one run of the engine, told to Ansible."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ansible.module_utils.basic import AnsibleModule
+    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+
+
+def tune(
+    module: AnsibleModule,
+    host: Host,
+    make: Callable[[], Sequence[engine.Subsystem]],
+    facts: Callable[[bool], Mapping[str, Any]],
+) -> None:
+    """Bring what the module's arguments say into place, and end the module with the report.
+
+    :param make: returns the subsystems that the arguments stand for.
+    :param facts: returns what the report tells of psutil; it is told whether the run changed anything.
+    """
+    try:
+        if os.geteuid() != 0:
+            raise HostError("root is needed to see and set all of this: run with become: true")
+        subsystems = make()
+        report = engine.run(host, subsystems, check_mode=module.check_mode)
+    except HostError as error:
+        module.fail_json(msg=str(error), settings=[], psutil=facts(False))
+    result = {**report.result(), "psutil": facts(report.changed and not module.check_mode)}
+    for warning in _warnings(subsystems, report):
+        module.warn(warning)
+    failures = report.failures(on_unsupported=module.params.get("on_unsupported", "report"))
+    if failures:
+        module.fail_json(msg=engine.explain_failures(failures), **result)
+    module.exit_json(**result)
+
+
+def _warnings(subsystems: Sequence[engine.Subsystem], report: engine.Report) -> list[str]:
+    overridden = [change for change in report.changes if change.verdict == engine.OVERRIDDEN]
+    told = [warning for subsystem in subsystems for warning in subsystem.warnings]
+    return told + [f"{change.name}: {change.overridden_by}" for change in overridden]
