@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from bench import figures, fleet, target
-from bench.contestants import OURS, PING, PYINFRA, STOCK, Contestant
+from bench.contestants import AUDIT, FIRST, OURS, PING, PYINFRA, ROLES, STOCK, STOCK_ROLES, Contestant
 from bench.figures import Target
 from bench.keys import SYSCTL
 from bench.lineup import lineup
@@ -27,6 +27,14 @@ from bench.process import BenchError, run
 
 INTERRUPTED = 130
 LIMITS = {PING: 1.5, STOCK: 0.25}
+# Of all tuning roles, more than 30 settings: who, compared with whom, at most.
+TUNING_LIMITS = (
+    (ROLES, PING, 3.0),
+    (ROLES, STOCK_ROLES, 0.25),
+    (FIRST, PING, 1.3),
+    (FIRST, PYINFRA, 1.0),
+    (AUDIT, PING, 1.15),
+)
 MODULE_LIMIT = 1.25
 PACKAGES = ("ansible-core", "ansible", "pyinfra")
 
@@ -133,10 +141,14 @@ def describe_machine(*, cold: bool) -> dict[str, Any]:
 def targets(rounds: Mapping[str, Sequence[float]], modules: Mapping[str, target.Times]) -> list[Target]:
     """Return the figures to reach, with what was measured."""
     own = {host: times.seconds for host, times in modules.items()}
+    tuning = [
+        Target(f"{name}, to {base}", figures.ratio(rounds, name, base), limit) for name, base, limit in TUNING_LIMITS
+    ]
     return [
         Target("no-change run, to a ping task", figures.ratio(rounds, OURS, PING), LIMITS[PING]),
         Target("no-change run, to the stock loop", figures.ratio(rounds, OURS, STOCK), LIMITS[STOCK]),
         Target("module's own time, to ping's (worst host)", figures.worst_ratio(own, OURS, PING), MODULE_LIMIT),
+        *tuning,
     ]
 
 

@@ -20,6 +20,7 @@ def lineup(keys: Mapping[str, str], fleet: Mapping[str, Mapping[str, str]], inve
     :param inventory: how Ansible does.
     """
     hosts = sorted(fleet)
+    limits = sum(len(items) for items in contestants.LIMITS.values())
     return [
         _ansible(contestants.PING, contestants.ping_play(), inventory, hosts),
         _ansible(contestants.OURS, contestants.our_play(keys), inventory, hosts),
@@ -30,14 +31,23 @@ def lineup(keys: Mapping[str, str], fleet: Mapping[str, Mapping[str, str]], inve
             argv=("pyinfra", "-y", "{work}/inventory.py", DEPLOY),
             objection=partial(contestants.pyinfra_objection, operations=len(keys) * len(hosts)),
         ),
+        # The roles before the audit, which then finds nothing.
+        _ansible(contestants.ROLES, contestants.roles_play(keys), inventory, hosts),
+        _ansible(contestants.AUDIT, contestants.audit_play(keys), inventory, hosts),
+        _ansible(contestants.FIRST, contestants.audit_first_play(keys), inventory, hosts, skips=True),
+        _ansible(
+            contestants.STOCK_ROLES, contestants.stock_roles_play(keys), inventory, hosts, items=len(keys) + limits
+        ),
     ]
 
 
-def _ansible(name: str, play: Any, inventory: str, hosts: Sequence[str], *, items: int = 0) -> Contestant:
+def _ansible(
+    name: str, play: Any, inventory: str, hosts: Sequence[str], *, items: int = 0, skips: bool = False
+) -> Contestant:
     file = f"{name.replace(' ', '-')}.yml"
     return Contestant(
         name=name,
         files={file: json.dumps(play, indent=1)},  # JSON is YAML
         argv=("ansible-playbook", "-i", inventory, f"{{work}}/{file}"),
-        objection=partial(contestants.ansible_objection, hosts=hosts, items=items),
+        objection=partial(contestants.ansible_objection, hosts=hosts, items=items, skips=skips),
     )

@@ -19,7 +19,7 @@ die() { printf 'Error: %s\n' "$*" >&2; exit 1; }
 ensure_packages() {
     local missing=() package
     if ! command -v dpkg-query >/dev/null; then
-        die "this system is not Debian. Install the equivalents of: $* (docs/install.md), or run on Debian 12 or 13."
+        die "this system is not Debian. Install the equivalents of: $*; or run on Debian 12 or 13."
     fi
     for package in "$@"; do
         [[ $(dpkg-query -W -f='${Status}' "$package" 2>/dev/null) == *' installed' ]] || missing+=("$package")

@@ -81,10 +81,10 @@ class Run:
 @pytest.fixture(scope="module")
 def play(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """Runs a playbook on the host under test alone, and expects an exit code of ansible-playbook."""
-    report = tmp_path_factory.mktemp("report") / "report.json"
     name = host.backend.get_hostname()
 
     def run(playbook: Path, variables: dict | None = None, *, check: bool = False, code: int = 0) -> Run:
+        report = tmp_path_factory.mktemp("report") / "report.json"
         command = ["ansible-playbook", "--inventory", str(MOLECULE / "inventory"), "--limit", name, str(playbook)]
         command += ["--extra-vars", json.dumps(variables or {})] + (["--check"] if check else [])
         root = MOLECULE.parent
@@ -92,7 +92,6 @@ def play(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
         done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stdout + done.stderr
         document = json.loads(report.read_text()) if report.exists() else {}
-        report.unlink(missing_ok=True)
         about = document.get("hosts", {}).get(name, {})
         settings = {row["name"]: row for row in about.get("settings", [])}
         return Run(done.stdout + done.stderr, document, settings, about.get("stats", {}))

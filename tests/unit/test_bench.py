@@ -90,7 +90,16 @@ def test_contestants_differ_in_their_tasks_only():
 
 def test_lineup():
     found = lineup(SYSCTL, {"a": {"ssh_config_file": "/c"}, "b": {}}, "hosts.yml")
-    assert [one.name for one in found] == ["ping", "kernel_tuning", "stock loop", "pyinfra"]
+    assert [one.name for one in found] == [
+        "ping",
+        "kernel_tuning",
+        "stock loop",
+        "pyinfra",
+        "tuning roles",
+        "audit",
+        "audit first",
+        "stock tuning",
+    ]
     assert found[2].command("/w") == ["ansible-playbook", "-i", "hosts.yml", "/w/stock-loop.yml"]
     assert "('b'," in found[3].files["inventory.py"]
 
@@ -99,3 +108,15 @@ def test_keys():
     assert len(SYSCTL) == 24
     assert list(SYSCTL) == sorted(SYSCTL)
     assert all(key.startswith("net.ipv4.") and value == " ".join(value.split()) for key, value in SYSCTL.items())
+
+
+def test_a_skipped_task_is_no_objection_only_where_roles_may_be_left_out():
+    output = BOTH.replace("skipped=0", "skipped=4")
+    assert contestants.ansible_objection(output, HOSTS, skips=True) == ""
+    assert contestants.ansible_objection(output, HOSTS) == "a: ok=1 skipped=4"
+    assert contestants.ansible_objection(output.replace("changed=0", "changed=1"), HOSTS, skips=True) != ""
+
+
+def test_all_tuning_roles_have_thirty_settings_and_more():
+    limits = sum(len(items) for items in contestants.LIMITS.values())
+    assert len(SYSCTL) + limits + len(contestants.tuning_variables(SYSCTL)["limits_systemd"]) > 30

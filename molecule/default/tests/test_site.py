@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jsonschema
@@ -50,6 +51,16 @@ def test_a_host_that_can_not_be_looked_at_is_no_drift(host, play):
         assert "is damaged" in play(AUDIT, code=4).output
     finally:
         host.check_output("mv %s.kept %s", ledger, ledger)
+
+
+def test_an_audit_without_root_could_not_look(play):
+    assert "run with become: true" in play(AUDIT, {"ansible_become": False}, code=4).output
+
+
+def test_two_audits_at_once_do_not_mind_each_other(play):
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(play, [AUDIT, AUDIT])
+    assert first.settings == second.settings
 
 
 def test_rollback_and_tuning_again(host, kernel, play):
