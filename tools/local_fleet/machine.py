@@ -52,7 +52,7 @@ def _forwarding() -> dict[str, str]:
 
 
 def _interfaces() -> list[str]:
-    return sorted(os.listdir(_NET))  # noqa: PTH208 - names are all we need
+    return sorted(path.name for path in _NET.iterdir())
 
 
 def _boot_id() -> str:
