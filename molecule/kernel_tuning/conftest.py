@@ -1,4 +1,4 @@
-"""What the checks of this scenario compare with, and how they run the role."""
+"""What the checks of this scenario compare with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the checks of this scenario log in, look at processes, and run the role."""
+"""How the checks of this scenario log in and look at processes."""
 
 from __future__ import annotations
 
