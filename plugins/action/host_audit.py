@@ -1,12 +1,23 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Runs host_audit, and tells drift from failure to look by ansible-playbook's own exit codes."""
+"""Checks what host_audit is given, runs it on the host, and tells drift from failure to look by the exit code."""
 
 from __future__ import annotations
 
+import base64
+import io
+import zipfile
+from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
+
+CODE = Path(__file__).parents[1] / "module_utils"
+# By either Ansible takes a result for a failure of the task.
+FAILURE = {"failed", "exception"}
+PACKAGE = "ansible_collections.precog.fleet.plugins.module_utils"
 
 
 class ActionModule(ActionBase):
@@ -20,8 +31,50 @@ class ActionModule(ActionBase):
         :returns: its result; with `unreachable` where it says nothing of the host's state.
         """
         super().run(tmp, task_vars)
-        result = self._execute_module(module_name="precog.fleet.host_audit", task_vars=task_vars)
+        try:
+            arguments = check(self._task.args)
+        except ValueError as error:
+            return {"unreachable": True, "msg": str(error), "settings": [], "unclean": []}
+        result = self._execute_module(
+            module_name="precog.fleet.host_audit",
+            module_args={**arguments, "code": archive().decode()},
+            task_vars=task_vars,
+        )
         if result.get("failed") and (result.get("errors") or not result.get("unclean")):
-            del result["failed"]
-            result["unreachable"] = True
+            return {**{key: result[key] for key in result.keys() - FAILURE}, "unreachable": True}
         return result
+
+
+def check(given: dict[str, Any]) -> dict[str, Any]:
+    """Return `fail_on_drift`, and as `parts` the arguments of each part with defaults, as its own module takes them.
+
+    :raises ValueError: they are not as they should be; says which, and why.
+    """
+    arguments = validated(given, _arguments.AUDIT)
+    wanted = {part: arguments[part] for part in _arguments.PARTS if arguments[part] is not None}
+    parts = {part: validated(params, _arguments.PARTS[part], f"{part}: ") for part, params in wanted.items()}
+    return {"fail_on_drift": arguments["fail_on_drift"], "parts": parts}
+
+
+def validated(given: dict[str, Any], specification: _arguments.Arguments, place: str = "") -> dict[str, Any]:
+    """Return arguments with their defaults and of their types.
+
+    :param place: where they stand, for the error.
+    :raises ValueError: one is not as the specification has it.
+    """
+    checked = ArgumentSpecValidator(specification).validate(given)
+    if checked.error_messages:
+        raise ValueError(place + "; ".join(checked.error_messages))
+    return dict(checked.validated_parameters)
+
+
+def archive() -> bytes:
+    """Return the collection's code for hosts: a ZIP file that Python can import from, in base64."""
+    packages = PACKAGE.split(".")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for depth in range(1, len(packages) + 1):
+            file.writestr("/".join([*packages[:depth], "__init__.py"]), "")
+        for path in sorted(CODE.glob("_[a-z]*.py")):
+            file.writestr("/".join([*packages, path.name]), path.read_bytes())
+    return base64.b64encode(buffer.getvalue())

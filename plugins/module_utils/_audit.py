@@ -4,41 +4,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import (
-    _cpufreq,
-    _kernel_tuning,
-    _limits,
-    _swap,
-)
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils import _psutil
+from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-
 SCHEMA = 1
 RUN_TIME = "run time"
 DISK = "disk"
+FACTS = ("virtual_memory", "swap_memory", "net_io")
 
 
-class Part(NamedTuple):
-    """What one role tunes: the arguments of its module, and what makes its subsystems of them and of psutil's facts."""
+def subsystems(part: str, params: Any, facts: Mapping[str, Any]) -> list[engine.Subsystem]:
+    """Return what a role tunes, by the role's name; the code of the others is not even loaded.
 
-    arguments: Mapping[str, Any]
-    subsystems: Callable[[Any, Any], list[engine.Subsystem]]
+    :param params: the checked arguments of its module.
+    :param facts: of psutil.
+    :raises HostError: an argument makes no sense.
+    """
+    if part == "kernel_tuning":
+        from ansible_collections.precog.fleet.plugins.module_utils import _kernel_tuning
 
+        return _kernel_tuning.subsystems(params, facts)
+    if part == "limits":
+        from ansible_collections.precog.fleet.plugins.module_utils import _limits
 
-# In the order of site.yml, by the name of the role.
-PARTS = {
-    "kernel_tuning": Part(_kernel_tuning.ARGUMENTS, _kernel_tuning.subsystems),
-    "limits": Part(_limits.ARGUMENTS, lambda params, _facts: _limits.subsystems(params)),
-    "cpu_governor": Part(_cpufreq.ARGUMENTS, lambda params, _facts: [_cpufreq.subsystem(params)]),
-    "swap": Part(_swap.ARGUMENTS, lambda params, _facts: [_swap.subsystem(params)]),
-}
+        return _limits.subsystems(params)
+    if part == "cpu_governor":
+        from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq
+
+        return [_cpufreq.subsystem(params)]
+    from ansible_collections.precog.fleet.plugins.module_utils import _swap
+
+    return [_swap.subsystem(params)]
 
 
 class Finding(NamedTuple):
@@ -63,14 +66,14 @@ class Finding(NamedTuple):
 def look(host: Host, name: str, params: Mapping[str, Any], facts: Mapping[str, Any]) -> Finding:
     """Plan one part, and tell what its role would do."""
     try:
-        subsystems = PARTS[name].subsystems(params, facts)
-        report = engine.run(host, subsystems, check_mode=True)
+        planned = subsystems(name, params, facts)
+        report = engine.run(host, planned, check_mode=True)
     except HostError as error:
         return Finding([], str(error))
     rows = [_row(name, change) for change in report.changes]
     if report.changed and not any(row["where"] for row in rows):
         rows += [_file_row(name, shown["after_header"]) for shown in report.diff]
-    return Finding(rows, "", tuple(warning for subsystem in subsystems for warning in subsystem.warnings))
+    return Finding(rows, "", tuple(warning for subsystem in planned for warning in subsystem.warnings))
 
 
 def _row(part: str, change: engine.Change) -> dict[str, Any]:
@@ -86,6 +89,29 @@ def _file_row(part: str, path: str) -> dict[str, Any]:
     """A managed file that says the same in other words: somebody edited it."""
     change = engine.Change(name=path, status=engine.DRIFTED, reason="the managed file was edited")
     return {"part": part, **change.row(), "where": DISK}
+
+
+def run(parts: Mapping[str, Mapping[str, Any]], *, fail_on_drift: bool) -> dict[str, Any]:
+    """Look at this host, and return what the module returns.
+
+    :param parts: the checked arguments of each part to look at, by the role's name.
+    """
+    if os.geteuid() != 0:
+        return failure("root is needed to see all of a host: run with become: true")
+    facts, host = _psutil.facts(FACTS), Host()
+    findings = {name: look(host, name, params, facts) for name, params in parts.items()}
+    warnings = [warning for finding in findings.values() for warning in finding.warnings]
+    told_of = {**result(findings), "psutil": facts, "warnings": warnings}
+    if told_of["errors"]:
+        return {**told_of, "failed": True, "msg": "; ".join(dict.fromkeys(told_of["errors"].values()))}
+    if told_of["unclean"] and fail_on_drift:
+        return {**told_of, "failed": True, "msg": told(told_of["settings"])}
+    return told_of
+
+
+def failure(reason: str) -> dict[str, Any]:
+    """Return the result of an audit that could not look."""
+    return {"failed": True, "changed": False, "msg": reason, "settings": [], "unclean": []}
 
 
 def result(findings: Mapping[str, Finding]) -> dict[str, Any]:

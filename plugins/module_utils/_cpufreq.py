@@ -51,17 +51,6 @@ ACTIVE_DRIVERS = ("intel_pstate", "amd-pstate-epp", "amd_pstate_epp")
 # These set values once at boot, before our unit; the others do so again on events or by a timer.
 ONCE_AT_BOOT = ("cpufrequtils", "cpupower", "sapconf", "saptune")
 
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "governor": {"type": "str", "default": PERFORMANCE},
-    PREFERENCE: {"type": "str", "default": UNMANAGED},
-    LOWER: {"type": "int"},
-    UPPER: {"type": "int"},
-    BOOST: {"type": "str", "choices": [UNMANAGED, ENABLED, DISABLED], "default": UNMANAGED},
-    "required": {"type": "bool", "default": False},
-    "shared_kernel": {"type": "str", "choices": ["leave", "apply"], "default": "leave"},
-}
-
 REMEDY = (
     "on metal enable P-states in the firmware or load the driver (modprobe acpi-cpufreq), in a virtual machine tune "
     "the machine underneath"

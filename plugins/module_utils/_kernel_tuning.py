@@ -5,30 +5,21 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _profiles
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._sysctl import Sysctl
-from ansible_collections.precog.fleet.plugins.module_utils._thp import MODES, TransparentHugePages
+from ansible_collections.precog.fleet.plugins.module_utils._thp import TransparentHugePages
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 UNMANAGED = "unmanaged"
 
-ARGUMENTS = {
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "profile": {"type": "str", "choices": list(_profiles.NAMES), "default": _profiles.GUIDE},
-    "parameters": {"type": "dict", "default": {}},
-    "bandwidth_mbit": {"type": "int", "default": _profiles.DEFAULT_PATH.bandwidth},
-    "round_trip_ms": {"type": "int", "default": _profiles.DEFAULT_PATH.round_trip},
-    "transparent_hugepage": {"type": "str", "choices": [UNMANAGED, *MODES], "default": UNMANAGED},
-    "name": {"type": "str", "default": "99-zz-precog-fleet"},
-    "on_unsupported": {"type": "str", "choices": ["report", "fail"], "default": "report"},
-    "shared_kernel": {"type": "str", "choices": ["leave", "apply"], "default": "leave"},
-}
 
-
-def subsystems(params: dict[str, Any], facts: dict[str, Any]) -> list[engine.Subsystem]:
+def subsystems(params: dict[str, Any], facts: Mapping[str, Any]) -> list[engine.Subsystem]:
     """Return what one call brings into place, in order: the keys, then huge pages.
 
     :param params: the module's parameters.

@@ -18,11 +18,9 @@ from ansible_collections.precog.fleet.plugins.module_utils._host import HostErro
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
 from ansible_collections.precog.fleet.plugins.module_utils._limits_request import (
     DEFAULT,
-    GUIDE,
     LOGIN,
     MANAGER_FILE,
     NAME,
-    NONE,
     PAM_FILE,
     UNIT,
     UNIT_ROOT,
@@ -41,15 +39,6 @@ if TYPE_CHECKING:
     from ansible_collections.precog.fleet.plugins.module_utils._limits_state import State
 
 NOBODY_SAYS = "-"
-
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "profile": {"type": "str", "choices": [GUIDE, NONE], "default": GUIDE},
-    "parameters": {"type": "dict", "default": {}},
-    "systemd": {"type": "dict", "default": {}},
-    "services": {"type": "dict", "default": {}},
-    "on_unsupported": {"type": "str", "choices": ["report", "fail"], "default": "report"},
-}
 
 
 class Limits(engine.Subsystem):

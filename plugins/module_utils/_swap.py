@@ -33,25 +33,14 @@ if TYPE_CHECKING:
 OFF = "off"
 ON = "on"
 UNTOUCHED = "untouched"
-MODES = (OFF, ON, UNTOUCHED)
 SETTING = "swap"
 PREFIX = f"{SETTING}:"
 SWAPS = "/proc/swaps"
 MEMORY = "/proc/meminfo"
-# What the kernel's own reserves, a login and one more process of a miner take; below it, swapoff is in danger itself.
-RESERVE_MB = 512
 ZRAM = re.compile(r"/dev/zram\d+")
 START_ATTEMPTS = 25
 START_PAUSE = 0.2  # seconds
 MASK = b""  # systemd takes an empty file for a masked unit, as it does a link to /dev/null
-
-ARGUMENTS = {
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "mode": {"type": "str", "choices": list(MODES), "default": OFF},
-    "memory_reserve_mb": {"type": "int", "default": RESERVE_MB},
-    "on_unsupported": {"type": "str", "choices": ["report", "fail"], "default": "report"},
-    "shared_kernel": {"type": "str", "choices": ["leave", "apply"], "default": "leave"},
-}
 
 
 class Request(NamedTuple):

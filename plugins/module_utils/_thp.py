@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 
-MODES = ("always", "madvise", "never")
 SETTING = "transparent_hugepage"
 SWITCH = "/sys/kernel/mm/transparent_hugepage/enabled"
 # Of two files that write the same path, systemd-tmpfiles follows the one whose name sorts first (tmpfiles.d(5)).
@@ -60,7 +59,7 @@ class TransparentHugePages(engine.Subsystem):
     paths = (FILE,)
 
     def __init__(self, mode: str | None, *, apply_shared: bool = False) -> None:
-        """:param mode: one of MODES, or None to leave it alone or give it back."""
+        """:param mode: always, madvise, never, or None to leave it alone or give it back."""
         self._mode = mode
         self._apply_shared = apply_shared
         self._lines: tuple[Line, ...] = ()

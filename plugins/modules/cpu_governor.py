@@ -154,7 +154,7 @@ psutil:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq, _module, _psutil
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _cpufreq, _module, _psutil
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 
 
@@ -167,7 +167,7 @@ def frequencies(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(_cpufreq.ARGUMENTS, supports_check_mode=True)
+    module = AnsibleModule(_arguments.CPU_GOVERNOR, supports_check_mode=True)
     before = _psutil.facts(["cpu"])
     _module.tune(
         module,

@@ -138,13 +138,13 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _limits, _module
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _limits, _module
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(_limits.ARGUMENTS, supports_check_mode=True)
+    module = AnsibleModule(_arguments.LIMITS, supports_check_mode=True)
     host = Host()
     _module.tune(
         module, host, lambda: _limits.subsystems(module.params), lambda _changed: _limits.facts(host, module.params)

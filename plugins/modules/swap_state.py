@@ -125,7 +125,7 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _module, _psutil, _swap
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _module, _psutil, _swap
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 
 FACTS = ("virtual_memory", "swap_memory")
@@ -133,7 +133,7 @@ FACTS = ("virtual_memory", "swap_memory")
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(_swap.ARGUMENTS, supports_check_mode=True)
+    module = AnsibleModule(_arguments.SWAP, supports_check_mode=True)
     before = _psutil.facts(FACTS)
     _module.tune(
         module,

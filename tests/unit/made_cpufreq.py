@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq as cpufreq
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.tests.unit.made_host import BOOT_ID, MadeHost, make_host
@@ -203,7 +204,7 @@ def make_cpu(
 
 def params(**changes):
     """The module's parameters with their defaults."""
-    defaults = {name: argument.get("default") for name, argument in cpufreq.ARGUMENTS.items()}
+    defaults = {name: argument.get("default") for name, argument in _arguments.CPU_GOVERNOR.items()}
     return {**defaults, **changes}
 
 

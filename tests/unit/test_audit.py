@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.precog.fleet.plugins.module_utils import _audit
+from ansible_collections.precog.fleet.plugins.action import host_audit as action
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _audit
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, OURS, snapshot
 
@@ -19,7 +26,7 @@ FACTS = {"virtual_memory": {"total": 8 * 2**30}}
 
 
 def params(part, given):
-    return ArgumentSpecValidator(_audit.PARTS[part].arguments).validate(given).validated_parameters
+    return action.check({part: given})["parts"][part]
 
 
 def look(host, given=None):
@@ -27,8 +34,8 @@ def look(host, given=None):
 
 
 def tune(host):
-    part = _audit.PARTS["kernel_tuning"]
-    engine.run(host, part.subsystems(params("kernel_tuning", WANTED), FACTS), check_mode=False)
+    subsystems = _audit.subsystems("kernel_tuning", params("kernel_tuning", WANTED), FACTS)
+    engine.run(host, subsystems, check_mode=False)
 
 
 def row_of(finding, name=SWAPPINESS):
@@ -110,7 +117,7 @@ def arguments_of(role):
     return next(value for key, value in task.items() if key.startswith("precog.fleet."))
 
 
-@pytest.mark.parametrize("role", _audit.PARTS)
+@pytest.mark.parametrize("role", _arguments.PARTS)
 def test_the_audit_is_given_what_the_role_gives_its_module(role):
     assert arguments_of("audit")[role] == arguments_of(role)
 
@@ -118,4 +125,89 @@ def test_the_audit_is_given_what_the_role_gives_its_module(role):
 @pytest.mark.parametrize("book", ["audit", "tune", "rollback"])
 def test_every_part_is_in_every_playbook(book):
     text = (ROOT / "playbooks" / f"{book}.yml").read_text()
-    assert set(_audit.PARTS) <= set(re.findall(r"precog\.fleet\.(\w+)", text))
+    assert set(_arguments.PARTS) <= set(re.findall(r"precog\.fleet\.(\w+)", text))
+
+
+BAD = [
+    ({"kernel_tuning": {"profile": "fast"}}, "profile"),
+    ({"limits": {"parameters": 5}}, "parameters"),
+    ({"swap": {"memory_reserve_mb": "much"}}, "memory_reserve_mb"),
+    ({"cpu_governor": {"governer": "performance"}}, "governer"),
+    ({"fail_on_drift": "perhaps"}, "fail_on_drift"),
+]
+
+
+@pytest.mark.parametrize(("given", "name"), BAD, ids=[name for _, name in BAD])
+def test_arguments_are_checked_as_the_roles_own_modules_do(given, name):
+    with pytest.raises(ValueError, match=name):
+        action.check(given)
+
+
+def test_a_part_that_is_not_given_is_left_out():
+    assert action.check({"swap": {"mode": "off"}})["parts"] == {"swap": params("swap", {"mode": "off"})}
+    assert action.check({}) == {"fail_on_drift": True, "parts": {}}
+
+
+def launched(code, cwd, **arguments):
+    """Return what the module printed, run as Ansible runs it: its text on standard input, the arguments put in."""
+    source = (ROOT / "plugins/modules/host_audit.py").read_text()
+    text = json.dumps({"parts": {}, "fail_on_drift": True, "code": code, **arguments})
+    script = source.replace("<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>", text)
+    command = [sys.executable, "-I", "-S"]
+    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_module_brings_all_code_that_it_needs(tmp_path):
+    """Without Ansible and without site-packages, which a host may lack, and with quotes in every argument."""
+    odd = {"net.core.somaxconn": "'''\"\"\"\\"}
+    parts = action.check({name: {"parameters": odd} if name == "kernel_tuning" else {} for name in _arguments.PARTS})
+    told = launched(action.archive().decode(), tmp_path, **parts)
+    assert list(told["errors"]) == [] or "kernel_tuning" in told["errors"]
+    assert {row["part"] for row in told["settings"]} | set(told["errors"]) == set(_arguments.PARTS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def archive_with(source):
+    """Return an archive whose audit is this source."""
+    buffer = io.BytesIO(base64.b64decode(action.archive()))
+    with zipfile.ZipFile(buffer) as old:
+        files = {name: old.read(name) for name in old.namelist()}
+    files[f"{action.PACKAGE.replace('.', '/')}/_audit.py"] = source.encode()
+    new = io.BytesIO()
+    with zipfile.ZipFile(new, "w") as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return base64.b64encode(new.getvalue()).decode()
+
+
+def test_a_name_that_is_no_text_reaches_ansible(tmp_path):
+    told = launched(archive_with("def run(parts, *, fail_on_drift): return {'msg': 'é \\udcff'}\n"), tmp_path)
+    assert told == {"msg": "é �"}
+
+
+TOLD = [
+    ({"failed": True, "unclean": ["swap"], "errors": {}}, {"failed": True, "unclean": ["swap"], "errors": {}}),
+    ({"failed": True, "unclean": ["swap"], "errors": {"swap": "x"}}, {"unreachable": True, "unclean": ["swap"]}),
+    ({"failed": True, "exception": "a crash", "msg": "x"}, {"unreachable": True, "msg": "x"}),
+    ({"changed": False, "unclean": []}, {"changed": False, "unclean": []}),
+]
+
+
+@pytest.mark.parametrize(("module", "expected"), TOLD, ids=["drift", "error", "crash", "clean"])
+def test_only_drift_is_a_failure_and_what_could_not_be_looked_at_is_unreachable(module, expected, monkeypatch):
+    task = mock.Mock(async_val=0, args={}, diff=False, check_mode=False)
+    plugin = action.ActionModule(task, mock.Mock(), mock.Mock(), None, None, mock.Mock())
+    monkeypatch.setattr(plugin, "_execute_module", lambda **_call: dict(module))
+    result = plugin.run()
+    assert {key: result[key] for key in expected} == expected
+    assert result.keys() & {"failed", "exception", "unreachable"} == expected.keys() & {"failed", "unreachable"}
+
+
+def test_a_wrong_argument_is_told_before_a_host_is_asked(monkeypatch):
+    plugin = action.ActionModule(mock.Mock(async_val=0, args={"swap": 5}), *[mock.Mock() for _ in range(5)])
+    monkeypatch.setattr(plugin, "_execute_module", lambda **_call: pytest.fail("a host was asked"))
+    result = plugin.run()
+    assert result["unreachable"]
+    assert "swap" in result["msg"]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.modules import cpu_governor
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import make_cpu
@@ -21,7 +21,7 @@ def test_the_documentation_is_the_argument_spec():
     known = ("type", "choices", "default", "required", "elements")
     assert {
         name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == _cpufreq.ARGUMENTS
+    } == _arguments.CPU_GOVERNOR
 
 
 def test_the_documented_rows_are_the_rows():
@@ -33,7 +33,7 @@ def test_the_documented_rows_are_the_rows():
 
 def test_the_examples_are_valid():
     for task in yaml.safe_load(cpu_governor.EXAMPLES):
-        assert set(task["precog.fleet.cpu_governor"] or {}) <= set(_cpufreq.ARGUMENTS)
+        assert set(task["precog.fleet.cpu_governor"] or {}) <= set(_arguments.CPU_GOVERNOR)
 
 
 @pytest.fixture

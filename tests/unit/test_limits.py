@@ -10,8 +10,8 @@ import pytest
 import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _limits
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils import _limits
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.modules import resource_limits
 from ansible_collections.precog.fleet.tests.unit.made_host import (
@@ -526,7 +526,7 @@ def test_the_documentation_is_the_argument_spec():
     known = ("type", "choices", "default", "required", "elements")
     assert {
         name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == _limits.ARGUMENTS
+    } == _arguments.LIMITS
 
 
 def test_the_documented_rows_are_the_rows():
@@ -538,7 +538,7 @@ def test_the_documented_rows_are_the_rows():
 def test_the_examples_are_valid():
     for task in yaml.safe_load(resource_limits.EXAMPLES):
         arguments = task["precog.fleet.resource_limits"]
-        assert set(arguments) <= set(_limits.ARGUMENTS)
+        assert set(arguments) <= set(_arguments.LIMITS)
         request = _limits.understand("guide", arguments.get("parameters", {}), {}, arguments.get("services", {}))
         assert request.bad == ()
 

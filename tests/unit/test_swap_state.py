@@ -10,8 +10,8 @@ import pytest
 import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _swap
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils import _swap
 from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import MARKER
 from ansible_collections.precog.fleet.plugins.modules import swap_state
 from ansible_collections.precog.fleet.tests.unit.made_swap import Calls, make_swap
@@ -24,7 +24,7 @@ def test_the_documentation_is_the_argument_spec():
     known = ("type", "choices", "default", "required", "elements")
     assert {
         name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == _swap.ARGUMENTS
+    } == _arguments.SWAP
 
 
 def test_the_documented_rows_are_the_rows():
@@ -36,7 +36,7 @@ def test_the_documented_rows_are_the_rows():
 
 def test_the_examples_are_valid():
     for task in yaml.safe_load(swap_state.EXAMPLES):
-        assert set(task["precog.fleet.swap_state"]) <= set(_swap.ARGUMENTS)
+        assert set(task["precog.fleet.swap_state"]) <= set(_arguments.SWAP)
 
 
 @pytest.fixture

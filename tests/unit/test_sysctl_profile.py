@@ -12,6 +12,7 @@ import pytest
 import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.modules import sysctl_profile
 from ansible_collections.precog.fleet.tests.unit.made_host import MadeHost, snapshot
@@ -27,7 +28,7 @@ def test_the_documentation_is_the_argument_spec():
     known = ("type", "choices", "default", "required", "elements")
     assert {
         name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == sysctl_profile.ARGUMENTS
+    } == _arguments.KERNEL_TUNING
 
 
 def test_the_documented_rows_are_the_rows():
@@ -39,7 +40,7 @@ def test_the_documented_rows_are_the_rows():
 
 def test_the_examples_are_valid():
     for task in yaml.safe_load(sysctl_profile.EXAMPLES):
-        assert set(task["precog.fleet.sysctl_profile"]) <= set(sysctl_profile.ARGUMENTS)
+        assert set(task["precog.fleet.sysctl_profile"]) <= set(_arguments.KERNEL_TUNING)
 
 
 @pytest.fixture
