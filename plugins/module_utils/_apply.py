@@ -55,6 +55,9 @@ def apply(host: Host, ledger: Ledger, jobs: Sequence[Job]) -> None:
                 for change in reversed(job.changes):
                     job.subsystem.put_back(host, change)
             raise
+    # Before the ledger forgets: what a run that is cut off here gave back, the next one tells again.
+    for job in jobs:
+        _announce(host, job)
     _close(ledger, jobs)
     try:
         ledger.save()
@@ -63,13 +66,12 @@ def apply(host: Host, ledger: Ledger, jobs: Sequence[Job]) -> None:
             f"all is applied, but {told(error)}: the ledger of originals is as before this run, and still right. "
             f"{remedy(error)}"
         ) from error
-    for job in jobs:
-        _announce(host, job)
 
 
 def _announce(host: Host, job: Job) -> None:
     """Tell programs of changed files, and read what they made of it."""
-    if not job.files_changed and not job.subsystem.pending:
+    gives_back = any(change.forget for change in job.changes)
+    if not job.files_changed and not job.subsystem.pending and not gives_back:
         return
     job.subsystem.announce(host, job.files_changed)
     for change in job.changes:

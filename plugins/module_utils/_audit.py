@@ -79,7 +79,8 @@ def look(host: Host, name: str, params: Mapping[str, Any], facts: Mapping[str, A
 def _row(part: str, change: engine.Change) -> dict[str, Any]:
     row = change.row()
     where = [RUN_TIME] if change.writes else []
-    if change.status in (engine.CHANGED, engine.DRIFTED) and change.persisted_before != change.persisted:
+    # With nothing to be written at run time, what is not as it should be is a file.
+    if change.status in (engine.CHANGED, engine.DRIFTED) and (change.persisted_before != change.persisted or not where):
         where.append(DISK)
     status = engine.DRIFTED if row["status"] == engine.CHANGED else row["status"]
     return {"part": part, **row, "status": status, "where": " and ".join(where)}

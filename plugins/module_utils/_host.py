@@ -249,6 +249,13 @@ class Host:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         return StagedFile(target, data, meta or self.meta(path) or Meta(0o644, os.geteuid(), os.getegid()))
 
+    def has_left(self, path: str) -> bool:
+        """Tell whether a killed run left something beside a file. Never raises."""
+        try:
+            return os.path.lexists(_temporary(self.locate(path)))
+        except OSError:
+            return False
+
     def sweep(self, path: str) -> None:
         """Remove what a killed run left beside a file. Never raises."""
         try:

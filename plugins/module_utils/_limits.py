@@ -60,7 +60,8 @@ class Limits(engine.Subsystem):
         settings = {*self._request.desired, *map(Setting.of, originals)}
         units = {setting.place for setting in settings if setting.kind == UNIT}
         known = [path for path in ledger.files if path.startswith(UNIT_ROOT) and path.endswith(f".d/{NAME}")]
-        self.paths = tuple(sorted({PAM_FILE, MANAGER_FILE, *known, *(setting.path for setting in settings)}))
+        wanted = {setting.path for setting in settings}
+        self.paths = tuple(sorted({PAM_FILE, MANAGER_FILE, *known, *wanted, *_cut_off(host)}))
         self._ours = frozenset(path for path in self.paths if engine.is_ours(host, path))
         if not settings and not self._request.bad and not self._ours:
             return []
@@ -156,6 +157,14 @@ def render(lines: Mapping[Setting, str]) -> str:
     return f"{engine.HEADER}: the next run undoes what is changed here.\n{body}"
 
 
+def _cut_off(host: Host) -> Iterable[str]:
+    """Yield the drop-ins whose next content a run was writing when it was killed, before it noted them anywhere."""
+    for folder in host.list_dir(UNIT_ROOT):
+        path = f"{UNIT_ROOT}/{folder}/{NAME}"
+        if folder.endswith(".service.d") and host.has_left(path):
+            yield path
+
+
 # -- planning -------------------------------------------------------------------------------------------------------
 
 
@@ -249,12 +258,14 @@ def _is_unread(change: Change, setting: Setting, on_disk: str | None) -> bool:
 
 
 def _unread(state: State, changes: Iterable[Change]) -> Iterable[str]:
-    """Yield the files of which systemd was never told."""
+    """Yield the files of which systemd was never told, or may not have been: a run that gives back tells it last."""
     for change in changes:
-        if change.line is not None and change.status not in engine.FAILING:
-            setting = Setting.of(change.name)
-            if _is_unread(change, setting, _on_disk(state, setting)):
-                yield setting.path
+        if change.status in engine.FAILING or change.malformed:
+            continue
+        setting = Setting.of(change.name)
+        given_back = change.forget and change.status == engine.CHANGED and setting.kind != LOGIN
+        if given_back or (change.line is not None and _is_unread(change, setting, _on_disk(state, setting))):
+            yield setting.path
 
 
 def _now(state: State, setting: Setting) -> str | None:

@@ -30,6 +30,7 @@ BOTH = "-"
 USER, GROUP, DEFAULT = range(3)
 
 _BLANKS = re.compile(r"[ \t\r\v\f]+")  # C's isspace, as scanf takes it; not the blanks of Unicode
+_UID = re.compile(r"[0-9]{1,10}")
 _RANGE = re.compile(r"([0-9]*):([0-9]*)")
 
 
@@ -128,7 +129,7 @@ def subject(domain: str, passwd: str, group: str) -> Subject:
     if domain == EVERYONE or domain[:1] in ("@", "%") or ":" in domain:
         return Subject(domain)
     entry = next((fields for fields in _fields(passwd, 4) if fields[0] == domain), None)
-    if entry is None or not entry[2].isdigit():
+    if entry is None or not _UID.fullmatch(entry[2]):
         return Subject(domain, 0 if domain == ROOT else None)
     named = {fields[0] for fields in _fields(group, 4) if domain in fields[3].split(",") or fields[2] == entry[3]}
     return Subject(domain, int(entry[2]), frozenset(named))
@@ -160,8 +161,8 @@ def _in_range(domain: str, uid: int) -> bool:
         return False
     low, high = found.groups()
     if not low:
-        return uid == int(high)
-    return int(low) <= uid and (not high or uid <= int(high))
+        return uid == values.to_int(high)
+    return values.to_int(low) <= uid and (not high or uid <= values.to_int(high))
 
 
 def decide(lines: Iterable[Line], who: Subject, item: str) -> Decision:

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_pam as pam
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_systemd as systemd
+from ansible_collections.precog.fleet.plugins.module_utils import _limits_values as values
 from ansible_collections.precog.fleet.plugins.module_utils import _processes
 from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_files as sysctl_files
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
@@ -25,6 +27,7 @@ NR_OPEN = "fs/nr_open"
 CAP_SYS_RESOURCE = 24  # include/uapi/linux/capability.h
 ALL_USERS = ["0", "0", "4294967295"]  # the initial user namespace's map
 PROPERTIES = ("Id", "Names", "LoadState", "FragmentPath", "MainPID", "TasksMax")
+_PID = re.compile(r"[0-9]{1,10}")
 HALVES = ("", "Soft")  # LimitNOFILE is the hard limit, LimitNOFILESoft the soft one
 
 
@@ -151,12 +154,12 @@ def _integer(text: str) -> int | None:
 def _first(host: Host) -> Mapping[str, Pair] | None:
     """Return process 1's limits where it can't raise them: no program of the host can then."""
     status, limits = _text(host, "/proc/1/status"), _text(host, "/proc/1/limits")
-    capabilities = next((line.split()[1] for line in status.split("\n") if line.startswith("CapEff:")), None)
+    capabilities = re.search(r"^CapEff:\s*([0-9a-f]{1,16})$", status, re.MULTILINE)
     if capabilities is None or not limits:
         return None
     # Only in the initial user namespace does the capability count (kernel/sys.c, do_prlimit).
     initial = _text(host, "/proc/1/uid_map").split() in ([], ALL_USERS)
-    if initial and int(capabilities, 16) >> CAP_SYS_RESOURCE & 1:
+    if initial and int(capabilities[1], 16) >> CAP_SYS_RESOURCE & 1:
         return None
     return _kernel_limits(limits)
 
@@ -187,7 +190,7 @@ def _limits(properties: Mapping[str, str], prefix: str = "") -> dict[str, Pair]:
 
 
 def _count(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else INFINITY
+    return values.to_int(text) if text.isascii() and text.isdigit() else INFINITY
 
 
 def read_defaults(host: Host) -> dict[str, Pair]:
@@ -237,13 +240,13 @@ def read_tasks(host: Host, uid: int) -> int:
 def _stat(host: Host, pid: int) -> tuple[int, str] | None:
     """Return a process's parent and start, None if it is gone. Its name may hold blanks and brackets."""
     fields = _text(host, f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return (int(fields[1]), fields[19]) if len(fields) > 19 else None
+    return (int(fields[1]), fields[19]) if len(fields) > 19 and _PID.fullmatch(fields[1]) else None
 
 
 def _processes_by_parent(host: Host) -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
     for name in host.list_dir("/proc"):
-        about = _stat(host, int(name)) if name.isdigit() else None
+        about = _stat(host, int(name)) if _PID.fullmatch(name) else None
         if about is not None:
             children.setdefault(about[0], []).append(int(name))
     return children

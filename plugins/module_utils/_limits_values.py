@@ -16,6 +16,7 @@ WORDS_FOR_INFINITY = ("unlimited", "infinity", "-1")
 MINUTE, KIBIBYTE = 60, 1024
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
+_MOST_DIGITS = 40  # more than any limit has; of thousands Python makes no number
 _SIZE = re.compile(r"([0-9]+)\s*([KMGTPE]?)B?")
 _SPAN = re.compile(r"([0-9]+)\s*([a-z]*)\s*")
 _SECONDS = {
@@ -109,7 +110,7 @@ def _understand_one(item: str, value: Any) -> int:
         return INFINITY
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"{value!r} is no number: write one, unlimited, or soft:hard")
-    number = int(text)
+    number = to_int(text)
     if number < about.lowest or (about.highest is not None and number > about.highest):
         highest = "any" if about.highest is None else about.highest
         raise ValueError(f"{number} is out of range: {item} goes from {about.lowest} to {highest}")
@@ -117,6 +118,12 @@ def _understand_one(item: str, value: Any) -> int:
     if raw >= INFINITY:
         raise ValueError(f"{number} is more than the kernel can hold: write unlimited")
     return raw
+
+
+def to_int(text: str) -> int:
+    """Return the number that an optional sign and digits are, however many; one beyond any limit is cut down."""
+    digits = text.lstrip("+-").lstrip("0")[:_MOST_DIGITS] or "0"
+    return -int(digits) if text.startswith("-") else int(digits)
 
 
 def _raw(item: str, number: int) -> int:
@@ -132,7 +139,7 @@ def from_pam(item: str, text: str) -> int | None:
     found = _NUMBER.match(word)
     if not found:
         return None
-    number = int(found.group())
+    number = to_int(found.group())
     if about.lowest < 0:
         return _raw(item, max(about.lowest, min(number, about.highest or number)))
     return min(_raw(item, number), INFINITY) if number >= 0 else INFINITY
@@ -153,7 +160,7 @@ def from_systemd(item: str, text: str) -> Pair | None:
     if len(words) > 2:
         return None
     numbers = [_from_systemd_one(item, word.strip()) for word in words]
-    if None in numbers:
+    if any(number is None or number > INFINITY for number in numbers):
         return None
     pair = Pair(numbers[0], numbers[-1])
     return pair if _of(pair.soft) <= _of(pair.hard) else None
@@ -164,13 +171,13 @@ def _from_systemd_one(item: str, text: str) -> int | None:
         return INFINITY
     unit = ITEMS[item].unit
     if item == NICE and text[:1] in ("+", "-"):
-        return 20 - int(text) if _NUMBER.fullmatch(text) else None
+        return 20 - to_int(text) if _NUMBER.fullmatch(text) else None
     if unit == MINUTE:
         return _from_span(text)
     if unit == KIBIBYTE:
         size = _SIZE.fullmatch(text)
-        return int(size[1]) * KIBIBYTE ** " KMGTPE".index(size[2] or " ") if size else None
-    return int(text) if _NUMBER.fullmatch(text) and text[0] != "-" else None
+        return to_int(size[1]) * KIBIBYTE ** " KMGTPE".index(size[2] or " ") if size else None
+    return to_int(text) if _NUMBER.fullmatch(text) and text[0] != "-" else None
 
 
 def _from_span(text: str) -> int | None:
@@ -178,7 +185,7 @@ def _from_span(text: str) -> int | None:
     parts = _SPAN.findall(text)
     if not parts or _SPAN.sub("", text) or any(unit not in _SECONDS for _number, unit in parts):
         return None
-    return sum(int(number) * _SECONDS[unit] for number, unit in parts)
+    return sum(to_int(number) * _SECONDS[unit] for number, unit in parts)
 
 
 def to_systemd(raw: int | None) -> str:

@@ -24,7 +24,8 @@ UNIT_NAME = re.compile(r"[A-Za-z0-9:_\\@][A-Za-z0-9:_.\\@-]{0,254}")
 UNIT_PROPERTIES = ("LoadState", "ActiveState", "SubState", "MainPID", "ControlGroup")
 
 # /proc/PID/limits gives limits in words; `Max open files  1024  4096  files`.
-LIMIT_LINE = re.compile(r"Max (?P<title>.+?)\s{2,}(?P<soft>\S+)\s+(?P<hard>\S+)")
+_LIMIT = r"unlimited|[0-9]{1,20}"
+LIMIT_LINE = re.compile(rf"Max (?P<title>.+?)\s{{2,}}(?P<soft>{_LIMIT})\s+(?P<hard>{_LIMIT})(?!\S)", re.ASCII)
 LIMIT_TITLES = {
     "cpu time": "cpu",
     "file size": "fsize",

@@ -87,13 +87,18 @@ class State(NamedTuple):
         """Return what all but this collection gives it at boot; None for nothing."""
         return next((source.value for source in self.of(area) if not self._sleeps(source)), None)
 
+    def named(self, area: str) -> str | None:
+        """Return what it is turned on with where that is asked for, whatever the kernel command line says of boots."""
+        return next((source.value for source in self.of(area) if source.asleep or not self._sleeps(source)), None)
+
     def starter(self, area: str) -> Source | None:
         """Return the unit that makes an area which is gone once it is off, as zram's is; None for any other."""
-        made = [source for source in self.of(area) if source.kind == _swap_sources.FROM_UNIT]
+        makers = (_swap_sources.FROM_UNIT, _swap_sources.FROM_ZRAM)
+        made = [source for source in self.of(area) if source.kind in makers]
         return made[0] if made and ZRAM.fullmatch(area) and made[0].place != made[0].mask else None
 
     def _sleeps(self, source: Source) -> bool:
-        return source.kind == _swap_sources.FROM_PARTITION and self.fstab_says
+        return bool(source.asleep) or (source.kind == _swap_sources.FROM_PARTITION and self.fstab_says)
 
 
 def subsystem(params: Mapping[str, Any]) -> SwapAreas:
@@ -262,6 +267,7 @@ class SwapAreas(engine.Subsystem):
         try:
             if maker.ours:
                 host.remove(maker.mask)
+            if maker.ours or maker.kind == _swap_sources.FROM_ZRAM:
                 host.run(["systemctl", "daemon-reload"])
             # Until systemd has seen that the area is off, it takes the unit for started.
             for _attempt in range(START_ATTEMPTS):
@@ -437,7 +443,7 @@ def _want_off(state: State, area: str) -> Change:
 
 def _want_on_or_give_back(state: State) -> list[Change]:
     areas = {source.area for source in state.sources if source.kind != _swap_sources.FROM_SERVICE}
-    configured = {area for area in areas if state.configured(area) is not None}
+    configured = {area for area in areas if state.named(area) is not None}
     others = [name for name in state.originals if name[len(PREFIX) :] not in configured]
     return [_want_on(state, area) for area in configured] + [_give_back(state, name) for name in others]
 
@@ -448,7 +454,7 @@ def _want_on(state: State, area: str) -> Change:
         change.reject(engine.UNSUPPORTED, "it is configured, but not there")
         return change
     if area not in state.active:
-        change.writes, change.undo = ((area, str(state.configured(area))),), ((area, OFF),)
+        change.writes, change.undo = ((area, str(state.named(area))),), ((area, OFF),)
     masked = any(source.ours for source in state.of(area))
     engine.judge(change, state.originals.get(change.name), OFF if masked else ON, lambda value: value == ON)
     return change
@@ -512,6 +518,11 @@ def _foresee(state: State, change: Change) -> None:
     active, turned_off = state.at_boot(area), [source for source in state.of(area) if source.ours]
     change.persisted = active[0].value if active else OFF
     change.persisted_by = active[0].told if active else _first_told(turned_off)
+    asleep = next((source.asleep for source in state.of(area) if source.asleep), "")
+    if asleep and not active:
+        change.persisted_by = change.persisted_by or _swap_sources.COMMAND_LINE
+        if change.desired == ON and change.status not in engine.FAILING:
+            change.overridden_by = f"{asleep} on the kernel command line keeps it off at boot: take that out there"
     if active and change.line == OFF:
         change.overridden_by = f"{active[0].told} activates it at boot: {_remedy(active[0])}"
 

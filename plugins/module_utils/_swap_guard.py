@@ -8,6 +8,7 @@ memory, and is the first to be killed. So this is asked before.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 CGROUP_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory")
 MIB = 1024  # KiB
+_NUMBER = re.compile(r"[0-9]{1,20}")
 
 
 class Group(NamedTuple):
@@ -112,7 +114,7 @@ def _statistics(host: Host, path: str) -> dict[str, int]:
         lines = [line.split() for line in host.read_text(f"{path}/memory.stat").split("\n")]
     except OSError:
         return {}
-    return {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdecimal()}
+    return {words[0]: int(words[1]) for words in lines if len(words) == 2 and _NUMBER.fullmatch(words[1])}
 
 
 def _number(host: Host, path: str) -> int | None:
@@ -120,4 +122,4 @@ def _number(host: Host, path: str) -> int | None:
         text = host.read_text(path).strip()
     except OSError:
         return None
-    return int(text) if text.isdecimal() else None
+    return int(text) if _NUMBER.fullmatch(text) else None

@@ -9,6 +9,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _swap_tables as tables
+from ansible_collections.precog.fleet.plugins.module_utils import _swap_zram
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,9 +39,15 @@ SERVICES = {
 SWAP_PARTITION = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"  # SD_GPT_SWAP, the type of the Discoverable Partitions Spec
 NO_AUTO = 1 << 63  # SD_GPT_FLAG_NO_AUTO
 UDEV = "/run/udev/data"
+COMMAND_LINE = "/proc/cmdline"
+SWAP_SWITCH = "systemd.swap"
+# systemd-fstab-generator(8): each of them has it pass over the swap areas of fstab.
+FSTAB_SWITCHES = (SWAP_SWITCH, "fstab")
+GPT_SWITCH_SINCE = 254  # the systemd whose systemd-gpt-auto-generator(8) minds SWAP_SWITCH too
 
 FROM_FSTAB = "fstab"
 FROM_UNIT = "unit"
+FROM_ZRAM = "zram"
 FROM_PARTITION = "partition"
 FROM_SERVICE = "service"
 
@@ -54,6 +62,7 @@ class Source(NamedTuple):
     :ivar number: the line of fstab.
     :ivar mask: the file whose emptiness turns it off; "" where that is not the way, or a link stands there.
     :ivar ours: whether this collection has turned it off.
+    :ivar asleep: the word of the kernel command line that keeps it from acting, "" for none.
     """
 
     area: str
@@ -63,6 +72,7 @@ class Source(NamedTuple):
     number: int = 0
     mask: str = ""
     ours: bool = False
+    asleep: str = ""
 
     @property
     def unit(self) -> str:
@@ -93,13 +103,16 @@ def read(host: Host, originals: Mapping[str, OriginalFile]) -> Found:
     """
     text = read_text(host, FSTAB)
     entries = tables.parse_fstab(text)
+    command_line = read_text(host, COMMAND_LINE)
+    asleep = next((f"{name}=0" for name in FSTAB_SWITCHES if tables.is_switched_off(command_line, name)), "")
     from_fstab = [
-        Source(real(host, entry.spec), FROM_FSTAB, FSTAB, entry.value, entry.number, ours=entry.ours)
+        Source(real(host, entry.spec), FROM_FSTAB, FSTAB, entry.value, entry.number, ours=entry.ours, asleep=asleep)
         for entry in entries
         if entry.at_boot
     ]
     units = list(_units(host, originals))
-    sources = [*from_fstab, *units]
+    zram = list(_zram(host, originals, command_line, {source.mask or source.unit for source in units}))
+    sources = [*from_fstab, *units, *zram]
     # As soon as fstab names no swap any more, the generator looks for partitions of that type.
     sources += _partitions(host, originals, {source.mask for source in units})
     off = {tables.unit_of(tables.device_of(entry.spec)) for entry in entries if entry.ours}
@@ -131,7 +144,7 @@ def of_services(enabled: Mapping[str, str], areas: set[str]) -> list[Source]:
 
 def resume_device(host: Host) -> tuple[str, str] | None:
     """Return the area from which the host resumes after hibernation, and who says so; None for none."""
-    words = read_text(host, "/proc/cmdline").split()
+    words = read_text(host, COMMAND_LINE).split()
     if "noresume" in words:
         return None
     for word in words:
@@ -249,9 +262,23 @@ def _is_of_fstab(host: Host, unit: str) -> bool:
     return _by_fstab(read_text(host, f"{GENERATED}/{unit}"))
 
 
+def _zram(host: Host, originals: Mapping[str, OriginalFile], command_line: str, known: set[str]) -> Iterator[Source]:
+    """The areas of zram-generator's configuration of which it has made no unit yet."""
+    for device in _swap_zram.devices(host, command_line):
+        unit = tables.unit_of(device.area)
+        mask = f"{UNITS}/{unit}"
+        masked = is_masked(host, mask)
+        made = host.exists(f"{GENERATED}/{unit}")
+        if not made and not known & {mask, unit} and (not masked or mask in originals):
+            yield Source(device.area, FROM_ZRAM, device.file, f"on pri={device.priority}", mask=mask, ours=masked)
+
+
 def _partitions(host: Host, originals: Mapping[str, OriginalFile], known: set[str]) -> Iterator[Source]:
     """The partitions that systemd-gpt-auto-generator would activate, as udev has seen them."""
-    if re.search(r"(^|\s)systemd\.gpt_auto=(0|no|n|false|f|off)(\s|$)", read_text(host, "/proc/cmdline")):
+    command_line = read_text(host, COMMAND_LINE)
+    if tables.is_switched_off(command_line, "systemd.gpt_auto"):
+        return
+    if tables.is_switched_off(command_line, SWAP_SWITCH) and _version(host) >= GPT_SWITCH_SINCE:
         return
     for name in host.list_dir(UDEV):
         about = read_text(host, f"{UDEV}/{name}") if name.startswith("b") else ""
@@ -266,3 +293,12 @@ def _partitions(host: Host, originals: Mapping[str, OriginalFile], known: set[st
         masked = is_masked(host, mask)
         if mask not in known and (not masked or mask in originals):
             yield Source(area, FROM_PARTITION, "systemd-gpt-auto-generator", mask=mask, ours=masked)
+
+
+def _version(host: Host) -> int:
+    """Return the version of systemd, 0 where it does not say."""
+    try:
+        told = re.match(r"systemd ([0-9]{1,6})", host.run(["systemctl", "--version"]))
+    except HostError:
+        return 0
+    return int(told[1]) if told else 0

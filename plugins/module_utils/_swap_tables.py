@@ -11,6 +11,7 @@ from typing import NamedTuple
 MARKER = "# precog.fleet swap off: "
 TAGS = {"UUID": "uuid", "LABEL": "label", "PARTUUID": "partuuid", "PARTLABEL": "partlabel", "ID": "id"}
 DELETED = " (deleted)"
+YES, NO = ("1", "yes", "y", "true", "t", "on"), ("0", "no", "n", "false", "f", "off")  # parse_boolean() of systemd
 MAX_PRIORITY = 32767  # swap.h: SWAP_FLAG_PRIO_MASK
 
 _UNIT_SAFE = re.compile(r"[A-Za-z0-9:_.]")
@@ -95,7 +96,7 @@ def parse_swaps(text: str) -> list[Active]:
 
 def available_memory(text: str) -> int | None:
     """Return MemAvailable of /proc/meminfo in KiB, None if it does not say."""
-    found = re.search(r"^MemAvailable:\s+([0-9]+) kB$", text, re.MULTILINE)
+    found = re.search(r"^MemAvailable:\s+([0-9]{1,18}) kB$", text, re.MULTILINE)
     return int(found[1]) if found else None
 
 
@@ -118,6 +119,20 @@ def _entry(number: int, line: str, ours: bool) -> Entry | None:
     if "\0" in spec:
         return None
     return Entry(number, spec, tuple(fields[3].split(",")) if len(fields) > 3 else (), ours)
+
+
+def is_switched_off(command_line: str, name: str) -> bool:
+    """Tell whether the kernel command line says `name=no`, as systemd reads it: the last one that makes sense."""
+    found = False
+    for word in command_line.replace('"', "").split():
+        key, equals, value = word.partition("=")
+        if key.replace("-", "_") != name:
+            continue
+        if not equals or value.lower() in YES:
+            found = False
+        elif value.lower() in NO:
+            found = True
+    return found
 
 
 def rewrite(text: str, off: set[int]) -> str:

@@ -132,12 +132,16 @@ class State(NamedTuple):
     loaded: bool
 
     def values_with(self, path: str) -> dict[str, str]:
-        """Return the values of what the kernel rewrites together with a key."""
-        counterpart = keys.COUNTERPARTS.get(path)
+        """Return the values of what the kernel rewrites together with a key.
+
+        Of an interface that has another value than the default, its own was written: it does not follow any more.
+        """
+        counterpart, own = keys.COUNTERPARTS.get(path), self.keys[path].value
         return {
             other: found.value
             for other, found in self.keys.items()
             if found.value is not None and (other == counterpart or keys.follows(other, path))
+            if not keys.is_default(path) or found.value == own
         }
 
     def note(self, path: str) -> Original | None:
@@ -337,7 +341,7 @@ def _coupled(host: Host, path: str) -> list[str]:
     """Return the keys whose values a write of this one may change."""
     if path in keys.COUNTERPARTS:
         return [keys.COUNTERPARTS[path]]
-    family = keys.FOR_ALL_INTERFACES.get(path)
+    family = keys.family_of(path)
     if family is None:
         return []
     names = host.list_dir(f"{PROC}/{family.partition('/{}')[0]}")
@@ -535,7 +539,11 @@ def _original(state: State, path: str, rest: loading.Boot) -> Original | None:
 def _before_leaders(state: State, path: str) -> str | None:
     """Return what a key was before an earlier run moved it by writing another one, or None."""
     for name, note in state.originals.items():
-        if path in note.companions and keys.follows(path, keys.path_of(name)) and (note.moved or note.desired is None):
+        leader = keys.path_of(name)
+        moved = keys.follows(path, leader) and (note.moved or note.desired is None)
+        if moved and keys.is_default(leader):
+            moved = state.keys[path].value == state.keys[leader].value  # else it was given a value of its own since
+        if moved and path in note.companions:
             return note.companions[path]
     return None
 
@@ -580,6 +588,8 @@ def _plan_release(state: State, path: str, rest: loading.Boot, successor: tuple[
 
 def _finish(change: Change, state: State, leader: str, companions: Mapping[str, str]) -> None:
     """Give back what follows a key that has its original already, after an earlier run that moved both."""
+    if keys.is_default(leader):
+        return
     now = {
         other: state.keys[other].value for other in companions if keys.follows(other, leader) and other in state.keys
     }
@@ -610,6 +620,8 @@ def _writes_for(path: str, value: str, companions: Mapping[str, str]) -> tuple[t
     if counterpart is not None:
         mate = companions.get(counterpart, "0")
         return ((f"{PROC}/{path}", value),) if value != "0" or mate == "0" else ((f"{PROC}/{counterpart}", mate),)
+    if keys.is_default(path):
+        return ((f"{PROC}/{path}", value),)  # what followed it does so again, and by a write would no longer
     rewritten = [(other, wanted) for other, wanted in sorted(companions.items()) if keys.follows(other, path)]
     moved = [(f"{PROC}/{other}", wanted) for other, wanted in rewritten if wanted != keys.followed_value(other, value)]
     return ((f"{PROC}/{path}", value), *moved)

@@ -113,7 +113,7 @@ BOUNDS = {
     "net/core/netdev_max_backlog": (0, 2**31 - 1),
 }
 
-_NUMBER = re.compile(r"-?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z")
+_NUMBER = re.compile(r"-?(0[xX][0-9a-fA-F]{1,64}|0[0-7]{0,64}|[1-9][0-9]{0,63})\Z")  # of thousands Python makes none
 _PORTS = re.compile(r"(?P<first>0|[1-9][0-9]{0,4})(-(?P<last>0|[1-9][0-9]{0,4}))?\Z")
 _NOT_IN_NAMES = frozenset("=*?[]#;\0")
 _SWAP = str.maketrans("./", "/.")
@@ -149,12 +149,21 @@ def slot_of(path: str) -> str:
     return min(path, COUNTERPARTS.get(path, path))
 
 
+def is_default(path: str) -> bool:
+    """Tell whether a key is an IPv4 default, which goes only to interfaces whose own value was never written."""
+    return path.startswith(_IPV4_DEFAULT) and len(path) > len(_IPV4_DEFAULT)
+
+
+def family_of(path: str) -> str | None:
+    """Return the keys of single interfaces that the kernel writes together with a key, {} for the name; or None."""
+    if is_default(path):
+        return f"net/ipv4/conf/{{}}/{path[len(_IPV4_DEFAULT) :]}"
+    return FOR_ALL_INTERFACES.get(path)
+
+
 def follows(path: str, leader: str) -> bool:
     """Tell whether the kernel may rewrite a key when another one is written."""
-    family = FOR_ALL_INTERFACES.get(leader)
-    if family is None:
-        setting = leader[len(_IPV4_DEFAULT) :] if leader.startswith(_IPV4_DEFAULT) else ""
-        family = f"net/ipv4/conf/{{}}/{setting}" if setting else None
+    family = family_of(leader)
     if family is None or slot_of(path) == slot_of(leader):
         return False
     before, after = family.split("{}")

@@ -10,10 +10,8 @@ import sys
 from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.tests.unit.made_host import OURS, absent, apply, files_of, make_host
-
-FIRST = {"vm.swappiness": 10}
-SECOND = {"vm.swappiness": 20, "vm.vfs_cache_pressure": 50}
+from ansible_collections.precog.fleet.tests.fault.cases import CASES, MOMENTS, everything, prepare
+from ansible_collections.precog.fleet.tests.unit.made_host import files_of
 
 
 def small_disk(place: Path) -> None:
@@ -41,8 +39,9 @@ def fill(place: Path) -> Path:
 
 def meet(host, run, *, check: bool) -> dict:
     """Run into the trouble; return what was said and what is different."""
-    before = files_of(host)
+    before, known = everything(host)
     host.kernel_writes.clear()
+    host.commands.clear()
     try:
         run(host, check=check)
         error = ""
@@ -50,26 +49,23 @@ def meet(host, run, *, check: bool) -> dict:
         error = str(told)
     after = files_of(host)
     changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
-    return {"error": error, "changed_paths": changed, "kernel_writes": list(host.kernel_writes)}
+    orders = [*host.kernel_writes, *(argv for argv in host.commands if argv[1] != "show")]
+    return {"error": error, "changed_paths": changed, "orders": orders, "forgot": host.known() != known}
 
 
-def main(folder: str, trouble: str, part: str, moment: str) -> None:
-    host = make_host(Path(folder) / "host")
-    host.put(OURS, b"\xff by hand\n", 0o600)
-    original = files_of(host)
+def main(folder: str, name: str, trouble: str, part: str, moment_name: str) -> None:
+    case, moment = CASES[name], MOMENTS[moment_name]
+    host = case.make(Path(folder) / "host")
+    original = everything(host)
     host.at("/var/lib/precog-fleet").mkdir()
-    if moment != "first apply":
-        apply(host, FIRST)
+    prepare(case, moment, host)
     disk = host.at(f"/{part}")
     small_disk(disk)
     if trouble == "full":
         ballast = fill(disk)
     else:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-
-    def run(host, *, check=False):
-        return absent(host, check=check) if moment == "absent" else apply(host, SECOND, check=check)
-
+    run = getattr(case, moment.run)
     told = {"check": meet(host, run, check=True), "real": meet(host, run, check=False)}
     if trouble == "full":
         ballast.unlink()
@@ -77,9 +73,8 @@ def main(folder: str, trouble: str, part: str, moment: str) -> None:
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
     run(host)
     told["then"] = "settled" if not run(host).changed else "restless"
-    absent(host)
-    after = files_of(host)
-    told["absent"] = [path for path in original.keys() | after.keys() if original.get(path) != after.get(path)]
+    case.absent(host)
+    told["given back"] = everything(host) == original
     print(json.dumps(told))
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible_collections.precog.fleet.tests.fault.cases import CASES, MOMENTS
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "ansible_collections.precog.fleet.tests.fault.disk_program"
@@ -20,22 +21,19 @@ def _can_mount():
 
 pytestmark = pytest.mark.skipif(not _can_mount(), reason="needs root and a mount namespace")
 
-# trouble, which part of the tree lies on the small disk, what the error names
-CASES = [
-    ("full", "etc", "/etc/sysctl.d/99-zz-precog-fleet.conf: No space left on device", "Free space on that file system"),
-    ("full", "var", "/var/lib/precog-fleet/ledger.json: No space left on device", "Free space on that file system"),
-    ("full", "", "No space left on device", "Free space on that file system"),
-    ("read-only", "etc", "/etc/sysctl.d/99-zz-precog-fleet.conf: Read-only file system", "mount -o remount,rw"),
-    ("read-only", "var", "/var/lib/precog-fleet", "mount -o remount,rw"),
-    ("read-only", "", "Read-only file system", "mount -o remount,rw"),
-]
+LEDGER = "/var/lib/precog-fleet"
+SAID = {"full": "No space left on device", "read-only": "Read-only file system"}
+REMEDIES = {"full": "Free space on that file system", "read-only": "mount -o remount,rw"}
 
 
-@pytest.mark.parametrize("moment", ["first apply", "change", "absent"])
-@pytest.mark.parametrize(("trouble", "part", "names", "remedy"), CASES)
-def test_nothing_is_changed_the_remedy_is_told_and_then_it_works(tmp_path, trouble, part, names, remedy, moment):
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("part", ["etc", "var", ""])
+@pytest.mark.parametrize("trouble", SAID)
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_changed_the_remedy_is_told_and_then_it_works(memory, name, trouble, part, moment):
+    program = [sys.executable, "-m", PROGRAM, memory, name, trouble, part, moment]
     done = subprocess.run(
-        ["unshare", "-m", "--propagation", "private", sys.executable, "-m", PROGRAM, tmp_path, trouble, part, moment],
+        ["unshare", "-m", "--propagation", "private", *program],
         env={**os.environ, "PYTHONPATH": str(ROOT / ".ansible/collections")},
         capture_output=True,
         text=True,
@@ -44,11 +42,15 @@ def test_nothing_is_changed_the_remedy_is_told_and_then_it_works(tmp_path, troub
     assert done.stderr == ""
     told = json.loads(done.stdout)
 
+    named = {"etc": CASES[name].files, "var": [LEDGER], "": ["/"]}[part]
     for mode in ("check", "real"):
-        assert names in told[mode]["error"]
-        assert "Nothing was changed." in told[mode]["error"]
-        assert remedy in told[mode]["error"]
+        error = told[mode]["error"]
+        assert SAID[trouble] in error
+        assert any(path in error for path in named), error
+        assert "Nothing was changed." in error
+        assert REMEDIES[trouble] in error
         assert told[mode]["changed_paths"] == []
-        assert told[mode]["kernel_writes"] == []
+        assert told[mode]["orders"] == []
+        assert not told[mode]["forgot"]
     assert told["then"] == "settled"
-    assert told["absent"] == []
+    assert told["given back"]

@@ -9,44 +9,57 @@ import signal
 import time
 
 import pytest
-from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, NAME, OURS, absent, apply, files_of, make_host
+from ansible_collections.precog.fleet.plugins.module_utils._host import TEMPORARY_SUFFIX
+from ansible_collections.precog.fleet.tests.fault.cases import CASES, MOMENTS, everything, prepare
+from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, files_of
 
-BEFORE_US = b"# by hand\nvm.swappiness = 7\n\xff"
-FIRST = {"vm.swappiness": 10, "net.ipv4.tcp_rmem": [4096, 65536, 134217728]}
-SECOND = {"vm.swappiness": 20, "vm.vfs_cache_pressure": 50}
-HEADER = "# Managed by precog.fleet: the next run undoes what is changed here.\n"
-WHOLE = {
-    BEFORE_US,
-    f"{HEADER}net.ipv4.tcp_rmem = 4096 65536 134217728\nvm.swappiness = 10\n".encode(),
-    f"{HEADER}vm.swappiness = 20\nvm.vfs_cache_pressure = 50\n".encode(),
-}
 CALLS = ("open", "write", "close", "fchown", "fchmod", "fsync", "rename", "unlink", "mkdir")
-RUNS = {
-    "first apply": (None, lambda host: apply(host, FIRST)),
-    "change": (lambda host: apply(host, FIRST), lambda host: apply(host, SECOND)),
-    "absent": (lambda host: apply(host, FIRST), absent),
-}
+KILLS = 20  # for each case and moment
 
 
-def machine(path):
-    host = make_host(path)
-    host.put(OURS, BEFORE_US, 0o640)
-    return host
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(params=MOMENTS)
+def moment(request):
+    return MOMENTS[request.param]
+
+
+@pytest.fixture
+def versions(case, memory):
+    """What every file below /etc is around runs that nobody cuts off: kind, mode and bytes, by path."""
+    host = case.make(memory / "undisturbed")
+    seen = [below_etc(host)]
+    for run in (case.first, case.second, case.absent):
+        run(host)
+        seen.append(below_etc(host))
+    paths = {path for found in seen for path in found}
+    found = {path: {files.get(path) for files in seen} for path in paths}
+    assert {path: len(looks) for path, looks in found.items() if len(looks) > 1} == case.files
+    return found
+
+
+def below_etc(host):
+    return {path: seen for path, seen in files_of(host).items() if path.startswith("/etc/")}
 
 
 def in_child(work):
     """Fork; return the child's process id. The child ends without a trace of pytest."""
     child = os.fork()
     if child == 0:
+        code = 1
         try:
             work()
+            code = 0
         finally:
-            os._exit(0)
+            os._exit(code)
     return child
 
 
-def die_before(call):
-    """Make this process kill itself just before it makes the numbered system call."""
+def die_before(call, host):
+    """Make this process kill itself just before it makes the numbered system call, or gives the numbered order."""
     made = iter(range(10**6))
 
     def fatal(function):
@@ -59,69 +72,98 @@ def die_before(call):
 
     for name in CALLS:
         setattr(os, name, fatal(getattr(os, name)))
+    # The made-up kernel and systemd are told something at each step.
+    host._step = fatal(host._step)
 
 
 def was_killed(child):
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    """Wait for a child; it was killed, or has done all that it had to."""
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
 
 
-def check_whole(host):
-    assert host.at(OURS).read_bytes() in WHOLE
+def kill_after(seconds, work):
+    """Run in a child, kill it, and tell whether it was still alive."""
+    child = in_child(work)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return was_killed(child)
+
+
+def check_whole(host, versions):
+    """No file is torn, none is too many, and the originals are known."""
+    for path, seen in below_etc(host).items():
+        folder, _slash, name = path.rpartition("/")
+        if name.endswith(TEMPORARY_SUFFIX):
+            assert name.startswith("."), path
+            assert f"{folder}/{name[1 : -len(TEMPORARY_SUFFIX)]}" in versions
+        else:
+            assert seen in versions[path], path
+    for path in versions.keys() - below_etc(host).keys():
+        assert None in versions[path], path
     if host.at(LEDGER).exists():
         assert json.loads(host.text(LEDGER))["version"] == 1
-    assert {place.name for place in host.at("/etc/sysctl.d").glob("*.conf")} == {"99-sysctl.conf", f"{NAME}.conf"}
 
 
-def check_mended(host, before, wishes):
-    apply(host, wishes)
-    again = apply(host, wishes)
+def check_mended(host, case, wish, before):
+    """The next run does all that is wished, and then all comes back."""
+    wish(host)
+    again = wish(host)
     assert not again.changed
     assert {change.status for change in again.changes} == {"ok"}
-    absent(host)
-    assert files_of(host) == before
+    check_given_back(host, case, before)
+
+
+def check_given_back(host, case, before):
+    case.absent(host)
+    assert everything(host) == before
     assert json.loads(host.text(LEDGER)) == {"version": 1, "settings": {}, "files": {}}
+    assert not case.absent(host).changed
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_killed_before_any_system_call(tmp_path, run):
-    prepare, work = RUNS[run]
-    before = files_of(machine(tmp_path / "before"))
+def test_killed_before_any_system_call(memory, case, moment, versions):
+    host = case.make(memory / "host")
+    before = everything(host)
+    work = getattr(case, moment.run)
     for call in range(1000):
-        host = machine(tmp_path / str(call))
-        if prepare is not None:
-            prepare(host)
-        killed = was_killed(in_child(lambda host=host, call=call: (die_before(call), work(host))))
-        check_whole(host)
+        prepare(case, moment, host)
+        killed = was_killed(in_child(lambda call=call: (die_before(call, host), work(host))))
+        host.recall()
+        check_whole(host, versions)
         if call % 2:
-            absent(host)  # straight back
-            assert files_of(host) == before
-        check_mended(host, before, SECOND)
+            check_given_back(host, case, before)  # straight back
+        else:
+            check_mended(host, case, [case.first, case.second][call // 2 % 2], before)
         if not killed:
             assert call > 20
             return
     raise AssertionError("the run never ends")
 
 
-def test_killed_sixty_times_at_random_moments(tmp_path):
+def test_killed_at_random_moments_up_to_three_times_in_a_row(memory, case, moment, versions):
+    assert KILLS * len(CASES) * len(MOMENTS) >= 200
     moments = random.Random(55)
-    host = machine(tmp_path / "host")
-    before = files_of(host)
-    works = [lambda: apply(host, FIRST), lambda: apply(host, SECOND), lambda: absent(host)]
-    longest = max(duration(work) for work in works)
-    kills = turn = 0
-    while kills < 60:
-        child = in_child(works[turn % 3])
-        time.sleep(moments.uniform(0, longest))
-        os.kill(child, signal.SIGKILL)
-        kills += was_killed(child)
-        check_whole(host)
-        turn += 1
-        if turn % 5 == 0:
-            check_mended(host, before, [FIRST, SECOND][turn % 2])
-        assert turn < 2000, "the children are too fast to be killed"
+    host = case.make(memory / "host")
+    before = everything(host)
+    longest = duration(case, moment, case.make(memory / "scratch"))
+    runs = [moment.run, *sorted({"first", "second", "absent"} - {moment.run})]
+    kills = 0
+    for turn in range(100 * KILLS):
+        prepare(case, moment, host)
+        for run in runs[: 1 + turn % 3]:
+            kills += kill_after(moments.uniform(0, longest), lambda run=run: getattr(case, run)(host))
+            host.recall()
+            check_whole(host, versions)
+        check_mended(host, case, [case.first, case.second][turn % 2], before)
+        if kills >= KILLS:
+            return
+    raise AssertionError("the children are too fast to be killed")
 
 
-def duration(work):
+def duration(case, moment, host):
+    """Return the seconds that a child takes for the run."""
+    prepare(case, moment, host)
     start = time.monotonic()
-    was_killed(in_child(work))
+    was_killed(in_child(lambda: getattr(case, moment.run)(host)))
     return time.monotonic() - start

@@ -188,10 +188,15 @@ class MadeCpu(MadeHost):
 
 
 def make_cpu(
-    root: Path, driver: str = "acpi-cpufreq", policies: Mapping[int, str] = SHARED, *, container: bool = False
+    root: Path,
+    driver: str = "acpi-cpufreq",
+    policies: Mapping[int, str] = SHARED,
+    *,
+    container: bool = False,
+    kind: type[MadeCpu] = MadeCpu,
 ) -> MadeCpu:
     """Build a host with a driver and policies; with none of these for a host without scaling."""
-    host = make_host(root, container=container, kind=MadeCpu)
+    host = make_host(root, container=container, kind=kind)
     assert isinstance(host, MadeCpu)
     host.driver, host.policies = driver, policies
     host.at("/run/systemd/system").mkdir(parents=True)

@@ -378,6 +378,13 @@ def _look(place: Path) -> tuple:
 # -- running the engine ---------------------------------------------------------------------------------------------
 
 
+def bend(text: bytes, at: int, word: bytes) -> bytes:
+    """Return a text with one of its words, or of what is between them, replaced by another."""
+    parts = re.split(rb"([\s=:]+)", text)
+    parts[at % len(parts)] = word
+    return b"".join(parts)
+
+
 def apply(host: MadeHost, parameters=None, *, check: bool = False, **options) -> engine.Report:
     """Apply parameters (and no profile, unless told otherwise)."""
     return engine.run(host, [profile(parameters, **options)], check_mode=check)

@@ -67,8 +67,8 @@ class MadeLimitsHost(MadeHost):
 
     def _read(self, paths):
         """As these tests write such files: one key a line, no continuation, plain numbers."""
-        lines = [line.partition("=") for path in paths for line in path.read_text().splitlines()]
-        return {key: value for key, equals, value in lines if equals and key[0] not in "#;"}
+        lines = [line.partition("=") for path in paths for line in path.read_bytes().decode("latin-1").split("\n")]
+        return {key: value for key, equals, value in lines if equals and key[:1] not in ("", "#", ";")}
 
     def _show(self, argv):
         asked = next(word for word in argv if word.startswith("--property=")).partition("=")[2].split(",")
@@ -117,9 +117,9 @@ class MadeLimitsHost(MadeHost):
         self.put("/proc/1/limits", LIMITS.format(soft=1024, hard=hard))
 
 
-def make_limits_host(root) -> MadeLimitsHost:
+def make_limits_host(root, *, kind: type[MadeLimitsHost] = MadeLimitsHost) -> MadeLimitsHost:
     """Build a Debian-like tree with two services, one of them running with a child."""
-    host = make_host(root, kind=MadeLimitsHost)
+    host = make_host(root, kind=kind)
     for path, text in FILES.items():
         host.put(path, text)
     host.start(1, 0, 1024, HARD)

@@ -48,6 +48,7 @@ class MadeSwap(MadeHost):
         """How many times systemd still takes zram for started."""
         self.flags: dict[str, int] = {}
         """With what each area was turned on."""
+        self.version = "systemd 252 (252.39-1~deb12u1)\n+PAM +AUDIT\n"
         self.show()
 
     def show(self) -> None:
@@ -100,6 +101,10 @@ class MadeSwap(MadeHost):
         if argv == ["systemctl", "start", "dev-zram0.swap"]:
             self._make_zram()
             return ""
+        if argv[:2] == ["systemctl", "start"]:
+            raise _swap.HostError(f"systemctl start {argv[2]} failed with code 5: Unit {argv[2]} not found.")
+        if argv == ["systemctl", "--version"]:
+            return self.version
         assert argv == ["systemctl", "daemon-reload"], argv
         if "daemon-reload" in self.fails:
             raise _swap.HostError("systemctl daemon-reload failed with code 1: no")
@@ -158,9 +163,9 @@ def escape(path: str) -> str:
     return "".join(f"\\{ord(char):03o}" if char in " \t\n\\" else char for char in path)
 
 
-def make_swap(root: Path, *, container: bool = False, table: str = TABLE) -> MadeSwap:
+def make_swap(root: Path, *, container: bool = False, table: str = TABLE, kind: type[MadeSwap] = MadeSwap) -> MadeSwap:
     """A machine with three areas that are on: a partition by UUID, a file with a blank, and zram by its generator."""
-    host = make_host(root, container=container, kind=MadeSwap)
+    host = make_host(root, container=container, kind=kind)
     host.put(FSTAB, table, 0o640)
     host.area("/dev/vdb1", used=4096, priority=7)
     host.area("/swap file", used=1024, priority=-2)

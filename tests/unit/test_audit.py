@@ -9,18 +9,26 @@ import re
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
+import jsonschema
 import pytest
 import yaml
 from ansible_collections.precog.fleet.plugins.action import host_audit as action
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _audit
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _audit, _swap
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils._ledger import LOCK
+from ansible_collections.precog.fleet.tests.unit.made_cpufreq import make_cpu
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, OURS, snapshot
+from ansible_collections.precog.fleet.tests.unit.made_limits import PAM, make_limits_host
+from ansible_collections.precog.fleet.tests.unit.made_swap import FSTAB, TABLE, Calls, make_swap
 
 ROOT = Path(__file__).resolve().parents[2]
 SWAPPINESS = "vm.swappiness"
+SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text())
+ROWS = {"$defs": SCHEMA["$defs"], "type": "array", "minItems": 2, "items": {"$ref": "#/$defs/setting"}}
 WANTED = {"profile": "none", "parameters": {SWAPPINESS: 10, "net.ipv4.tcp_rmem": [4096, 65536, 134217728]}}
 FACTS = {"virtual_memory": {"total": 8 * 2**30}}
 
@@ -111,6 +119,71 @@ def test_the_result_sums_up_all_parts(host):
     assert {row["part"] for row in result["settings"]} == {"kernel_tuning"}
 
 
+# part, how its host is made, what somebody does after the role has run there, the row, where it drifted
+OTHER_PARTS = [
+    ("limits", make_limits_host, lambda host: host.put(PAM, "root - nofile 5\n"), "pam:root:nofile", "disk"),
+    (
+        "cpu_governor",
+        make_cpu,
+        lambda host: host.set_file(0, "scaling_governor", "powersave"),
+        "policy0:governor",
+        "run time",
+    ),
+    ("swap", make_swap, lambda host: host.put(FSTAB, TABLE), "swap:/dev/vdb1", "disk"),
+    ("swap", make_swap, lambda host: host.swapon("/dev/vdb1", 0), "swap:/dev/vdb1", "run time"),
+]
+
+
+@pytest.mark.parametrize(("part", "make", "disturb", "name", "where"), OTHER_PARTS)
+def test_every_part_is_looked_at_by_its_own_plan(memory, monkeypatch, part, make, disturb, name, where):
+    host = make(memory / part)
+    monkeypatch.setattr(_swap._swap_calls, "Calls", lambda: Calls(host))
+    given = params(part, {"governor": "performance"} if part == "cpu_governor" else {})
+    untuned = _audit.look(host, part, given, FACTS)
+    assert (row_of(untuned, name)["status"], untuned.is_clean) == ("drifted", False)
+    engine.run(host, _audit.subsystems(part, given, FACTS), check_mode=False)
+    assert _audit.look(host, part, given, FACTS).is_clean
+    disturb(host)
+    before = snapshot(host)
+    finding = _audit.look(host, part, given, FACTS)
+    row = row_of(finding, name)
+    assert (row["part"], row["status"], row["where"]) == (part, "drifted", where)
+    jsonschema.validate([*untuned.rows, *finding.rows], ROWS)
+    assert not finding.is_clean
+    assert snapshot(host) == before
+
+
+def test_what_nothing_but_the_command_line_keeps_off_has_drifted_on_disk(memory):
+    host = make_swap(memory / "swap")
+    host.put("/proc/cmdline", "systemd.swap=0\n")
+    for path in ("/dev/vdb1", "/swap file"):
+        del host.on[path]
+    host.show()
+    finding = _audit.look(host, "swap", params("swap", {}), FACTS)
+    row = row_of(finding, "swap:/dev/vdb1")
+    assert (row["status"], row["where"], row["persisted_before"]) == ("drifted", "disk", "off")
+    assert {found["name"].partition(":")[0] for found in finding.rows} == {"swap"}
+
+
+def test_two_audits_at_once_say_the_same_and_wait_for_nobody(host):
+    tune(host)
+    host.set_key("vm/swappiness", "77")
+    before = snapshot(host)
+    with host.lock(LOCK), ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _number: look(host), range(2))
+    assert first == second
+    assert row_of(first)["status"] == "drifted"
+    assert snapshot(host) == before
+
+
+def test_an_audit_without_root_looks_at_nothing_and_tells_the_remedy(monkeypatch):
+    monkeypatch.setattr(_audit.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(_audit, "look", lambda *_given: pytest.fail("it looked"))
+    told = _audit.run({"swap": params("swap", {})}, fail_on_drift=True)
+    assert (told["failed"], told["unclean"]) == (True, [])
+    assert told["msg"] == "root is needed to see all of a host: run with become: true"
+
+
 def arguments_of(role):
     """Return what a role's one module call is given."""
     task = yaml.safe_load((ROOT / "roles" / role / "tasks/main.yml").read_text())[0]
@@ -126,6 +199,20 @@ def test_the_audit_is_given_what_the_role_gives_its_module(role):
 def test_every_part_is_in_every_playbook(book):
     text = (ROOT / "playbooks" / f"{book}.yml").read_text()
     assert set(_arguments.PARTS) <= set(re.findall(r"precog\.fleet\.(\w+)", text))
+
+
+def test_rollback_goes_the_other_way_round_and_each_part_has_its_tag():
+    (tune_play,) = yaml.safe_load((ROOT / "playbooks/tune.yml").read_text())
+    (back,) = yaml.safe_load((ROOT / "playbooks/rollback.yml").read_text())
+    named = (
+        task["ansible.builtin.import_role"]["name"]
+        for task in tune_play["tasks"]
+        if "ansible.builtin.import_role" in task
+    )
+    forward = [name.rpartition(".")[2] for name in named]
+    parts = [(role["role"].rpartition(".")[2], role["tags"], role["vars"]) for role in back["roles"]]
+    assert forward == list(_arguments.PARTS)
+    assert parts == [(part, [part], {f"{part}_state": "absent"}) for part in reversed(forward)]
 
 
 BAD = [

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq as cpufreq
 from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq_unit as unit
+from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Original
 from ansible_collections.precog.fleet.plugins.module_utils._rivals import Found
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import (
@@ -20,7 +21,7 @@ from ansible_collections.precog.fleet.tests.unit.made_cpufreq import (
     make_cpu,
     tune,
 )
-from ansible_collections.precog.fleet.tests.unit.made_host import files_of, untouched
+from ansible_collections.precog.fleet.tests.unit.made_host import bend, files_of, untouched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,3 +172,41 @@ def test_whatever_sysfs_says_a_run_has_an_answer(driver, changed, wish):
                 place.write_text(text)
         for check in (True, False):
             tune(host, check=check, **wish)
+
+
+UNIT_TEXT = unit.render([(PATH, "performance"), (f"{FOLDER}/boost", "1")]).encode()
+WORDS = [
+    b"[Service]",
+    b"ExecStart=-/bin/sh -c 'echo ",
+    b" > ",
+    PATH.encode(),
+    b"'",
+    b"Wants=",
+    unit.NAME.encode(),
+    b"\\",
+]
+WORDS += [b"performance", b"$(reboot)", b"9" * 5000, b"\n", b"\r\n", b" ", b"\0", b"\xff", b"#"]
+LINES = (
+    st.binary(max_size=30)
+    | st.lists(st.sampled_from(WORDS), max_size=10).map(b"".join)
+    | st.builds(bend, st.just(UNIT_TEXT), st.integers(0, 60), st.sampled_from(WORDS))
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.dictionaries(st.sampled_from([unit.FILE, unit.WANT]), LINES, min_size=1))
+def test_whatever_stands_in_the_place_of_our_unit_comes_back_byte_for_byte(odd):
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        host = make_cpu(Path(folder) / "host")
+        for path, content in odd.items():
+            host.put(path, content)
+        # What bears our header is ours, left by a ledger that is lost: it goes.
+        foreign = {path for path, content in odd.items() if not content.startswith(engine.HEADER.encode())}
+        before = without_boot(host)
+        tune(host, check=True)
+        assert without_boot(host) == before
+        tune(host)
+        assert not tune(host).changed
+        give_back(host)
+        ours = {unit.FILE, unit.WANT} - foreign
+        assert without_boot(host) == {path: seen for path, seen in before.items() if path not in ours}

@@ -28,7 +28,7 @@ from ansible_collections.precog.fleet.tests.unit.made_host import (
     untouched,
 )
 from ansible_collections.precog.fleet.tests.unit.scenarios import SCENARIOS
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 SWAP = "vm.swappiness"
@@ -785,6 +785,31 @@ def test_the_failure_names_key_value_reason_and_remedy(host):
     }
 
 
+def test_an_interface_taken_over_after_its_default_has_the_original_of_before_the_default(host):
+    apply(host, {"net.ipv4.conf.default.rp_filter": 1})
+    assert host.value("net/ipv4/conf/eth0/rp_filter") == "1"
+    apply(host, {"net.ipv4.conf.default.rp_filter": 1, "net.ipv4.conf.eth0.rp_filter": 2})
+    absent(host)
+    assert host.value("net/ipv4/conf/eth0/rp_filter") == "0"
+
+
+def test_an_interface_that_was_given_a_value_of_its_own_since_has_that_for_its_original(host):
+    apply(host, {"net.ipv4.conf.default.rp_filter": 1})
+    host.take("net/ipv4/conf/eth0/rp_filter", "2")
+    apply(host, {"net.ipv4.conf.default.rp_filter": 1, "net.ipv4.conf.eth0.rp_filter": 0})
+    absent(host)
+    assert host.value("net/ipv4/conf/eth0/rp_filter") == "2"
+
+
+def test_a_default_given_back_leaves_interfaces_with_a_value_of_their_own_alone(host):
+    apply(host, {"net.ipv4.conf.default.rp_filter": 1})
+    host.take("net/ipv4/conf/eth0/rp_filter", "2")
+    host.kernel_writes.clear()
+    absent(host)
+    assert host.kernel_writes == [("/proc/sys/net/ipv4/conf/default/rp_filter", "0")]
+    assert host.value("net/ipv4/conf/eth0.100/rp_filter") == "0"
+
+
 # -- whatever is wished for, on whatever host --------------------------------------------------------------------------
 
 NUMBERS = st.one_of(st.integers(-5, 300), st.sampled_from([4096, 2**20, 2**31, 2**64]))
@@ -810,6 +835,13 @@ CHANGED_KEYS = st.dictionaries(
 
 
 @settings(max_examples=120, deadline=None)
+@example(
+    first={"net.ipv4.conf.default.rp_filter": 1},
+    second={"net.ipv4.conf.eth0.rp_filter": 0},
+    fragments={},
+    changed={},
+    in_container=False,
+)
 @given(WISHED, WISHED, FRAGMENTS, CHANGED_KEYS, st.booleans())
 def test_any_wishes_on_any_host_settle_at_once_and_can_be_taken_back(first, second, fragments, changed, in_container):
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:

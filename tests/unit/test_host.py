@@ -112,9 +112,12 @@ def test_a_discarded_file_leaves_nothing(tree, plain):
 
 def test_what_a_killed_run_left_is_swept(tree, plain):
     plain.stage(CONF, b"new")
+    assert plain.has_left(CONF)
     plain.sweep(CONF)
     plain.sweep(CONF)
     plain.sweep("/nowhere/x")
+    assert not plain.has_left(CONF)
+    assert not plain.has_left("/nowhere/x")
     assert names_in(tree / "etc/sysctl.d") == []
 
 

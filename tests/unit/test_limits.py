@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
@@ -17,6 +19,7 @@ from ansible_collections.precog.fleet.plugins.modules import resource_limits
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
     Killed,
+    bend,
     files_of,
     rows,
     snapshot,
@@ -164,6 +167,70 @@ def test_whatever_limits_conf_holds_it_is_never_touched(memory, content):
     assert files_of(host) == before
 
 
+WORDS = [
+    *("*", "root", "alice", "@miners", "1000:", ":", "soft", "hard", "-", "nofile", "nproc", "chroot", "/jail", "-1"),
+    *("[Manager]", "[Service]", "DefaultLimitNOFILE=", "LimitNOFILE=", "LimitNOFILE", "1:2", "infinity", "unlimited"),
+    *("CapEff:", "1ffffffffff", "Max open files", "files", "9" * 5000, "65536", "0", "7", "pam_limits.so", "session"),
+    *(
+        "fs.nr_open",
+        "=",
+        ":",
+        "#",
+        ";",
+        "\\",
+        "\\\n",
+        "\n",
+        "\n",
+        "\r\n",
+        " ",
+        " ",
+        "\t",
+        "\0",
+        "\x85",
+        "٣",
+        "²",
+        "\udcff",
+    ),
+]
+ODD = st.lists(st.sampled_from(WORDS), max_size=14).map(
+    lambda words: "".join(words).encode("utf-8", "surrogateescape")
+) | st.binary(max_size=30)
+BENT = st.tuples(st.integers(0, 90), st.sampled_from([word.encode("utf-8", "surrogateescape") for word in WORDS]))
+OTHERS_FILES = [
+    *(
+        MAIN,
+        PAM,
+        MANAGER,
+        DROP_IN,
+        "/etc/security/limits.d/zz.conf",
+        "/etc/systemd/system.conf",
+        "/etc/sysctl.d/9.conf",
+    ),
+    *("/etc/systemd/system.conf.d/zz.conf", "/etc/systemd/system/miner.service.d/zz.conf", "/etc/pam.d/sshd"),
+    *("/etc/systemd/system/miner.service", "/etc/passwd", "/etc/group", "/proc/sys/fs/nr_open"),
+    *("/proc/1/status", "/proc/1/limits", "/proc/1/uid_map", "/proc/812/limits", "/proc/812/stat", "/proc/812/cgroup"),
+]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.dictionaries(st.sampled_from(OTHERS_FILES), ODD | BENT, min_size=1, max_size=5))
+def test_whatever_files_and_processes_say_there_is_an_answer_and_every_byte_comes_back(odd):
+    wanted = {**EVERYTHING, "parameters": {"alice": {"nofile": 5, "nproc": 7}, "@miners": {"memlock": 1}}}
+    with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        host = make_limits_host(Path(folder) / "host")
+        for path, odd_one in odd.items():
+            old = host.at(path).read_bytes() if host.at(path).exists() else b""
+            host.put(path, odd_one if isinstance(odd_one, bytes) else bend(old, *odd_one))
+        before = files_of(host)
+        predicted = statuses(apply(host, **wanted, check=True))
+        assert files_of(host) == before
+        assert statuses(apply(host, **wanted)).keys() == predicted.keys()
+        changed = {path for path, seen in files_of(host).items() if before.get(path) != seen}
+        assert {path for path in changed if not host.at(path).is_dir()} <= {PAM, MANAGER, DROP_IN}
+        absent(host)
+        assert files_of(host) == before
+
+
 # -- what can't be -----------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +294,19 @@ def test_the_ceiling_is_told_in_the_unit_of_the_row(host):
     told = rows(apply(host, {"root": {"memlock": 9000}}, systemd={"memlock": 9000}))
     assert "9000 can't take effect: process 1 itself is held to 8192 " in told["pam:root:memlock"]["reason"]
     assert "9216000 can't take effect" in told["systemd:DefaultLimitMEMLOCK"]["reason"]
+
+
+@pytest.mark.parametrize("line", ["CapEff:", "CapEff:\tzz", "CapEff:\t" + "f" * 40, "CapEff:\t²", ""])
+def test_capabilities_that_cant_be_read_keep_nothing_out(host, line):
+    host.forbid(20000)
+    host.put("/proc/1/status", f"Name:\tsystemd\n{line}\n")
+    assert rows(apply(host, profile="guide", check=True))[ROOT]["status"] == "changed"
+
+
+@pytest.mark.parametrize("parent", ["x", "²", "-1", "9" * 5000])
+def test_a_process_whose_parent_makes_no_sense_is_nobody_s_child(host, parent):
+    host.start(813, parent, 1024, 5)
+    assert "813" not in rows(apply(host, **SERVICE))[MINER]["reason"]
 
 
 def test_the_capability_counts_in_the_first_user_namespace_only(host):
@@ -414,6 +494,35 @@ def test_a_run_killed_anywhere_is_made_up_for_by_the_next(memory):
         assert files_of(host) == before
         steps += 1
     assert steps > 8
+
+
+def test_trap_a_rollback_killed_anywhere_is_made_up_for_by_the_next_and_systemd_is_told(memory):
+    for steps in range(100):
+        host = make_limits_host(memory / str(steps))
+        before, known = files_of(host), (dict(host.defaults), dict(host.units))
+        apply(host, **EVERYTHING)
+        host.steps_to_live = steps
+        try:
+            absent(host)
+            finished = True
+        except Killed:
+            finished = False
+        host.steps_to_live = None
+        absent(host)
+        assert (files_of(host), (host.defaults, host.units)) == (before, known)
+        assert not absent(host).changed
+        if finished:
+            assert steps > 8
+            return
+    raise AssertionError("the run never ends")
+
+
+def test_trap_what_a_run_left_beside_a_drop_in_that_it_never_noted_is_swept(host):
+    host.put("/etc/systemd/system/idle.service.d/by-hand.conf", "[Service]\n")
+    before = files_of(host)
+    host.put("/etc/systemd/system/idle.service.d/.99-zz-precog-fleet.conf.precog-fleet.tmp", "[Serv")
+    absent(host)
+    assert files_of(host) == before
 
 
 def test_what_a_restart_would_change_is_told_of_main_process_and_children(host):

@@ -53,6 +53,8 @@ BAD = [
     ("nofile", "unlimited:5", "soft unlimited is above hard 5"),
     ("nofile", -2, "out of range"),
     ("nofile", 2**64, "more than the kernel can hold"),
+    ("nofile", "9" * 5000, "more than the kernel can hold"),
+    ("nofile", "-" + "9" * 5000, "out of range"),
     ("memlock", 2**60, "more than the kernel can hold"),
     ("nice", 20, "out of range"),
     ("nice", "unlimited", "no number"),
@@ -73,6 +75,11 @@ SYSTEMD_VALUES = [
     ("nofile", "2:1", None),
     ("nofile", "1:2:3", None),
     ("nofile", "-5", None),
+    ("nofile", str(2**64), None),
+    ("nofile", "9" * 5000, None),
+    ("memlock", "9" * 5000 + "K", None),
+    ("cpu", "9" * 5000 + "s", None),
+    ("nofile", "0" * 5000 + "7", (7, 7)),
     ("nofile", "x", None),
     ("nofile", "", None),
     ("memlock", "64M", (64 << 20, 64 << 20)),
@@ -136,7 +143,23 @@ WORDS = [
     "0",
     "99999999999",
 ]
-WORDS += ["unlimited", "infinity", "1k", "#", "\r", "\n", "\n", "\n", " ", "\t", "\x85", "\udcff"]
+WORDS += [
+    "9" * 5000,
+    "²",
+    "1000:" + "9" * 5000,
+    "unlimited",
+    "infinity",
+    "1k",
+    "#",
+    "\r",
+    "\n",
+    "\n",
+    "\n",
+    " ",
+    "\t",
+    "\x85",
+    "\udcff",
+]
 
 
 @given(st.text() | st.lists(st.sampled_from(WORDS)).map(" ".join))
@@ -167,6 +190,18 @@ def test_any_value_is_understood_or_told(item, value):
     assert values.understand(item, text) == pair
     lines = pam.parse("/f", pam.render("alice", item, text))
     assert pam.decide(lines, pam.Subject("alice"), item).pair == pair
+
+
+@pytest.mark.parametrize("number", ["²", "٣", "", "x", "-1", "9" * 5000])
+def test_a_user_whose_number_is_none_is_known_by_name_alone(number):
+    assert pam.subject("alice", f"alice:x:{number}:5:\n", "") == pam.Subject("alice")
+
+
+def test_trap_numbers_out_of_range_are_no_limit_or_cut_down():
+    text = f"* - nofile {'9' * 5000}\n{'9' * 5000}: - nofile 5\n* - rtprio {'9' * 5000}\n"
+    lines = pam.parse("/f", text)
+    assert [line.value for line in lines] == [INF, 5, INF]
+    assert pam.decide(lines, pam.subject("alice", PASSWD, GROUP), "nofile").pair == (INF, INF)
 
 
 PASSWD, GROUP = "root:x:0:0:\nalice:x:1000:1000:\n", "alice:x:1000:\nminers:x:5:alice\nroot:x:0:\n"

@@ -15,6 +15,8 @@ import yaml
 from ansible_collections.precog.fleet.plugins.module_utils import _preflight, _psutil, _rivals
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 from ansible_collections.precog.fleet.plugins.modules import host_preflight
+from hypothesis import given
+from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
 MODULE = "ansible_collections.precog.fleet.plugins.modules.host_preflight"
@@ -263,6 +265,14 @@ class TestRivals:
     )
     def test_assignments(self, text, expected):
         assert _rivals.assignments(text) == expected
+
+    @given(
+        st.text() | st.lists(st.sampled_from(["A", "=", "'", '"', "\\", "#", " ", "\n", "export ", "\0"])).map("".join)
+    )
+    def test_any_text_has_assignments_or_none(self, text):
+        found = _rivals.assignments(f"A={text}\nLAST=1\n")
+        assert found["LAST"] == "1"
+        assert all("\n" not in name for name in found)
 
 
 TREE = {

@@ -18,6 +18,8 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _processes, _psutil
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 from ansible_collections.precog.fleet.plugins.modules import psutil_facts
+from hypothesis import given
+from hypothesis import strategies as st
 
 COLLECTIONS = Path(__file__).parents[2] / ".ansible" / "collections"
 MODULE = "ansible_collections.precog.fleet.plugins.modules.psutil_facts"
@@ -153,6 +155,20 @@ class TestParseLimits:
             "Max of some later kernel  1                    2                    things    \n"
         )
         assert _processes.parse_limits(text) == {"nofile": (1024, 524288), "memlock": (-1, -1), "nice": (0, 0)}
+
+    @pytest.mark.parametrize("word", ["x", "-1", "٣", "unlimitedly", "9" * 5000])
+    def test_a_line_with_other_words_is_left_out(self, word):
+        fine = "Max open files            1024                 524288               files\n"
+        for soft, hard in ((word, "5"), ("5", word)):
+            text = f"Max nice priority         {soft}  {hard}\n{fine}"
+            assert _processes.parse_limits(text) == {"nofile": (1024, 524288)}
+
+    @given(
+        st.text()
+        | st.lists(st.sampled_from(["Max open files", "  ", " ", "9", "x", "unlimited", "\n", "²"])).map("".join)
+    )
+    def test_any_text_can_be_read(self, text):
+        assert set(_processes.parse_limits(f"{text}\nMax open files  {text}  9")) <= {"nofile"}
 
 
 @pytest.fixture

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _swap, _swap_calls
@@ -13,7 +16,15 @@ from ansible_collections.precog.fleet.plugins.module_utils._ledger import Origin
 from ansible_collections.precog.fleet.plugins.module_utils._swap_guard import Group, shortage
 from ansible_collections.precog.fleet.plugins.module_utils._swap_sources import Source
 from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import MARKER, Active
-from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, files_of, rows, snapshot, statuses, untouched
+from ansible_collections.precog.fleet.tests.unit.made_host import (
+    LEDGER,
+    bend,
+    files_of,
+    rows,
+    snapshot,
+    statuses,
+    untouched,
+)
 from ansible_collections.precog.fleet.tests.unit.made_swap import (
     FSTAB,
     SWAPS,
@@ -25,6 +36,8 @@ from ansible_collections.precog.fleet.tests.unit.made_swap import (
     make_swap,
     turn,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 PARTITION, FILE, ZRAM = "swap:/dev/vdb1", "swap:/swap file", "swap:/dev/zram0"
 MASK = f"{UNITS}/dev-zram0.swap"
@@ -353,7 +366,10 @@ def test_a_limited_group_is_read_in_both_versions(host):
     host.put("/sys/fs/cgroup/memory/a/memory.usage_in_bytes", "900\n")
     host.put("/sys/fs/cgroup/memory/a/memory.stat", "total_swap 200\n")
     assert "/sys/fs/cgroup/memory/a holds" in rows(turn(host))[FILE]["reason"]
-    host.put("/sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712\n")
+    for odd in ("9223372036854771712\n", "9" * 5000, "²", "", "x"):
+        host.put("/sys/fs/cgroup/memory/a/memory.limit_in_bytes", odd)
+        host.put("/sys/fs/cgroup/memory/b/memory.stat", f"total_swap {odd}\n")
+        assert "refused" not in statuses(turn(host, check=True)).values()
     assert set(statuses(turn(host)).values()) == {"changed"}
 
 
@@ -498,6 +514,72 @@ def test_a_service_that_turns_zram_on_is_told_as_overriding(host):
     assert statuses(turn(host))[ZRAM] == "ok"
 
 
+CONFIGURED = f"{UNITS.removesuffix('/system')}/zram-generator.conf"
+
+
+def configure_zram(host, text="[zram1]\nzram-size = ram / 2\nswap-priority=50\n"):
+    host.put("/usr/lib/systemd/system-generators/zram-generator", "")
+    host.put(CONFIGURED, text)
+
+
+def test_trap_zram_that_is_configured_and_not_made_yet_is_what_the_next_boot_brings(host):
+    configure_zram(host)
+    before = lasting(host)
+    told = rows(turn(host))["swap:/dev/zram1"]
+    assert (told["status"], told["before"], told["persisted_before"]) == ("changed", "off", "on pri=50")
+    assert (told["persisted"], told["persisted_by"]) == ("off", f"{UNITS}/dev-zram1.swap")
+    assert host.at(f"{UNITS}/dev-zram1.swap").read_bytes() == b""
+    assert set(statuses(turn(host)).values()) == {"ok"}
+    # At the next boot the generator makes the unit, which stays masked.
+    host.put("/run/systemd/generator/dev-zram1.swap", "[Swap]\nWhat=/dev/zram1\nPriority=50\n")
+    host.at("/run/systemd/generator/swap.target.wants/dev-zram1.swap").symlink_to("../dev-zram1.swap")
+    assert set(statuses(turn(host)).values()) == {"ok"}
+    for made in ("dev-zram1.swap", "swap.target.wants/dev-zram1.swap"):
+        host.at(f"/run/systemd/generator/{made}").unlink()
+    turn(host, None)
+    assert lasting(host) == before
+    assert "/dev/zram1" not in host.on
+
+
+def test_configured_zram_of_which_there_is_a_unit_is_one_area(host):
+    configure_zram(host, "[zram0]\nswap-priority=5\n")
+    assert rows(turn(host, check=True))[ZRAM]["persisted_before"] == "on pri=100"
+
+
+def test_on_has_systemd_read_what_is_configured_before_it_makes_zram(host):
+    configure_zram(host)
+    told = rows(turn(host, "on"))["swap:/dev/zram1"]
+    assert told["status"] == "refused"  # this made-up systemd knows of no such unit
+    assert RELOAD in host.commands
+
+
+@pytest.mark.parametrize(
+    ("arrange", "there"),
+    [
+        (lambda _host: None, True),
+        (lambda host: host.put("/proc/cmdline", "systemd.zram=0\n"), False),
+        (lambda host: host.put("/proc/cmdline", "systemd.zram=1\n"), True),
+        (lambda host: host.at("/usr/lib/systemd/system-generators/zram-generator").unlink(), False),
+        (lambda host: host.put("/run/systemd/zram-generator.conf", ""), False),
+        (lambda host: host.put("/usr/lib/systemd/zram-generator.conf", ""), True),
+        (lambda host: host.put(f"{CONFIGURED}.d/a.conf", "[zram1]\nzram-size=0\n"), False),
+        (lambda host: host.put(f"{CONFIGURED}.d/a.conf.off", "[zram1]\nzram-size=0\n"), True),
+        (lambda host: host.put(f"{UNITS}/dev-zram1.swap", ""), False),
+    ],
+)
+def test_where_zram_is_configured_and_where_not(host, arrange, there):
+    configure_zram(host)
+    arrange(host)
+    assert ("swap:/dev/zram1" in rows(turn(host, check=True))) is there
+
+
+def test_a_generator_masked_by_a_link_makes_nothing(host):
+    configure_zram(host)
+    host.at("/etc/systemd/system-generators").mkdir()
+    host.at("/etc/systemd/system-generators/zram-generator").symlink_to("/dev/null")
+    assert "swap:/dev/zram1" not in rows(turn(host, check=True))
+
+
 def partition(host, name="vda3", *, flags="0x0"):
     host.area(f"/dev/{name}")
     host.put(
@@ -530,6 +612,58 @@ def test_without_fstab_the_partition_is_what_the_next_boot_turns_on(host):
     assert rows(turn(host, check=True))["swap:/dev/vda3"]["persisted_before"] == "on"
     host.put("/proc/cmdline", "quiet systemd.gpt_auto=0\n")
     assert "swap:/dev/vda3" not in rows(turn(host, check=True))
+
+
+@pytest.mark.parametrize("word", ["systemd.swap=0", "systemd.swap=no", "fstab=0"])
+def test_trap_a_command_line_that_switches_fstab_s_swap_off_counts_for_the_next_boot(host, word):
+    host.put("/proc/cmdline", f"quiet {word}\n")
+    before, on = lasting(host), dict(host.on)
+    told = rows(turn(host))
+    # Its unit is none of fstab's, which zram-generator makes whatever this word says.
+    assert {name: row["persisted_before"] for name, row in told.items()} == {
+        PARTITION: "off",
+        FILE: "off",
+        ZRAM: "on pri=100",
+    }
+    # The lines are turned off all the same: the other entries of a boot loader's menu need not have that word.
+    assert (told[PARTITION]["persisted_by"], host.text(FSTAB).count(MARKER)) == (f"{FSTAB}:4", 2)
+    assert set(statuses(turn(host)).values()) == {"ok"}
+    turn(host, None)
+    assert (lasting(host), host.on) == (before, on)
+
+
+def test_trap_on_is_overridden_by_a_command_line_that_switches_it_off_again_at_boot(host):
+    host.on.clear()
+    host.show()
+    host.put("/proc/cmdline", "systemd.swap=0\n")
+    told = rows(turn(host, "on"))
+    assert (told[PARTITION]["status"], told[PARTITION]["after"]) == ("overridden", "on pri=7")
+    assert (told[PARTITION]["persisted"], told[PARTITION]["persisted_by"]) == ("off", "/proc/cmdline")
+    assert "systemd.swap=0 on the kernel command line keeps it off at boot" in told[PARTITION]["reason"]
+    assert told[ZRAM]["status"] == "changed"
+    assert not turn(host, "on").changed
+
+
+def test_after_a_reboot_that_left_it_off_by_the_command_line_it_is_not_turned_on(host):
+    host.put("/proc/cmdline", "systemd.swap=0\n")
+    for path in ("/dev/vdb1", "/swap file"):
+        del host.on[path]
+    host.show()
+    turn(host)
+    host.restart()
+    turn(host, None)
+    assert set(host.on) == {"/dev/zram0"}
+
+
+@pytest.mark.parametrize(
+    ("version", "there"), [("systemd 252 (252.39)\n", True), ("systemd 257 (257.9)\n", False), ("what?", True)]
+)
+def test_trap_the_generator_for_partitions_minds_systemd_swap_since_version_254(host, version, there):
+    partition(host)
+    host.put(FSTAB, "")
+    host.put("/proc/cmdline", "systemd.swap=0\n")
+    host.version = version
+    assert ("swap:/dev/vda3" in rows(turn(host, check=True))) is there
 
 
 def test_a_partition_marked_no_auto_is_left(host):
@@ -591,6 +725,21 @@ def test_systemd_is_told_again_after_a_run_that_could_not(host):
     assert host.commands == []
 
 
+def test_trap_a_rollback_of_which_systemd_could_not_be_told_tells_it_the_next_time(host):
+    host.fails["/dev/zram0"] = errno.EBUSY  # it stays on, so that only the end of a run tells systemd something
+    turn(host)
+    host.fails["daemon-reload"] = 1
+    with pytest.raises(HostError, match="daemon-reload"):
+        turn(host, None)
+    del host.fails["daemon-reload"]
+    host.commands.clear()
+    turn(host, None)
+    assert host.commands[-1] == RELOAD
+    host.commands.clear()
+    turn(host, None)
+    assert host.commands == []
+
+
 def test_without_systemd_nothing_is_told(host):
     host.at("/run/systemd/system/.keep").unlink()
     host.at("/run/systemd/system").rmdir()
@@ -632,6 +781,66 @@ def test_a_full_disk_leaves_all_as_it_was(host, what):
     turn(host)
     turn(host, None)
     assert (lasting(host), host.on) == (before, on)
+
+
+# -- whatever files and kernel say -------------------------------------------------------------------------------------
+
+WORDS = [
+    *("/dev/vdb1", f"UUID={UUID}", "/swap\\040file", "/new", "/dev/zram0", "none", "swap", "sw,pri=5,nofail", "noauto"),
+    *(
+        "[Swap]",
+        "What=",
+        "/srv/x",
+        "Priority=",
+        "Options=pri=",
+        "9" * 5000,
+        "²",
+        "nan",
+        "7",
+        "-1",
+        "\\000",
+        "\\777",
+        "\\",
+    ),
+    *("resume=", "RESUME=", "noresume", "systemd.swap=", "fstab=0", "swap:", "0", "/..", "//", "kB", "MemAvailable:"),
+    *("E:ID_PART_ENTRY_TYPE=0657fd6d-a4ab-43c4-84e5-0933c84b4f4f", "E:ID_PART_ENTRY_FLAGS=0x", "f" * 17, "(deleted)"),
+    *("total_swap", "max", "#", "'", '"', "\n", "\n", "\r\n", " ", " ", "\t", "\0", "\x85", "é", "\udcff"),
+]
+ODD_TEXT = st.lists(st.sampled_from(WORDS), max_size=14).map("".join) | st.text(
+    st.characters(codec="utf-8"), max_size=20
+)
+ODD = ODD_TEXT.map(lambda text: text.encode("utf-8", "surrogateescape")) | st.binary(max_size=30)
+BENT = st.tuples(st.integers(0, 60), st.sampled_from([word.encode("utf-8", "surrogateescape") for word in WORDS]))
+GROUP = "/sys/fs/cgroup/miner.slice"
+ODD_PLACES = [
+    CONFIGURED,
+    *(FSTAB, SWAPS, "/proc/meminfo", "/proc/cmdline", "/run/systemd/generator/dev-zram0.swap", "/run/udev/data/b254:3"),
+    *("/etc/initramfs-tools/initramfs.conf", "/etc/cloud/cloud.cfg", f"{UNITS}/srv-x.swap", f"{GROUP}/memory.max"),
+    *(f"{GROUP}/memory.current", f"{GROUP}/memory.swap.current", f"{GROUP}/memory.stat"),
+]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.dictionaries(st.sampled_from(ODD_PLACES), ODD | BENT, min_size=1, max_size=5), st.sampled_from(["off", "on"]))
+def test_whatever_files_and_kernel_say_there_is_an_answer_and_every_byte_comes_back(odd, mode):
+    with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        host = make_swap(Path(folder) / "host")
+        partition(host)
+        configure_zram(host)
+        for name, value in (("max", "9999"), ("current", "99"), ("swap.current", "9"), ("stat", "file 5\nshmem 1\n")):
+            host.put(f"{GROUP}/memory.{name}", value)
+        unit(host, "srv-x.swap", "[Swap]\nWhat=/srv/x\n", folder=UNITS)
+        for path, odd_one in odd.items():
+            old = host.at(path).read_bytes() if host.at(path).exists() else b""
+            host.put(path, odd_one if isinstance(odd_one, bytes) else bend(old, *odd_one))
+        before, table = lasting(host), host.at(FSTAB).read_bytes()
+        predicted = statuses(turn(host, mode, check=True))
+        assert lasting(host) == before
+        assert statuses(turn(host, mode)).keys() == predicted.keys()
+        for old, new in zip(table.split(b"\n"), host.at(FSTAB).read_bytes().split(b"\n"), strict=True):
+            assert new in (old, MARKER.encode() + old)
+        turn(host, None)
+        assert lasting(host) == before
 
 
 # -- the plan as a table ----------------------------------------------------------------------------------------------

@@ -93,6 +93,37 @@ def test_marks_go_on_and_off_with_every_other_byte_as_it_was(lines, data):
     assert tables.rewrite(marked, set()) == text
 
 
+SWITCHES = [
+    ("quiet systemd.swap=0", True),
+    ("systemd.swap=OFF quiet\n", True),
+    ('"systemd.swap=no" ro', True),
+    ('systemd.swap="false"', True),
+    ("systemd.swap=0 systemd.swap", False),
+    ("systemd.swap=0 systemd.swap=yes", False),
+    ("systemd.swap=yes systemd.swap=n", True),
+    ("systemd.swap=0 systemd.swap=maybe", True),
+    ("systemd.swap=", False),
+    ("systemd.swap", False),
+    ("rd.systemd.swap=0 xsystemd.swap=0 systemd.swapx=0", False),
+    ("", False),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), SWITCHES)
+def test_switches_of_the_kernel_command_line(text, expected):
+    assert tables.is_switched_off(text, "systemd.swap") is expected
+
+
+def test_a_switch_is_the_same_with_hyphen_and_underscore():
+    assert tables.is_switched_off("systemd.gpt-auto=0", "systemd.gpt_auto")
+
+
+@given(st.text() | st.lists(st.sampled_from(["systemd.swap", "=", "0", "1", " ", '"', "\0", "x", "-"])).map("".join))
+def test_any_command_line_can_be_read(text):
+    assert tables.is_switched_off(f"{text} systemd.swap=no", "systemd.swap")
+    assert not tables.is_switched_off(f"{text} systemd.swap=yes", "systemd.swap")
+
+
 DEVICES = [
     ("/dev/vdb1", "/dev/vdb1"),
     ("UUID=0f3c", "/dev/disk/by-uuid/0f3c"),

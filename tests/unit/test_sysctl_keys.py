@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_keys as keys
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 RESERVED = "net/ipv4/ip_local_reserved_ports"
@@ -192,6 +192,10 @@ def test_trap_two_spellings_of_one_value(path, left, right, same):
 
 
 @given(st.sampled_from(["vm/x", RESERVED, FLOWS, "kernel/core_pattern"]), st.text())
+@example("vm/x", "9" * 5000)
+@example("vm/x", "0" * 5000)
+@example(FLOWS, "0x" + "f" * 5000)
+@example(RESERVED, "1-" + "9" * 5000)
 def test_canonical_of_anything_is_a_fixed_point(path, text):
     once = keys.canonical(path, text)
     assert keys.canonical(path, once) == once
