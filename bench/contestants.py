@@ -92,12 +92,14 @@ def audit_play(keys: Mapping[str, str]) -> list[dict[str, Any]]:
         }
         for name in TUNING_ROLES
     ]
-    return play({"roles": [{"role": "precog.fleet.audit"}], "tasks": defaults, "vars": tuning_variables(keys)})
+    fail = {"name": "Fail", "ansible.builtin.fail": {}, "when": "audit_result.unclean | length > 0"}
+    roles = [{"role": "precog.fleet.audit"}]
+    return play({"roles": roles, "tasks": [fail, *defaults], "vars": tuning_variables(keys)})
 
 
 def audit_first_play(keys: Mapping[str, str]) -> list[dict[str, Any]]:
     """The audit, then each tuning role that it found something for, as playbooks/tune.yml has it."""
-    roles = [{"role": "precog.fleet.audit", "vars": {"audit_fail_on_drift": False}}]
+    roles = [{"role": "precog.fleet.audit"}]
     leave = {"name": "Leave", "ansible.builtin.meta": "end_host", "when": "not audit_result.unclean"}
     tasks = [
         {
@@ -157,17 +159,18 @@ def pyinfra_inventory(fleet: Mapping[str, Mapping[str, str]], keys: Mapping[str,
     return f"hosts = {[(name, {**reach, **data}) for name, reach in sorted(fleet.items())]!r}\n"
 
 
-def ansible_objection(output: str, hosts: Sequence[str], *, items: int = 0) -> str:
+def ansible_objection(output: str, hosts: Sequence[str], *, items: int = 0, skips: bool = False) -> str:
     """Tell from ansible-playbook's output why it was no full no-change run.
 
     :param items: how many items of a loop each host must have been through.
+    :param skips: whether tasks may have been skipped.
     """
     recap = {match["host"]: match for match in _RECAP.finditer(output)}
     if sorted(recap) != sorted(hosts):
         return f"the recap is about {sorted(recap)}, not {sorted(hosts)}"
     for host, match in sorted(recap.items()):
         counts = {name: int(value) for name, value in _COUNT.findall(match["counts"])}
-        bad = [f"{name}={value}" for name, value in counts.items() if value]
+        bad = [f"{name}={value}" for name, value in counts.items() if value and not (skips and name == "skipped")]
         if bad or "changed" not in counts or not int(match["ok"]):
             return f"{host}: ok={match['ok']} {' '.join(bad)}"
     done = len(_LOOP_ITEM.findall(output))

@@ -11,6 +11,7 @@ export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 # What each part wants from Debian, by name.
 packages_control=(python3 python3-venv openssh-client git)
 packages_fleet=(podman runc netavark aardvark-dns mmdebstrap iptables iproute2)
+packages_vm=(qemu-system-x86 qemu-utils mmdebstrap e2fsprogs openssh-client)
 
 say() { if [[ -t 1 ]]; then printf '\n\033[1m== %s\033[0m\n' "$*"; else printf '\n== %s\n' "$*"; fi; }
 die() { printf 'Error: %s\n' "$*" >&2; exit 1; }

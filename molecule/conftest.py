@@ -18,10 +18,28 @@ from testinfra.host import Host
 MOLECULE = Path(__file__).parent
 
 
-def fleet_folder() -> Path:
-    """Where bin/local-fleet keeps what it knows of the scenarios' fleet; as bin/lib.sh says."""
+def scenario_folder() -> Path:
+    """The folder of the scenario that is being verified."""
+    return MOLECULE / os.environ["MOLECULE_SCENARIO_NAME"]
+
+
+def inventory_folder() -> Path:
+    """Its inventory: one of its own, or the one that scenarios share."""
+    own = scenario_folder() / "inventory"
+    return own if own.is_dir() else MOLECULE / "inventory"
+
+
+def where_the_fleet_is() -> Path:
+    """Where bin/local-fleet or bin/local-vm keeps what it knows of the scenario's fleet; as bin/lib.sh says."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("PRECOG_FLEET_CACHE") or home / "precog-fleet") / "fleets" / "molecule"
+    name = "molecule" if inventory_folder() == MOLECULE / "inventory" else scenario_folder().name
+    return Path(os.environ.get("PRECOG_FLEET_CACHE") or home / "precog-fleet") / "fleets" / name
+
+
+@pytest.fixture(scope="session")
+def fleet_folder() -> Path:
+    """The folder with the fleet's ssh_config."""
+    return where_the_fleet_is()
 
 
 def members(inventory: dict, group: str) -> list[str]:
@@ -34,21 +52,16 @@ def members(inventory: dict, group: str) -> list[str]:
 def pytest_configure(config: pytest.Config) -> None:
     """Directs testinfra at the hosts of the scenario's group, over SSH and as root."""
     scenario = os.environ["MOLECULE_SCENARIO_NAME"]
-    inventory = yaml.safe_load((MOLECULE / "inventory" / "hosts.yml").read_text())
+    inventory = yaml.safe_load((inventory_folder() / "hosts.yml").read_text())
     group = "precog" if scenario == "default" else scenario
     config.option.hosts = ",".join(f"ssh://{name}" for name in members(inventory, group))
     config.option.connection = "ssh"
-    config.option.ssh_config = str(fleet_folder() / "ssh_config")
+    config.option.ssh_config = str(where_the_fleet_is() / "ssh_config")
     config.option.sudo = True
     # One connection per host for all its checks; the folder is short-lived, and short as socket names have to be.
     folder = tempfile.mkdtemp(prefix="precog-")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     config.option.ssh_extra_args = f"-o ControlMaster=auto -o ControlPersist=5s -o ControlPath={folder}/%C"
-
-
-def scenario_folder() -> Path:
-    """The folder of the scenario that is being verified."""
-    return MOLECULE / os.environ["MOLECULE_SCENARIO_NAME"]
 
 
 class Kernel:
@@ -85,7 +98,7 @@ def play(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
 
     def run(playbook: Path, variables: dict | None = None, *, check: bool = False, code: int = 0) -> Run:
         report = tmp_path_factory.mktemp("report") / "report.json"
-        command = ["ansible-playbook", "--inventory", str(MOLECULE / "inventory"), "--limit", name, str(playbook)]
+        command = ["ansible-playbook", "--inventory", str(inventory_folder()), "--limit", name, str(playbook)]
         command += ["--extra-vars", json.dumps(variables or {})] + (["--check"] if check else [])
         root = MOLECULE.parent
         env = {**os.environ, "PRECOG_FLEET_REPORT": str(report), "ANSIBLE_CONFIG": str(root / "ansible.cfg")}

@@ -105,8 +105,8 @@ def run(parts: Mapping[str, Mapping[str, Any]], *, fail_on_drift: bool) -> dict[
     told_of = {**result(findings), "psutil": facts, "warnings": warnings}
     if told_of["errors"]:
         return {**told_of, "failed": True, "msg": "; ".join(dict.fromkeys(told_of["errors"].values()))}
-    if told_of["unclean"] and fail_on_drift:
-        return {**told_of, "failed": True, "msg": told(told_of["settings"])}
+    if told_of["unclean"]:
+        return {**told_of, "failed": fail_on_drift, "msg": told(told_of["settings"])}
     return told_of
 
 

@@ -84,14 +84,15 @@ def execute(arguments: argparse.Namespace, runner: Runner, environ: dict[str, st
     return [f"{arguments.fleet}: {fleet.down()} hosts removed"]
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Ends the command as Ctrl-C does: a signal handler."""
     raise KeyboardInterrupt
 
 
 def main(words: Sequence[str]) -> int:
     """Runs one command; returns the exit status: 0, 1 with errors printed, 2 for wrong usage, 130 when interrupted."""
     arguments = parser().parse_args(words)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     runner = Runner()
     try:
         print("\n".join(execute(arguments, runner, dict(os.environ))))

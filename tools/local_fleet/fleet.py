@@ -18,11 +18,11 @@ from local_fleet.images import Images, locked
 from local_fleet.inventory import inventory_text, known_hosts_text, script_text, ssh_config_text
 from local_fleet.model import FleetError, Host, HostSpec, Problem
 from local_fleet.process import Failed, Runner, uninterrupted
+from local_fleet.ready import wait_until_booted
 
 READY_SECONDS = 90
 # The marker first: before guest-init.sh is through, the image's own key may stand there.
 _READ_KEY = "test -e /etc/precog-host && cat /etc/ssh/ssh_host_ed25519_key.pub"
-_STATE = "systemctl is-system-running; systemctl list-units --failed --plain --no-legend --full"
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -211,34 +211,8 @@ class Fleet:
 
     def _ready(self, host: Host) -> list[str]:
         """Waits until the host takes logins and has booted; returns the units that failed."""
-        end = time.monotonic() + READY_SECONDS
-        argv = [
-            "ssh",
-            "-F",
-            str(self.folder / "ssh_config"),
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "ConnectTimeout=5",
-            host.name,
-            f"{{ {_STATE}; }} || true",
-        ]
-        while True:
-            try:
-                seen = self._runner.run(argv, timeout=20)
-            except Failed as failure:
-                seen = failure.output
-            state, _, units = seen.strip().partition("\n")
-            if state in ("running", "degraded"):
-                return [line.split()[0] for line in units.splitlines()]
-            if time.monotonic() > end:
-                raise FleetError(
-                    Problem(
-                        f"{host.name}: not ready after {READY_SECONDS} s; last seen: {seen.strip()}",
-                        f"Look inside: {self._engine.facts.name} exec {host.container} journalctl -b --no-pager",
-                    )
-                )
-            self._runner.pause(0.3)
+        remedy = f"Look inside: {self._engine.facts.name} exec {host.container} journalctl -b --no-pager"
+        return wait_until_booted(self._runner, self.folder / "ssh_config", host.name, READY_SECONDS, remedy)
 
     def _each(self, work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
         return each(self._runner, work, items)

@@ -43,7 +43,7 @@ def _variables(host: Host, directory: Path) -> dict[str, str | int]:
 
 def inventory_text(hosts: Iterable[Host], directory: Path) -> str:
     """An inventory that only says how each host is reached, to be given after one that says what the hosts are."""
-    lines = ["# Written by bin/local-fleet: how to reach the containers. Give it as a second -i.", "all:", "  hosts:"]
+    lines = ["# Written by this tool: how to reach the hosts. Give it as a second -i.", "all:", "  hosts:"]
     for host in sorted(hosts):
         lines.append(f"    {host.name}:")
         lines += [f"      {key}: {json.dumps(value)}" for key, value in _variables(host, directory).items()]
@@ -58,7 +58,7 @@ def script_text(hosts: Iterable[Host], directory: Path) -> str:
 
 def ssh_config_text(hosts: Iterable[Host], directory: Path) -> str:
     """The same for ``ssh -F``: one entry per host."""
-    lines = ["# Written by bin/local-fleet."]
+    lines = ["# Written by this tool: how to reach the hosts."]
     for host in sorted(hosts):
         entry = {
             "HostName": "127.0.0.1",

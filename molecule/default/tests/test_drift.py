@@ -38,6 +38,11 @@ def test_the_audit_tells_drift_at_run_time_from_drift_on_disk(audit_of_a_moved_h
     jsonschema.validate(audit_of_a_moved_host.document, SCHEMA)
 
 
+def test_what_is_shown_is_the_summary_and_not_every_setting(audit_of_a_moved_host):
+    assert "drifted" in audit_of_a_moved_host.output
+    assert "persisted_by" not in audit_of_a_moved_host.output
+
+
 def test_the_audit_changes_nothing(audit_of_a_moved_host, host, kernel):
     assert audit_of_a_moved_host.stats["changed"] == 0
     assert kernel[READ] == "4096 5000 6000"

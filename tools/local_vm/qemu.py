@@ -1,0 +1,82 @@
+"""QEMU's command line, and whether KVM can be had. No state but one note in the cache."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from local_fleet.process import Failed, Runner
+
+from local_vm.image import Image
+
+PROGRAM = "qemu-system-x86_64"
+TCG = "tcg,thread=multi"
+KVM = "kvm"
+PROBE_SECONDS = 8
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One virtual machine: how it is made, and where it is kept."""
+
+    name: str
+    suite: str
+    port: int
+    memory: int
+    """MiB."""
+    folder: Path
+    console: Path
+    """All that its serial console printed since `up`, over reboots too; it stays when the machine goes."""
+
+    @property
+    def layer(self) -> Path:
+        """The disk: what differs from the image."""
+        return self.folder / "disk.qcow2"
+
+    @property
+    def pid_file(self) -> Path:
+        """Holds QEMU's process id while it runs, and after."""
+        return self.folder / "qemu.pid"
+
+
+def argv(machine: Machine, image: Image, accelerator: str) -> list[str]:
+    """The command that boots *machine* in the background. Two processors, so that there are two of every policy."""
+    return [
+        PROGRAM,
+        *("-name", machine.name, "-machine", "pc", "-accel", accelerator, "-cpu", "max"),
+        *("-smp", "2", "-m", str(machine.memory), "-display", "none", "-nodefaults", "-no-user-config"),
+        *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
+        *("-append", "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0"),
+        *("-drive", f"file={machine.layer},if=virtio,format=qcow2"),
+        *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{machine.port}-:22"),
+        *("-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"),
+        *("-chardev", f"file,id=console,path={machine.console},append=on", "-serial", "chardev:console"),
+        *("-daemonize", "-pidfile", str(machine.pid_file)),
+    ]
+
+
+def accelerator(runner: Runner, image: Image, note: Path) -> str:
+    """KVM if it really boots a kernel here, else TCG. A device that opens may still hang: it is tried once a boot.
+
+    :param note: where the outcome is kept.
+    """
+    boot = _BOOT_ID.read_text().strip()
+    words = note.read_text().split() if note.exists() else []
+    if words[:1] == [boot]:
+        return words[1]
+    found = KVM if os.access("/dev/kvm", os.R_OK | os.W_OK) and _boots_with_kvm(runner, image) else TCG
+    note.write_text(f"{boot} {found}\n")
+    return found
+
+
+def _boots_with_kvm(runner: Runner, image: Image) -> bool:
+    """Whether a kernel without a root file system gets as far as to give up, which ends QEMU."""
+    give_up = "panic=-1 console=ttyS0 quiet"
+    words = [PROGRAM, "-accel", KVM, "-cpu", "max", "-m", "256", "-display", "none", "-nodefaults", "-no-reboot"]
+    try:
+        runner.run([*words, "-kernel", str(image.kernel), "-append", give_up], timeout=PROBE_SECONDS)
+    except Failed:
+        return False
+    return True
