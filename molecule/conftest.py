@@ -32,7 +32,7 @@ def inventory_folder() -> Path:
 def where_the_fleet_is() -> Path:
     """Where bin/local-fleet or bin/local-vm keeps what it knows of the scenario's fleet; as bin/lib.sh says."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = "molecule" if inventory_folder() == MOLECULE / "inventory" else scenario_folder().name
+    name = "molecule" if inventory_folder() == MOLECULE / "inventory" else scenario_folder().name.replace("_", "-")
     return Path(os.environ.get("PRECOG_FLEET_CACHE") or home / "precog-fleet") / "fleets" / name
 
 

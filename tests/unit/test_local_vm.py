@@ -86,7 +86,7 @@ def test_the_guest_is_set_up_after_debian_is_unpacked_into_a_folder():
 
 
 def machine(folder):
-    return qemu.Machine("a", "bookworm", 40_001, 512, folder, folder / "console.log")
+    return qemu.Machine("a", "bookworm", 40_001, 512, folder, folder / "console.log", folder / "image")
 
 
 def test_qemu_listens_on_this_machine_only_and_writes_to_its_own_layer_only(tmp_path):
@@ -137,6 +137,16 @@ def test_a_machine_that_is_not_there_is_named_with_those_that_are(tmp_path):
         fleet.kill("b")
     assert "no machine 'b'" in str(error.value)
     assert "There are: none." in str(error.value)
+
+
+def test_an_image_that_a_disk_is_a_layer_above_is_kept(tmp_path):
+    images = Images(Runner(), tmp_path, {}, lambda _text: None)
+    old, used, new = (tmp_path / "vm-images" / f"bookworm-{name}" for name in ("old", "used", "new"))
+    for folder in (old, used, new, tmp_path / "fleets/demo"):
+        folder.mkdir(parents=True)
+    (tmp_path / "fleets/demo/machines.json").write_text(f'[{{"image": "{used}"}}]')
+    images._forget_others("bookworm", Image(new))
+    assert [folder.exists() for folder in (old, used, new)] == [False, True, True]
 
 
 def test_kvm_is_probed_once_a_boot(tmp_path, monkeypatch):

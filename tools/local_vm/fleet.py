@@ -46,7 +46,7 @@ class Fleet:
             self._remove()
             images = {suite: self._images.ensure(suite) for suite in sorted({spec.suite for spec in specs})}
             machines = [
-                Machine(spec.name, spec.suite, port, spec.memory, self.folder / spec.name, self._console(spec.name))
+                self._machine(spec, port, images[spec.suite])
                 for spec, port in zip(specs, free_ports(len(specs)), strict=True)
             ]
             try:
@@ -83,12 +83,12 @@ class Fleet:
         """The fleet's machines, running or not."""
         note = self.folder / "machines.json"
         listed = json.loads(note.read_text()) if note.exists() else []
-        return [
-            Machine(**{**entry, "folder": Path(entry["folder"]), "console": Path(entry["console"])}) for entry in listed
-        ]
+        paths = ("folder", "console", "image")
+        return [Machine(**{**entry, **{name: Path(entry[name]) for name in paths}}) for entry in listed]
 
-    def _console(self, name: str) -> Path:
-        return self._cache / "logs" / f"console-{self.name}-{name}.log"
+    def _machine(self, spec: VmSpec, port: int, image: Image) -> Machine:
+        console = self._cache / "logs" / f"console-{self.name}-{spec.name}.log"
+        return Machine(spec.name, spec.suite, port, spec.memory, self.folder / spec.name, console, image.folder)
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self._cache / "fleets" / f"{self.name}.lock", self._runner)
@@ -130,14 +130,12 @@ class Fleet:
         write_if_other(self.folder / "ssh_config", ssh_config_text(hosts, self.folder))
         write_if_other(self.folder / "inventory.json", script_text(hosts, self.folder))
         write_if_other(self.folder / "inventory.yml", inventory_text(hosts, self.folder))
-        listed = [
-            {**vars(machine), "folder": str(machine.folder), "console": str(machine.console)} for machine in machines
-        ]
-        write_if_other(self.folder / "machines.json", json.dumps(listed, indent=1) + "\n")
+        listed = json.dumps([vars(machine) for machine in machines], indent=1, default=str)
+        write_if_other(self.folder / "machines.json", listed + "\n")
 
     def _boot(self, machines: Sequence[Machine]) -> None:
         for machine in machines:
-            image = self._images.ensure(machine.suite)
+            image = Image(machine.image)
             accelerator = qemu.accelerator(self._runner, image, self._cache / "vm-images" / "accelerator")
             try:
                 self._runner.run(qemu.argv(machine, image, accelerator))

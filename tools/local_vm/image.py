@@ -72,10 +72,16 @@ class Images:
                 if os.geteuid() != 0:
                     raise FleetError(Problem("a disk image is built as root", "Run this as root, or with sudo."))
                 self._build(recipe, image)
-                for other in self._folder.glob(f"{suite}-*"):
-                    if other != image.folder:
-                        shutil.rmtree(other)
+                self._forget_others(suite, image)
         return image
+
+    def _forget_others(self, suite: str, image: Image) -> None:
+        """Removes the suite's images of earlier recipes, but for those that a machine's disk is a layer above."""
+        notes = self._folder.parent.glob("fleets/*/machines.json")
+        used = "".join(note.read_text() for note in notes)
+        for other in self._folder.glob(f"{suite}-*"):
+            if other != image.folder and str(other) not in used:
+                shutil.rmtree(other)
 
     def _build(self, recipe: VmRecipe, image: Image) -> None:
         # /var/tmp: /tmp is often in memory, and mounted so that device nodes can't be made there.

@@ -29,6 +29,8 @@ class Machine:
     folder: Path
     console: Path
     """All that its serial console printed since `up`, over reboots too; it stays when the machine goes."""
+    image: Path
+    """The folder of the image that its disk is a layer above."""
 
     @property
     def layer(self) -> Path:

@@ -1,5 +1,7 @@
 """Tells what a machine is like now, as JSON: by /proc, /sys and systemctl, not by the code under test. Run as root."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 from pathlib import Path
@@ -9,30 +11,30 @@ KNOBS = ("scaling_governor", "scaling_min_freq", "scaling_max_freq")
 UNIT = "precog-fleet-cpu.service"
 
 
-def output(*argv):
+def output(*argv: str) -> str:
     """Return what a program prints."""
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def shown(unit, *properties):
+def shown(unit: str, *properties: str) -> dict[str, str]:
     """Return properties of a unit, by name."""
     return dict(
         line.split("=", 1) for line in output("systemctl", "show", "-p", ",".join(properties), unit).split("\n")
     )
 
 
-def swaps():
+def swaps() -> list[str]:
     """Return the active swap areas: name, kind, size and priority, without what is in use."""
     lines = Path("/proc/swaps").read_text().splitlines()[1:]
     return sorted(" ".join(field for at, field in enumerate(line.split()) if at != 3) for line in lines)
 
 
-def booted():
+def booted() -> int:
     """Return when this boot began, in seconds since 1970."""
     return next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if "btime" in line)
 
 
-def main():
+def main() -> None:
     """Print the JSON."""
     policies = sorted(CPU.glob("policy*"))
     service = shown("sleeper.service", "MainPID", "LimitNOFILE", "LimitNOFILESoft")

@@ -1,0 +1,154 @@
+"""What hosts die of, done to a machine: how its runs are cut off, and what is looked at afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from local_vm.look import Look
+from testinfra.host import Host
+
+SCENARIO = Path(__file__).parents[1]
+ROOT = SCENARIO.parents[1]
+TUNE = SCENARIO / "tune.yml"
+LEDGER = "/var/lib/precog-fleet/ledger.json"
+# On the machine; gone with its memory.
+HERE = "/run/precog-faults"
+OWN = Path(__file__).parent
+PROGRAMS = (SCENARIO.parent / "record.py", OWN / "lock_watch.py", OWN / "hold_memory.py")
+
+
+class Seen(NamedTuple):
+    """What the machine is like: the kernel's values, and a fingerprint of each file below /etc."""
+
+    values: dict
+    files: dict
+
+
+class Cut(NamedTuple):
+    """How a run ended that was to be cut off: what became of it, and ansible-playbook's exit code and words."""
+
+    said: str
+    code: int
+    output: str
+
+
+class Machine:
+    """The machine under test, reached over one connection that is kept: a login takes seconds there."""
+
+    here = HERE
+
+    def __init__(self, host: Host, options: object, play: Callable) -> None:
+        self.host, self.name, self.play = host, host.backend.get_hostname(), play
+        self._ssh = ["ssh", "-F", options.ssh_config, *shlex.split(options.ssh_extra_args), self.name]
+        self._kept: subprocess.Popen | None = None
+
+    def connect(self) -> None:
+        """Log in, and bring the programs that look at the machine."""
+        self.disconnect()
+        self._kept = subprocess.Popen([*self._ssh, "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._kept.stdin.write("here\n")
+        self._kept.stdin.flush()
+        assert self._kept.stdout.readline() == "here\n"
+        for program in PROGRAMS:
+            place = f"{HERE}/{program.name}"
+            command = f"sudo mkdir -p {HERE} && sudo tee {place} >/dev/null"
+            subprocess.run([*self._ssh, command], input=program.read_text(), text=True, check=True)
+
+    def disconnect(self) -> None:
+        """Log out."""
+        if self._kept:
+            self._kept.communicate()
+            self._kept = None
+
+    def seen(self) -> Seen:
+        """Look at it."""
+        record = self.host.check_output(f"python3 {HERE}/record.py vm net/core net/ipv4 -- /etc")
+        return Seen(**json.loads(record))
+
+    def swaps(self) -> list[str]:
+        """The active swap areas, with kind, size and priority."""
+        lines = self.host.file("/proc/swaps").content_string.splitlines()[1:]
+        return sorted(" ".join(field for at, field in enumerate(line.split()) if at != 3) for line in lines)
+
+    def ledger(self) -> str | None:
+        """The bytes of the originals' ledger, None without one."""
+        file = self.host.file(LEDGER)
+        return file.content_string if file.exists else None
+
+    def tune(self, wanted: str = "present", *, code: int = 0, **variables: object):
+        """Run the roles, or their rollback, to the end."""
+        return self.play(TUNE, {"wanted": wanted, **variables}, code=code)
+
+    @contextmanager
+    def watch(self, number: int, pause: float | None) -> Iterator[subprocess.Popen]:
+        """Watch for a module run; see lock_watch.py."""
+        command = f"sudo python3 {HERE}/lock_watch.py {number} {'-' if pause is None else pause}"
+        with subprocess.Popen([*self._ssh, command], stdout=subprocess.PIPE, text=True) as watch:
+            assert watch.stdout.readline() == "ready\n"
+            try:
+                yield watch
+            finally:
+                watch.terminate()
+
+    def kill_during(self, wanted: str, number: int, pause: float) -> Cut:
+        """Start the roles, and kill one of their modules with SIGKILL."""
+        with self.watch(number, pause) as watch:
+            run = self._begin(wanted)
+            output = run.communicate()[0]
+            said = watch.stdout.read().split()[-1]
+        return Cut(said, run.returncode, output)
+
+    def lose_power_during(self, wanted: str, number: int, pause: float) -> Cut:
+        """Start the roles, and take the power from the machine meanwhile; then boot it again."""
+        try:
+            with self.watch(number, None) as watch:
+                run = self._begin(wanted)
+                assert watch.stdout.readline() in ("held\n", "ended\n")
+                with suppress(subprocess.TimeoutExpired):
+                    watch.wait(pause)
+                local_vm("kill", self.name)
+                output = run.communicate()[0]
+                said = "power lost"
+        finally:
+            self.boot()
+        return Cut(said, run.returncode, output)
+
+    def boot(self) -> None:
+        """Give it its power back."""
+        self.disconnect()
+        local_vm("start", self.name)
+        self.connect()
+
+    def _begin(self, wanted: str) -> subprocess.Popen:
+        command = ["ansible-playbook", "--inventory", str(SCENARIO / "inventory"), "--limit", self.name, str(TUNE)]
+        command += ["--extra-vars", json.dumps({"wanted": wanted})]
+        env = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def local_vm(command: str, name: str) -> None:
+    """What happens to a machine from outside."""
+    subprocess.run([ROOT / "bin" / "local-vm", command, "vm-faults", name], check=True)
+
+
+@pytest.fixture(scope="module")
+def look(host: Host, fleet_folder: Path) -> Look:
+    """The machine under test, as one sees it who logs in."""
+    return Look(host.backend.get_hostname(), fleet_folder)
+
+
+@pytest.fixture(scope="module")
+def machine(host: Host, play: Callable, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The machine under test."""
+    found = Machine(host, request.config.option, play)
+    found.connect()
+    yield found
+    found.disconnect()
