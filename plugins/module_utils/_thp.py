@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 SETTING = "transparent_hugepage"
 SWITCH = "/sys/kernel/mm/transparent_hugepage/enabled"
+# Whenever the mode is switched the kernel computes it anew (start_stop_khugepaged in mm/khugepaged.c).
+RESERVE_KEY = "vm.min_free_kbytes"
+RESERVE = "/proc/sys/vm/min_free_kbytes"
 # Of two files that write the same path, systemd-tmpfiles follows the one whose name sorts first (tmpfiles.d(5)).
 FILE = "/etc/tmpfiles.d/00-precog-fleet-thp.conf"
 FOLDERS = ("/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d")
@@ -36,7 +39,11 @@ class Line(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the plan needs to know. `mode` is None where the kernel has no such switch."""
+    """What the plan needs to know.
+
+    :ivar mode: None where the kernel has no such switch.
+    :ivar reserve: what the kernel computes together with it; None where that is kept as a key of its own.
+    """
 
     mode: str | None
     sharing: str | None
@@ -44,6 +51,7 @@ class State(NamedTuple):
     lines: tuple[Line, ...]
     original: Original | None
     boot: str
+    reserve: str | None = None
 
 
 def selected(text: str) -> str | None:
@@ -71,6 +79,8 @@ class TransparentHugePages(engine.Subsystem):
         if self._mode is None and SETTING not in ledger.of(self.owner) and not host.exists(FILE):
             return []
         state = read(host, ledger.of(self.owner).get(SETTING), apply_shared=self._apply_shared)
+        if not any(RESERVE_KEY in originals for originals in ledger.settings.values()):
+            state = state._replace(reserve=_read_reserve(host))
         self._lines = state.lines
         self._ours = engine.is_ours(host, FILE)
         return make_plan(state, self._mode)
@@ -129,6 +139,13 @@ def _read_mode(host: Host) -> str | None:
         return None
 
 
+def _read_reserve(host: Host) -> str | None:
+    try:
+        return host.read_text(RESERVE).strip() if host.may_write(RESERVE) else None
+    except OSError:
+        return None
+
+
 def _read_lines(host: Host) -> list[Line]:
     """Return the lines about the switch of every file that is not masked by one of the same name."""
     seen: set[str] = set()
@@ -180,10 +197,11 @@ def _want(state: State, change: Change, mode: str, on_disk: str | None) -> None:
     known = state.original
     change.line, change.kept = mode, known.desired if known else None
     if state.mode != mode:
-        change.writes, change.undo = ((SWITCH, mode),), ((SWITCH, str(state.mode)),)
+        change.writes, change.undo = ((SWITCH, mode),), ((SWITCH, str(state.mode)), *_reserved(state.reserve))
     if known is None or known.is_void(state.boot, lasted=on_disk is not None):
         rest = winner([line for line in state.lines if line.file != FILE])
-        change.original = Original(str(state.mode), rest.mode if rest else None, state.boot)
+        companions = dict(_reserved(state.reserve))
+        change.original = Original(str(state.mode), rest.mode if rest else None, state.boot, companions=companions)
     engine.judge(change, known, on_disk, lambda value: value == mode)
 
 
@@ -198,6 +216,22 @@ def _give_back(state: State, change: Change) -> list[Change]:
     change.target = state.original.give_back(rest.mode if rest else None, state.boot)
     change.status = engine.CHANGED
     change.explain(f"given back: {change.target}")
-    if state.mode != change.target and state.writable:
-        change.writes, change.undo = ((SWITCH, change.target),), ((SWITCH, str(state.mode)),)
+    switch = ((SWITCH, change.target),) if state.mode != change.target else ()
+    reserve = _reserved(_recorded_reserve(state)) if switch or state.original.moved else ()
+    if not switch and reserve == _reserved(state.reserve):
+        reserve = ()
+    if state.writable and (switch or reserve):
+        change.writes = (*switch, *reserve)
+        change.undo = ((SWITCH, str(state.mode)), *_reserved(state.reserve))
     return [change]
+
+
+def _recorded_reserve(state: State) -> str | None:
+    """Return what the kernel had computed before us, if it did so in this boot and nobody keeps it as a key."""
+    if state.original is None or state.reserve is None or state.original.boot != state.boot:
+        return None
+    return state.original.companions.get(RESERVE)
+
+
+def _reserved(value: str | None) -> tuple[tuple[str, str], ...]:
+    return () if value is None else ((RESERVE, value),)

@@ -224,3 +224,57 @@ def test_with_the_keys_in_one_run_a_full_disk_leaves_all_as_it_was(host):
     assert [change.status for change in report.changes] == ["changed", "changed"]
     engine.run(host, [profile(present=False), _thp.TransparentHugePages(None)], check_mode=False)
     assert files_of(host) == before
+
+
+RESERVE = "vm/min_free_kbytes"
+COMPUTED = {"always": "23800", "madvise": "23800", "never": "2666"}
+
+
+@pytest.fixture
+def computing(host, monkeypatch):
+    """A host whose kernel computes its reserve of memory anew with every switch."""
+    write = host.write_kernel
+
+    def write_and_compute(path, value):
+        write(path, value)
+        if path == THP:
+            host.set_key(RESERVE, COMPUTED[value])
+
+    monkeypatch.setattr(host, "write_kernel", write_and_compute)
+    host.put(THP, "always madvise [never]\n")
+    host.set_key(RESERVE, "2730")
+    return host
+
+
+def test_trap_what_the_kernel_computes_anew_comes_back_as_it_was(computing):
+    run(computing, "madvise")
+    assert computing.value(RESERVE) == "23800"
+    run(computing, None)
+    assert (computing.text(THP), computing.value(RESERVE)) == ("always madvise [never]\n", "2730")
+    assert run(computing, None).changes == []
+
+
+def test_it_comes_back_after_a_rollback_that_was_killed_between_the_two(computing):
+    run(computing, "madvise")
+    computing.put(THP, "always madvise [never]\n")
+    computing.set_key(RESERVE, COMPUTED["never"])
+    run(computing, None)
+    assert computing.value(RESERVE) == "2730"
+
+
+def test_that_of_another_boot_is_left_to_the_kernel(computing):
+    run(computing, "madvise")
+    computing.reboot()
+    computing.put(THP, "always [madvise] never\n")
+    computing.set_key(RESERVE, "23800")
+    run(computing, None)
+    assert (computing.text(THP), computing.value(RESERVE)) == ("always madvise [never]\n", COMPUTED["never"])
+
+
+def test_one_that_is_kept_as_a_key_of_its_own_is_left_to_that(computing):
+    engine.run(computing, [profile({"vm.min_free_kbytes": 9000})], check_mode=False)
+    run(computing, "madvise")
+    run(computing, None)
+    assert computing.value(RESERVE) == COMPUTED["never"]
+    engine.run(computing, [profile({"vm.min_free_kbytes": 9000})], check_mode=False)
+    assert computing.value(RESERVE) == "9000"

@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -89,13 +89,15 @@ def interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main(words: Sequence[str]) -> int:
-    """Runs one command; returns the exit status: 0, 1 with errors printed, 2 for wrong usage, 130 when interrupted."""
-    arguments = parser().parse_args(words)
+def run(carry_out: Callable[[Runner, dict[str, str]], list[str]]) -> int:
+    """Carries out a command and prints what it returns.
+
+    Returns the exit status: 0, 1 with errors printed, 130 when interrupted.
+    """
     signal.signal(signal.SIGTERM, interrupt)
     runner = Runner()
     try:
-        print("\n".join(execute(arguments, runner, dict(os.environ))))
+        print("\n".join(carry_out(runner, dict(os.environ))))
     except FleetError as error:
         for problem in error.problems:
             say(f"Error: {problem}")
@@ -108,3 +110,9 @@ def main(words: Sequence[str]) -> int:
         say("Interrupted.")
         return INTERRUPTED
     return 0
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs one command; returns the exit status: as `run`, and 2 for wrong usage."""
+    arguments = parser().parse_args(words)
+    return run(lambda runner, environ: execute(arguments, runner, environ))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 from collections.abc import Sequence
 
-from local_fleet.cli import INTERRUPTED, cache_folder, interrupt, say
+from local_fleet.cli import cache_folder, run, say
 from local_fleet.model import FleetError, check_name, check_suite
-from local_fleet.process import Failed, Runner, Stopped
+from local_fleet.process import Runner
 
 from local_vm.fleet import Fleet, is_running
 from local_vm.image import Images
@@ -63,19 +61,4 @@ def execute(arguments: argparse.Namespace, runner: Runner, environ: dict[str, st
 def main(words: Sequence[str]) -> int:
     """Runs one command; returns the exit status: 0, 1 with errors printed, 2 for wrong usage, 130 when interrupted."""
     arguments = parser().parse_args(words)
-    signal.signal(signal.SIGTERM, interrupt)
-    runner = Runner()
-    try:
-        print("\n".join(execute(arguments, runner, dict(os.environ))))
-    except FleetError as error:
-        for problem in error.problems:
-            say(f"Error: {problem}")
-        return 1
-    except Failed as failure:
-        say(f"Error: {failure}")
-        return 1
-    except (KeyboardInterrupt, Stopped):
-        runner.stop()
-        say("Interrupted.")
-        return INTERRUPTED
-    return 0
+    return run(lambda runner, environ: execute(arguments, runner, environ))
