@@ -227,10 +227,8 @@ def _give_back(state: State, change: Change) -> list[Change]:
 
 
 def _recorded_reserve(state: State) -> str | None:
-    """Return what the kernel had computed before us, if it did so in this boot and nobody keeps it as a key."""
-    if state.original is None or state.reserve is None or state.original.boot != state.boot:
-        return None
-    return state.original.companions.get(RESERVE)
+    """Return what the kernel had computed before us, unless it is kept as a key now."""
+    return state.original.companions.get(RESERVE) if state.original and state.reserve is not None else None
 
 
 def _reserved(value: str | None) -> tuple[tuple[str, str], ...]:
