@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Checks what host_audit is given, runs it on the host, and tells drift from failure to look by the exit code."""
+"""Checks what host_audit is given, runs it on the host, and tells a host that could not be looked at as unreachable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGE = "ansible_collections.precog.fleet.plugins.module_utils"
 
 
 class ActionModule(ActionBase):
-    """The module's result; a failure without a finding makes the host unreachable: it could not be looked at."""
+    """The module's result; a failure makes the host unreachable, as it could not be looked at."""
 
     supports_check_mode = True
 
@@ -32,28 +32,26 @@ class ActionModule(ActionBase):
         """
         super().run(tmp, task_vars)
         try:
-            arguments = check(self._task.args)
+            parts = check(self._task.args)
         except ValueError as error:
             return {"unreachable": True, "msg": str(error), "settings": [], "unclean": []}
         result = self._execute_module(
             module_name="precog.fleet.host_audit",
-            module_args={**arguments, "code": archive().decode()},
+            module_args={"parts": parts, "code": archive()},
             task_vars=task_vars,
         )
-        if result.get("failed") and (result.get("errors") or not result.get("unclean")):
+        if result.get("failed"):
             return {**{key: result[key] for key in result.keys() - FAILURE}, "unreachable": True}
         return result
 
 
-def check(given: dict[str, Any]) -> dict[str, Any]:
-    """Return `fail_on_drift`, and as `parts` the arguments of each part with defaults, as its own module takes them.
+def check(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the arguments of each part that is given, with defaults, as its own module takes them.
 
     :raises ValueError: they are not as they should be; says which, and why.
     """
-    arguments = validated(given, _arguments.AUDIT)
-    wanted = {part: arguments[part] for part in _arguments.PARTS if arguments[part] is not None}
-    parts = {part: validated(params, _arguments.PARTS[part], f"{part}: ") for part, params in wanted.items()}
-    return {"fail_on_drift": arguments["fail_on_drift"], "parts": parts}
+    wanted = {part: params for part, params in validated(given, _arguments.AUDIT).items() if params is not None}
+    return {part: validated(params, _arguments.PARTS[part], f"{part}: ") for part, params in wanted.items()}
 
 
 def validated(given: dict[str, Any], specification: _arguments.Arguments, place: str = "") -> dict[str, Any]:
@@ -68,7 +66,7 @@ def validated(given: dict[str, Any], specification: _arguments.Arguments, place:
     return dict(checked.validated_parameters)
 
 
-def archive() -> bytes:
+def archive() -> str:
     """Return the collection's code for hosts: a ZIP file that Python can import from, in base64."""
     packages = PACKAGE.split(".")
     buffer = io.BytesIO()
@@ -77,4 +75,4 @@ def archive() -> bytes:
             file.writestr("/".join([*packages[:depth], "__init__.py"]), "")
         for path in sorted(CODE.glob("_[a-z]*.py")):
             file.writestr("/".join([*packages, path.name]), path.read_bytes())
-    return base64.b64encode(buffer.getvalue())
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -9,10 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-HUGE_PAGES = ("always", "madvise", "never")
-# What the kernel's own reserves, a login and one more process of a miner take; below it, swapoff is in danger itself.
-SWAP_RESERVE_MB = 512
-
 Arguments = dict[str, dict[str, Any]]
 
 _STATE: Arguments = {"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}}
@@ -25,7 +21,11 @@ KERNEL_TUNING: Arguments = {
     "parameters": {"type": "dict", "default": {}},
     "bandwidth_mbit": {"type": "int", "default": 1000},
     "round_trip_ms": {"type": "int", "default": 100},
-    "transparent_hugepage": {"type": "str", "choices": ["unmanaged", *HUGE_PAGES], "default": "unmanaged"},
+    "transparent_hugepage": {
+        "type": "str",
+        "choices": ["unmanaged", "always", "madvise", "never"],
+        "default": "unmanaged",
+    },
     "name": {"type": "str", "default": "99-zz-precog-fleet"},
     **_ON_UNSUPPORTED,
     **_SHARED_KERNEL,
@@ -54,11 +54,12 @@ CPU_GOVERNOR: Arguments = {
 SWAP: Arguments = {
     **_STATE,
     "mode": {"type": "str", "choices": ["off", "on", "untouched"], "default": "off"},
-    "memory_reserve_mb": {"type": "int", "default": SWAP_RESERVE_MB},
+    # What the kernel's own reserves, a login and one more process of a miner take; below it, swapoff is in danger.
+    "memory_reserve_mb": {"type": "int", "default": 512},
     **_ON_UNSUPPORTED,
     **_SHARED_KERNEL,
 }
 
 # The parts of an audit, in the order of site.yml, by the name of the role.
 PARTS = {"kernel_tuning": KERNEL_TUNING, "limits": LIMITS, "cpu_governor": CPU_GOVERNOR, "swap": SWAP}
-AUDIT: Arguments = {**{part: {"type": "dict"} for part in PARTS}, "fail_on_drift": {"type": "bool", "default": True}}
+AUDIT: Arguments = {part: {"type": "dict"} for part in PARTS}

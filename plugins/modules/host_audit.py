@@ -15,8 +15,8 @@ description:
   - Makes the plan of every tuning role, with the same code as their modules, and carries none out.
   - Tells for each setting whether it is as wanted, has drifted at run time or on disk, is overridden by a file of
     somebody else, or can't be had on this host.
-  - A host that can't be looked at is told as unreachable, so that C(ansible-playbook) ends with 4 there, and with 2
-    where something drifted.
+  - Fails nothing because of what it found. A host that can't be looked at is told as unreachable, so that
+    C(ansible-playbook) ends with 4 there.
 options:
   kernel_tuning:
     description: Arguments of M(precog.fleet.sysctl_profile). Without it that part is left out.
@@ -30,10 +30,6 @@ options:
   swap:
     description: Arguments of M(precog.fleet.swap_state). Without it that part is left out.
     type: dict
-  fail_on_drift:
-    description: Whether a setting that is not as wanted fails the task.
-    type: bool
-    default: true
 attributes:
   check_mode:
     support: full
@@ -112,7 +108,7 @@ def main() -> None:
         file.write(base64.b64decode(arguments["code"]))
     sys.path.insert(0, f"/proc/self/fd/{archive}")
     audit = importlib.import_module(f"{CODE}._audit")
-    result = audit.run(arguments["parts"], fail_on_drift=arguments["fail_on_drift"])
+    result = audit.run(arguments["parts"])
     text = json.dumps(result, ensure_ascii=False)
     # Names of files need not be text.
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -102,6 +103,9 @@ def test_lineup():
     ]
     assert found[2].command("/w") == ["ansible-playbook", "-i", "hosts.yml", "/w/stock-loop.yml"]
     assert "('b'," in found[3].files["inventory.py"]
+    assert found[5].argv[-1] == "playbooks/audit.yml"
+    assert found[6].argv[-1] == "playbooks/tune.yml"
+    assert json.loads(found[6].files["groups.yml"])["precog"]["hosts"].keys() == {"a", "b"}
 
 
 def test_keys():
