@@ -82,34 +82,9 @@ def roles_play(keys: Mapping[str, str]) -> list[dict[str, Any]]:
     return play({"roles": roles, "vars": tuning_variables(keys)})
 
 
-def audit_play(keys: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The audit of all tuning roles, as playbooks/audit.yml has it."""
-    defaults = [
-        {
-            "name": f"Know the defaults of {name}",
-            "ansible.builtin.import_role": {"name": f"precog.fleet.{name}", "rolespec_validate": False},
-            "tags": ["never"],
-        }
-        for name in TUNING_ROLES
-    ]
-    fail = {"name": "Fail", "ansible.builtin.fail": {}, "when": "audit_result.unclean | length > 0"}
-    roles = [{"role": "precog.fleet.audit"}]
-    return play({"roles": roles, "tasks": [fail, *defaults], "vars": tuning_variables(keys)})
-
-
-def audit_first_play(keys: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The audit, then each tuning role that it found something for, as playbooks/tune.yml has it."""
-    roles = [{"role": "precog.fleet.audit"}]
-    leave = {"name": "Leave", "ansible.builtin.meta": "end_host", "when": "not audit_result.unclean"}
-    tasks = [
-        {
-            "name": f"Tune by {name}",
-            "ansible.builtin.import_role": {"name": f"precog.fleet.{name}"},
-            "when": f"'{name}' in audit_result.unclean",
-        }
-        for name in TUNING_ROLES
-    ]
-    return play({"roles": roles, "tasks": [leave, *tasks], "vars": tuning_variables(keys)})
+def as_groups(hosts: Sequence[str]) -> dict[str, Any]:
+    """Return an inventory that puts the hosts into the group that the project's own playbooks are for."""
+    return {"precog": {"hosts": {host: {} for host in hosts}}}
 
 
 def stock_roles_play(keys: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -33,21 +33,39 @@ def lineup(keys: Mapping[str, str], fleet: Mapping[str, Mapping[str, str]], inve
         ),
         # The roles before the audit, which then finds nothing.
         _ansible(contestants.ROLES, contestants.roles_play(keys), inventory, hosts),
-        _ansible(contestants.AUDIT, contestants.audit_play(keys), inventory, hosts, skips=True),
-        _ansible(contestants.FIRST, contestants.audit_first_play(keys), inventory, hosts),
+        _own(contestants.AUDIT, "audit.yml", contestants.tuning_variables(keys), inventory, hosts),
+        # Without a canary, which would have all be run twice.
+        _own(
+            contestants.FIRST,
+            "tune.yml",
+            {**contestants.tuning_variables(keys), "precog_batches": ["100%"]},
+            inventory,
+            hosts,
+        ),
         _ansible(
             contestants.STOCK_ROLES, contestants.stock_roles_play(keys), inventory, hosts, items=len(keys) + limits
         ),
     ]
 
 
-def _ansible(
-    name: str, play: Any, inventory: str, hosts: Sequence[str], *, items: int = 0, skips: bool = False
-) -> Contestant:
+def _ansible(name: str, play: Any, inventory: str, hosts: Sequence[str], *, items: int = 0) -> Contestant:
     file = f"{name.replace(' ', '-')}.yml"
     return Contestant(
         name=name,
         files={file: json.dumps(play, indent=1)},  # JSON is YAML
         argv=("ansible-playbook", "-i", inventory, f"{{work}}/{file}"),
-        objection=partial(contestants.ansible_objection, hosts=hosts, items=items, skips=skips),
+        objection=partial(contestants.ansible_objection, hosts=hosts, items=items),
+    )
+
+
+def _own(name: str, playbook: str, variables: Mapping[str, Any], inventory: str, hosts: Sequence[str]) -> Contestant:
+    """One of the project's playbooks, as it is."""
+    given = f"{name.replace(' ', '-')}.json"
+    files = {given: json.dumps(variables), "groups.yml": json.dumps(contestants.as_groups(hosts))}
+    options = ("-i", inventory, "-i", "{work}/groups.yml", "-e", f"@{{work}}/{given}")
+    return Contestant(
+        name=name,
+        files=files,
+        argv=("ansible-playbook", *options, f"playbooks/{playbook}"),
+        objection=partial(contestants.ansible_objection, hosts=hosts, skips=True),
     )
