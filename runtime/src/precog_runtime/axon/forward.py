@@ -1,0 +1,160 @@
+"""The drop-in for upstream's `--forward_function`: a module with `forward = drop_in()` in it.
+
+The runtime has a thread and an event loop of its own, so that prices are kept up to date while the axon's loop is busy.
+What is ready is answered in the axon's own loop; only what has to be waited for is handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+import bittensor
+
+from precog_runtime.axon.headers import fix_headers
+from precog_runtime.axon.hotkey import keep_hotkey
+from precog_runtime.axon.verify import caller, verify_strictly
+from precog_runtime.runtime import Runtime, open_runtime
+from precog_runtime.settings import load
+from precog_runtime.types import Answer, Request
+
+if TYPE_CHECKING:
+    from precog_runtime.settings import Settings
+    from precog_runtime.types import PriceSource
+
+logger = logging.getLogger(__name__)
+
+Forward = Callable[..., Awaitable[Any]]
+
+FRONT = "axon"
+MARGIN_S = 1.0  # of a caller's time-out, kept for the way there and back
+LONGEST_S = 120.0  # a longer time-out is none that a validator sets
+STOP_S = 1.0  # pm2 kills a miner 1.6 s after it told it to stop
+
+
+class Background:
+    """A runtime in a thread of its own, from when it is made to the interpreter's exit.
+
+    :param source: where prices come from; without one, what the settings say.
+    :raises RuntimeFault: the settings, the model or the port of the metrics can't be used.
+    """
+
+    def __init__(self, settings: Settings, source: PriceSource | None = None) -> None:
+        self._settings, self._source = settings, source
+        self._opened = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="precog-runtime", daemon=True)
+        self._thread.start()
+        self._opened.wait()
+        if self._failure:
+            raise self._failure
+        atexit.register(self.close)
+
+    async def answer(self, request: Request) -> Answer:
+        """Answer, from any event loop, by the request's deadline.
+
+        :raises asyncio.TimeoutError: the runtime's thread did not come to it in time.
+        """
+        engine = self.runtime.engine
+        ready = engine.ready(request, FRONT)
+        if ready is not None:
+            return ready
+        handed_over = asyncio.run_coroutine_threadsafe(engine.answer(request, FRONT), self._loop)
+        return await asyncio.wait_for(asyncio.wrap_future(handed_over), request.deadline - engine.clock())
+
+    def close(self) -> None:
+        """End the runtime; what is not done after a second is left undone."""
+        with suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(STOP_S)
+        atexit.unregister(self.close)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._failure = error
+            if self._opened.is_set():
+                logger.exception("the runtime ended")
+        self._opened.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        async with AsyncExitStack() as stack:
+            self.runtime: Runtime = await stack.enter_async_context(open_runtime(self._settings, self._source))
+            if self._settings.metrics_port:
+                from precog_runtime.serve import listening
+
+                await stack.enter_async_context(listening(self.runtime, "127.0.0.1", self._settings.metrics_port))
+            self._opened.set()
+            await self._ended.wait()
+
+
+def drop_in(settings: Settings | None = None, source: PriceSource | None = None, strict: bool = True) -> Forward:
+    """Start a runtime, apply the fixes to bittensor, and return `forward(synapse, cm)` as upstream calls it.
+
+    :param settings: without them, those of the environment (PRECOG_RUNTIME_...).
+    :param source: where prices come from; without one, what the settings say.
+    :param strict: verify strictly in every axon that is made from now on.
+    :raises RuntimeFault: the settings, the model or the port of the metrics can't be used.
+    """
+    _let_us_be_heard()
+    background = Background(settings or load(), source)
+    fix_headers()
+    keep_hotkey()
+    if strict:
+        verify_strictly()
+    return forward_by(background)
+
+
+def forward_by(background: Background) -> Forward:
+    """Return what fills a synapse in: predictions and intervals, empty where there is no answer. It never raises."""
+
+    async def forward(synapse: Any, _cm: object = None) -> Any:
+        predictions: dict[str, float] = {}
+        intervals: dict[str, list[float]] = {}
+        try:
+            engine = background.runtime.engine
+            answer = await background.answer(asked(synapse, engine.clock(), engine.settings.deadline_s))
+            predictions, intervals = answer.predictions(), answer.intervals()
+        except Exception:
+            background.runtime.metrics.error("internal")
+            logger.exception("a request was not answered")
+        synapse.predictions = predictions
+        synapse.intervals = intervals
+        return synapse
+
+    return forward
+
+
+def asked(synapse: Any, clock: float, deadline_s: float) -> Request:
+    """Return what a synapse asks.
+
+    :param clock: now, on the engine's clock, seconds.
+    :param deadline_s: time for a caller who names none.
+    """
+    allowed = getattr(synapse, "timeout", None)
+    if allowed is None or not 0 < allowed <= LONGEST_S:
+        allowed = deadline_s
+    return Request(
+        timestamp=synapse.timestamp,
+        assets=synapse.assets,
+        deadline=clock + allowed - min(MARGIN_S, allowed / 4),
+        caller=caller.get() or getattr(synapse.dendrite, "hotkey", None) or "",
+    )
+
+
+def _let_us_be_heard() -> None:
+    """Let our warnings through bittensor's logging, which mutes every logger that it does not know."""
+    ours = __name__.partition(".")[0]
+    bittensor.logging.register_primary_logger(ours)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(f"{ours}."):
+            logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.getLogger(ours).setLevel(logging.WARNING)

@@ -1,0 +1,56 @@
+"""The command `precog-runtime`: exit code 0 is success, 1 a finding, 2 a wrong use or setting."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from precog_runtime import __version__
+from precog_runtime.errors import RuntimeFault
+from precog_runtime.settings import PREFIX
+
+# Each command's module is loaded only when the command is asked for.
+COMMANDS = {
+    "serve": ("precog_runtime.serve", "answer requests over HTTP: /predict, /healthz, /readyz, /metrics"),
+    "simulate-market": ("precog_runtime.simulator.command", "a stand-in for the Coin Metrics API, with faults"),
+    "load": ("precog_runtime.load", "send bursts of requests, check the answers, and print percentiles"),
+    "backtest": ("precog_runtime.forecast.backtest", "score models over simulated or recorded prices"),
+    "doctor": ("precog_runtime.doctor", "look whether all that the runtime needs is there, and say what to do"),
+}
+LEVELS = ["debug", "info", "warning", "error"]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    arguments = _parser(words).parse_args(words)
+    from precog_runtime.logs import setup
+
+    setup(arguments.log_level, secrets=[key] if (key := os.environ.get(f"{PREFIX}API_KEY")) else [])
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except RuntimeFault as fault:
+        print(f"precog-runtime: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing is left to say, not even at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser(words: Sequence[str] | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="precog-runtime", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    asked = set(sys.argv[1:] if words is None else words)
+    for name, (module, told) in COMMANDS.items():
+        command = commands.add_parser(name, help=told, description=told.capitalize() + ".")
+        if name in asked:
+            command.add_argument("--log-level", default="info", choices=LEVELS, help="(default: %(default)s)")
+            importlib.import_module(module).add(command)
+    return parser

@@ -1,0 +1,84 @@
+"""How many requests the source allows in a period, kept by us, so that it has no reason to refuse one."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+from precog_runtime.errors import RateLimited
+
+# Set where old prices are fetched: those requests leave a third of the budget to the fresh ones.
+background: ContextVar[bool] = ContextVar("background", default=False)
+
+LONGEST_RESET_S = 60.0  # what a source may ask for; a proxy's absurd value must not silence us for days
+
+
+class _Use:
+    """The requests of the last period.
+
+    A request counts from its begin until a period after its end: it reached the server somewhere between, so the
+    server never sees more of them, however long each one's way is.
+    """
+
+    def __init__(self, allowed: int, period_s: float) -> None:
+        self._allowed = allowed
+        self._period_s = period_s
+        self._open = 0
+        self._ended: deque[float] = deque()
+
+    def begin(self) -> None:
+        self._open += 1
+
+    def end(self, now: float) -> None:
+        self._open -= 1
+        self._ended.append(now)
+
+    def wait_s(self, now: float) -> float:
+        """Return how long there can't be another at least, 0 if there can be one now."""
+        while self._ended and self._ended[0] <= now - self._period_s:
+            self._ended.popleft()
+        excess = self._open + len(self._ended) - self._allowed
+        if excess < 0:
+            return 0.0
+        # So many must have ended a period ago; what is still open will count for one more period at least.
+        return (self._ended[excess] if excess < len(self._ended) else now) + self._period_s - now
+
+
+class Budget:
+    """At most `requests` in any `period_s` seconds, as the server counts them; two thirds of them in the background."""
+
+    def __init__(self, requests: int, period_s: float) -> None:
+        self._period_s = period_s
+        self._whole = _Use(requests, period_s)
+        self._background = _Use(max(1, requests - math.ceil(requests / 3)), period_s)
+        self._blocked_until = -math.inf
+
+    @asynccontextmanager
+    async def acquire(self, timeout_s: float) -> AsyncIterator[None]:
+        """Wait for the turn of one request, which is then made inside the `async with`.
+
+        :raises RateLimited: the turn does not come within `timeout_s` seconds; told at once, not after them.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        uses = [self._whole, self._background] if background.get() else [self._whole]
+        while (wait_s := max(self._blocked_until - loop.time(), *(use.wait_s(loop.time()) for use in uses))) > 0:
+            if loop.time() + wait_s > deadline:
+                raise RateLimited(f"the rate limit allows no request for {wait_s:.1f} s", wait_s)
+            await asyncio.sleep(wait_s)
+        for use in uses:
+            use.begin()
+        try:
+            yield
+        finally:
+            for use in uses:
+                use.end(loop.time())
+
+    def told(self, reset_s: float) -> None:
+        """Take note that the source allows no request for `reset_s` seconds from now (60 at the most)."""
+        until = asyncio.get_running_loop().time() + min(reset_s, max(LONGEST_RESET_S, self._period_s))
+        self._blocked_until = max(self._blocked_until, until)

@@ -1,0 +1,275 @@
+"""The windows of all assets, filled at the start and kept up to date by one fetch at a time for all who wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from precog_runtime.errors import RateLimited, SourceError
+from precog_runtime.market.budget import background
+from precog_runtime.market.window import Window, ordered
+from precog_runtime.types import Series
+
+if TYPE_CHECKING:
+    from precog_runtime.metrics import Metrics
+    from precog_runtime.settings import Settings
+    from precog_runtime.types import Floats, Ints, PriceSource
+
+logger = logging.getLogger(__name__)
+
+OVERLAP_S = 10  # seconds fetched again, so that late points and corrections are seen
+CATCH_UP_S = 300  # a refresh reaches back no further; what lies before is fetched in the background
+CHUNK_ROWS = 10_000  # of a fill's request: one page of the API
+PAUSE_S = 0.5  # after a fetch that did not bring all that was wanted, at least
+JUMP = 1.5  # a price that differs from the last good one by more than this factor is doubted,
+AGREEING = 5  # until so many in a row agree with one another
+
+
+class Market:
+    """What is known of the prices of `settings.assets`. Belongs to one event loop.
+
+    :ivar windows: the prices by asset.
+    :ivar changes: how often any price changed; what was computed before is up to date while this stays the same.
+    """
+
+    def __init__(
+        self, source: PriceSource, settings: Settings, metrics: Metrics, now: Callable[[], float] = time.time
+    ) -> None:
+        self.windows = {asset: Window(settings.window_s) for asset in settings.assets}
+        self.changes = 0
+        self._source = source
+        self._settings = settings
+        self._metrics = metrics
+        self._now = now
+        self._flight: asyncio.Task[int] | None = None
+        self._quiet_until = -math.inf
+        self._pause_s = max(PAUSE_S, settings.api_period_s / settings.api_requests)
+        self._filled_from: int | None = None
+        self._holes: list[tuple[int, int]] = []
+        self._mending: asyncio.Task[None] | None = None
+        self._doubted: dict[str, frozenset[int]] = {}
+
+    def series(self, asset: str, start: int, end: int) -> Series:
+        """Return a copy of an asset's prices with start <= time <= end, as far as they are in the window."""
+        return self.windows[asset].series(start, end)
+
+    def version(self, asset: str, start: int, end: int) -> int:
+        """Return a number that stands for the prices in that range: see `Window.version`."""
+        return self.windows[asset].version(start, end)
+
+    def price(self, asset: str, second: int) -> float | None:
+        """Return the price of a second in USD, None if there is none."""
+        return self.windows[asset].price(second)
+
+    def age(self, asset: str, second: int) -> float:
+        """Return how many seconds older than `second` the newest price up to it is; infinity if there is none."""
+        last = self.windows[asset].last(second)
+        return math.inf if last is None else float(second - last)
+
+    async def refresh(self, until: int, timeout_s: float) -> None:
+        """Bring all assets up to `until`, seconds since the epoch, as far as prices are published.
+
+        All who wait share one fetch, which goes on when one of them is cancelled or gives up. Returns at once where
+        there is nothing to wait for: the prices are there, or a moment ago they were not published yet.
+
+        :raises SourceError: the fetch failed, or did not end within `timeout_s` seconds.
+        :raises RateLimited: the source allows no request now.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        until = min(until, int(self._now() + self._settings.max_future_s))
+        while not self._reached(until):
+            if self._flight is None:
+                if loop.time() < self._quiet_until:
+                    return
+                self._flight = loop.create_task(self._update(max(until, int(self._now()))))
+                self._flight.add_done_callback(self._landed)
+            flight = self._flight
+            await asyncio.wait({flight}, timeout=max(0.0, deadline - loop.time()))
+            if not flight.done():
+                raise SourceError(f"no newer prices within {timeout_s:g} s")
+            if flight.cancelled():
+                raise SourceError("the market is being closed")
+            error = flight.exception()
+            if error is not None:
+                # Without the traceback, which each who waits would make longer.
+                raise error.with_traceback(None)
+            # A fetch that was under way already may end a moment earlier than wanted: as fresh as is asked for.
+            if flight.result() >= until - self._settings.fresh_s:
+                return
+
+    async def fill(self, seconds: int, timeout_s: float) -> None:
+        """Fetch the last `seconds` of all assets, the newest first, a page at a time, leaving budget for `refresh`.
+
+        What an earlier call has fetched is not fetched again, also if that call failed half-way.
+
+        :raises SourceError: not all could be fetched within `timeout_s` seconds; what came is kept.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        now = int(self._now())
+        first = now - min(seconds, self._settings.window_s) + 1
+        last = now if self._filled_from is None else self._filled_from - 1
+        for start, end in self._chunks(first, last):
+            await self._load(start, end, deadline)
+            self._filled_from = start
+
+    async def close(self) -> None:
+        """Stop what runs in the background; safe to call twice. The source stays open."""
+        running = [task for task in (self._flight, self._mending) if task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _reached(self, until: int) -> bool:
+        return all(window.newest is not None and window.newest >= until for window in self.windows.values())
+
+    def _landed(self, flight: asyncio.Task[int]) -> None:
+        self._flight = None
+        if not flight.cancelled():
+            flight.exception()  # seen, even if all who waited have given up
+
+    async def _update(self, end: int) -> int:
+        """Fetch what is new up to `end`, for all assets in one request; return `end`."""
+        newest = {asset: window.newest for asset, window in self.windows.items()}
+        known = [second for second in newest.values() if second is not None]
+        reach = min(CATCH_UP_S, CHUNK_ROWS // len(self.windows))
+        start = max(min(known, default=0) - OVERLAP_S, end - reach + 1)
+        # Twice the limit of one request, so that one that hangs leaves time for another.
+        self._take(await self._fetch(start, end, self._settings.api_timeout_s * 2), start, end)
+        # Of the assets that came back from further than that, or that are here for the first time.
+        lacking = [
+            self._filled_from if second is None else second + 1
+            for asset, second in newest.items()
+            if self.windows[asset].newest != second
+        ]
+        first = min((each for each in lacking if each is not None), default=start)
+        if first < start:
+            self._holes.append((first, start - 1))
+        if self._holes and (self._mending is None or self._mending.done()):
+            self._mending = asyncio.get_running_loop().create_task(self._mend())
+        if not self._reached(end):
+            self._quiet_until = asyncio.get_running_loop().time() + self._pause_s
+        return end
+
+    async def _mend(self) -> None:
+        """Fetch what an outage has left out; where that fails, the next refresh that succeeds begins it anew."""
+        while self._holes:
+            first, last = self._holes.pop()
+            try:
+                for start, end in self._chunks(max(first, int(self._now()) - self._settings.window_s), last):
+                    await self._load(start, end, asyncio.get_running_loop().time() + self._load_s())
+                    last = start - 1
+            except SourceError as error:
+                self._metrics.error(error.kind)
+                logger.warning("prices of %d s of an outage are still lacking: %s", last - first + 1, error)
+                self._holes.append((first, last))
+                return
+
+    def _chunks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield ranges of one page each, the newest first."""
+        size = max(1, CHUNK_ROWS // len(self.windows))
+        for end in range(last, first - 1, -size):
+            yield max(first, end - size + 1), end
+
+    def _load_s(self) -> float:
+        """How long one page may take: its turn, and a few attempts."""
+        return self._settings.api_period_s * 2 + self._settings.api_timeout_s * 3
+
+    async def _load(self, start: int, end: int, deadline: float) -> None:
+        """Fetch one range in the background, waiting for the rate limit where that ends before the deadline."""
+        loop = asyncio.get_running_loop()
+        token = background.set(True)
+        try:
+            while True:
+                try:
+                    left_s = deadline - loop.time()
+                    found = await self._fetch(start, end, min(left_s, self._load_s()))
+                    break
+                except RateLimited as limited:
+                    if loop.time() + limited.retry_after_s >= deadline:
+                        raise
+                    await asyncio.sleep(limited.retry_after_s)
+        finally:
+            background.reset(token)
+        self._take(found, start, end)
+
+    async def _fetch(self, start: int, end: int, timeout_s: float) -> Mapping[str, Series]:
+        """Ask the source; whatever an operator's own source raises is a `SourceError`."""
+        try:
+            return await self._source.fetch(list(self.windows), start, end, timeout_s)
+        except SourceError:
+            raise
+        except Exception as error:
+            raise SourceError(f"the source failed: {type(error).__name__}: {error}") from error
+
+    def _take(self, found: Mapping[str, Series], start: int, end: int) -> None:
+        """Put what came into the windows, but for what was not asked for and what can't be believed."""
+        for asset, window in self.windows.items():
+            series = _clipped(found[asset], start, end) if asset in found else None
+            if series is None or not len(series):
+                continue
+            first, last = int(series.times[0]), int(series.times[-1])
+            good = believed(series, _price(window, window.last(first - 1)), _price(window, window.first(last + 1)))
+            doubted = frozenset(series.times[~good].tolist())
+            for _ in doubted - self._doubted.get(asset, frozenset()):
+                self._metrics.error("garbage")
+            self._doubted[asset] = doubted
+            self.changes += window.extend(Series(series.times[good], series.prices[good]))
+
+
+def believed(series: Series, before: float | None, after: float | None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Tell which prices are believed: a lone jump by more than `JUMP` is not, one that `AGREEING` in a row show is.
+
+    :param before: the good price before the series, USD, if known.
+    :param after: the one after it, which serves where there is none before: history is then read backwards.
+    :return: shape (n,), bool.
+    """
+    backwards = before is None and after is not None
+    prices: Floats = series.prices[::-1] if backwards else series.prices
+    good = after if backwards else before
+    if good is None:
+        good = float(np.median(prices[: 2 * AGREEING - 1]))
+    steps = np.diff(np.log(np.concatenate(([good], prices))))
+    if np.abs(steps).max() <= math.log(JUMP):
+        return np.ones(len(prices), np.bool_)
+    belief = _believed_one_by_one(prices.tolist(), good)
+    return belief[::-1] if backwards else belief
+
+
+def _believed_one_by_one(prices: list[float], good: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    belief = np.ones(len(prices), np.bool_)
+    held: list[int] = []
+    for at, price in enumerate(prices):
+        if _near(price, good):
+            good, held = price, []
+            continue
+        if held and not _near(price, prices[held[-1]]):
+            held = []
+        held.append(at)
+        belief[at] = False
+        if len(held) == AGREEING:
+            belief[held] = True
+            good, held = price, []
+    return belief
+
+
+def _near(one: float, other: float) -> bool:
+    return one <= other * JUMP and other <= one * JUMP
+
+
+def _clipped(series: Series, start: int, end: int) -> Series:
+    """Return the rows that a source may give for that range, in order: it may be an operator's own."""
+    times: Ints = np.asarray(series.times, np.int64)
+    prices: Floats = np.asarray(series.prices, np.float64)
+    usable = (times >= start) & (times <= end) & np.isfinite(prices) & (prices > 0)
+    return ordered(times, prices) if usable.all() else ordered(times[usable], prices[usable])
+
+
+def _price(window: Window, second: int | None) -> float | None:
+    return None if second is None else window.price(second)

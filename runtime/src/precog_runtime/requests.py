@@ -1,0 +1,72 @@
+"""What of a request can be answered, and why the rest can't. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from precog_runtime import timestamps
+from precog_runtime.errors import RequestRefused
+
+if TYPE_CHECKING:
+    from precog_runtime.settings import Settings
+    from precog_runtime.types import Request
+
+LONGEST_NAME = 48  # of an asset, as shown in a refusal
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A request that was looked at.
+
+    :ivar timestamp: the second that the forecasts begin at; None if there is none.
+    :ivar assets: what is to be answered, each once, in the order asked.
+    :ivar refused: why an asset is not answered, by name; "" stands for the whole request.
+    """
+
+    timestamp: int | None
+    assets: tuple[str, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def check(request: Request, settings: Settings, now: float) -> Checked:
+    """Tell what of a request is to be answered.
+
+    :param now: seconds since the epoch.
+    """
+    try:
+        timestamp = _timestamp(request.timestamp, settings, now)
+    except RequestRefused as refusal:
+        return Checked(None, refused={"": str(refusal)})
+    if isinstance(request.assets, str) or not isinstance(request.assets, Sequence):
+        return Checked(timestamp, refused={"": "assets is no list of names"})
+    if not request.assets:
+        return Checked(timestamp, refused={"": f"no asset is named. This miner answers {', '.join(settings.assets)}"})
+    return _assets(timestamp, request.assets, settings)
+
+
+def _timestamp(value: object, settings: Settings, now: float) -> int:
+    second = int(now) if value is None else timestamps.parse(value)
+    ahead = second - int(now)
+    if ahead > settings.max_future_s:
+        raise RequestRefused(f"the timestamp is {ahead} s in the future, {settings.max_future_s:g} s at most")
+    if -ahead > settings.max_past_s:
+        raise RequestRefused(f"the timestamp is {-ahead} s in the past, {settings.max_past_s:g} s at most")
+    return second
+
+
+def _assets(timestamp: int, names: Sequence[object], settings: Settings) -> Checked:
+    wanted: dict[str, None] = {}
+    refused: dict[str, str] = {}
+    for name in names[: settings.max_assets]:
+        asset = name.strip().lower() if isinstance(name, str) else ""
+        if asset in settings.assets:
+            wanted[asset] = None
+        else:
+            shown = (name if isinstance(name, str) else repr(name))[:LONGEST_NAME]
+            refused[shown] = f"unknown asset. This miner answers {', '.join(settings.assets)}"
+    beyond = len(names) - settings.max_assets
+    if beyond > 0:
+        refused["..."] = f"{beyond} more assets: at most {settings.max_assets} are looked at"
+    return Checked(timestamp, tuple(wanted), refused)

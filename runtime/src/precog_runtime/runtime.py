@@ -1,0 +1,131 @@
+"""Puts the parts together: what each front end opens, uses and closes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from precog_runtime.cache import DiskCache, PredictionCache
+from precog_runtime.engine import Engine
+from precog_runtime.forecast import model as models
+from precog_runtime.forecast.default import DefaultModel
+from precog_runtime.log import PredictionLog
+from precog_runtime.market.market import Market
+from precog_runtime.market.snapshot import Snapshots
+from precog_runtime.metrics import Metrics
+from precog_runtime.monitor import Monitor
+from precog_runtime.prefetch import Prefetcher
+from precog_runtime.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from precog_runtime.settings import Settings
+    from precog_runtime.types import PriceSource
+
+logger = logging.getLogger(__name__)
+
+HOUSEKEEPING_S = 60.0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A running path from request to answer."""
+
+    settings: Settings
+    engine: Engine
+    market: Market
+    metrics: Metrics
+    log: PredictionLog
+    monitor: Monitor | None
+
+    def exposition(self) -> bytes:
+        """Return all metrics as Prometheus scrapes them, with the prices' ages of now."""
+        for asset, age in self.engine.ages().items():
+            self.metrics.age(asset, age)
+        return self.metrics.text()
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings,
+    source: PriceSource | None = None,
+    now: Callable[[], float] = time.time,
+    clock: Callable[[], float] = time.monotonic,
+    executor: Executor | None = None,
+) -> AsyncIterator[Runtime]:
+    """Start a runtime: the market is being filled when this yields, and answers come as soon as there are prices.
+
+    :param source: where prices come from; without one, Coin Metrics' API at `settings.api_url`.
+    :param now: wall clock, seconds since the epoch.
+    :param clock: the clock of deadlines, seconds.
+    :param executor: where models run; without one, threads or processes of our own.
+    :raises ModelError: the model can't be loaded.
+    :raises SettingError: the state's folder can't be used.
+    """
+    metrics = Metrics(settings.assets)
+    model, fallback = models.load(settings.model), DefaultModel()
+    async with AsyncExitStack() as stack:
+        source = source or _coin_metrics(settings, metrics)
+        stack.push_async_callback(source.close)
+        market = Market(source, settings, metrics, now)
+        stack.push_async_callback(market.close)
+        disk = DiskCache(settings, metrics, now) if settings.state_dir else None
+        cache = PredictionCache(settings, metrics, now, disk)
+        stack.callback(cache.close)
+        log = PredictionLog(settings, metrics, now)
+        stack.callback(log.close)
+        pool = WorkerPool(settings.min_workers, settings.max_workers, metrics, executor)
+        stack.callback(pool.close)
+        engine = Engine(settings, market, cache, log, pool, metrics, model, fallback, now, clock)
+        lookback_s = max(model.lookback_s, fallback.lookback_s)
+        monitor = Monitor(metrics, settings.monitor_s) if settings.monitor_s else None
+        snapshots = Snapshots(market, settings.state_dir, metrics) if settings.state_dir else None
+        if snapshots:
+            snapshots.restore(now())
+        jobs: dict[str, Callable[[], Awaitable[None]]] = {
+            "prefetch": Prefetcher(settings, market, engine, metrics, lookback_s).run,
+            "housekeeping": lambda: _keep_house(market, cache, log),
+            **({"snapshots": snapshots.run} if snapshots else {}),
+            **({"monitor": monitor.run} if monitor else {}),
+        }
+        for name, job in jobs.items():
+            stack.push_async_callback(_stopped, asyncio.ensure_future(_kept_running(name, job, metrics)))
+        yield Runtime(settings, engine, market, metrics, log, monitor)
+
+
+def _coin_metrics(settings: Settings, metrics: Metrics) -> PriceSource:
+    from precog_runtime.market.coinmetrics import CoinMetrics
+
+    return CoinMetrics(settings, metrics)
+
+
+async def _keep_house(market: Market, cache: PredictionCache, log: PredictionLog) -> None:
+    """Clean up, and write down what came true of earlier forecasts."""
+    while True:
+        await asyncio.sleep(HOUSEKEEPING_S)
+        cache.clean()
+        log.realise(market.price, market.series)
+        log.prune()
+        await asyncio.get_running_loop().run_in_executor(None, log.export)
+
+
+async def _kept_running(name: str, job: Callable[[], Awaitable[None]], metrics: Metrics) -> None:
+    """Run a job that is not to end; a bug in it is logged and counted, and must not stop the answers."""
+    while True:
+        try:
+            await job()
+        except Exception:
+            metrics.error("internal")
+            logger.exception("%s failed, and is begun again", name)
+        await asyncio.sleep(1.0)
+
+
+async def _stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,5 @@
+"""Where models do their work: threads for numpy, processes with shared memory for pure Python, or any executor."""
+
+from precog_runtime.workers.pool import WorkerPool
+
+__all__ = ["WorkerPool"]

@@ -1,0 +1,168 @@
+"""The drop-in, as upstream's miner loads and calls it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+from axon.challenge import Challenge
+from axon.loopback import EVERYTHING, ago, free_port, question
+
+from precog_runtime.axon.forward import Background, asked, forward_by
+from precog_runtime.errors import ModelError, SettingError
+from precog_runtime.market.simulated import SimulatedMarket
+from precog_runtime.settings import Settings
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parent.parent / "src"
+
+DEADLINES = [
+    (16.0, 15.0),
+    (120.0, 119.0),
+    (2.0, 1.5),
+    (0.4, 0.3),
+    (None, 9.0),
+    (0, 9.0),
+    (-3.0, 9.0),
+    (float("nan"), 9.0),
+    (float("inf"), 9.0),
+    (121.0, 9.0),
+]
+
+
+@pytest.mark.parametrize(("timeout", "left"), DEADLINES, ids=str)
+def test_the_deadline_is_the_callers_time_out_less_a_margin_if_it_is_sane(timeout, left):
+    synapse = question()
+    synapse.__dict__["timeout"] = timeout
+    assert asked(synapse, 100.0, 10.0).deadline == pytest.approx(100.0 + left)
+
+
+def test_what_is_asked_is_handed_on_unchecked():
+    synapse = question(timestamp="any", assets=["x", "y"])
+    synapse.dendrite.hotkey = "a caller"
+    got = asked(synapse, 0.0, 10.0)
+    assert (got.timestamp, got.assets, got.caller) == ("any", ["x", "y"], "a caller")
+    synapse.dendrite = None
+    assert asked(synapse, 0.0, 10.0).caller == ""
+
+
+def test_what_is_ready_is_answered_without_the_runtimes_thread(background):
+    forward = forward_by(background)
+    asyncio.run(forward(question(timestamp="2000-01-01"), None))  # a refusal is ready at once
+    request = question(timestamp=ago(40))
+    asyncio.run(forward(request, None))
+    with held(background):
+        again = asyncio.run(forward(Challenge(timestamp=request.timestamp, assets=EVERYTHING), None))
+    assert again.predictions == request.predictions
+    assert set(again.predictions) == set(EVERYTHING)
+
+
+def test_a_runtime_that_does_not_come_to_it_costs_no_more_than_the_deadline(background):
+    waiting = question(timestamp=ago(41))
+    waiting.timeout = 0.4
+    with held(background):
+        got = asyncio.run(forward_by(background)(waiting, None))
+    assert (got.predictions, got.intervals) == ({}, {})
+    assert got is waiting
+
+
+@contextlib.contextmanager
+def held(background):
+    """The runtime's thread is busy until the block ends."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        busy.set()
+        go_on.wait(20)
+
+    background._loop.call_soon_threadsafe(hold)
+    busy.wait(20)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
+def test_a_bug_is_counted_and_not_raised(background, monkeypatch):
+    def broken(*_args):
+        raise RuntimeError("a bug")
+
+    def bugs():
+        return background.runtime.metrics.registry.get_sample_value("precog_errors_total", {"kind": "internal"}) or 0
+
+    before = bugs()
+    monkeypatch.setattr(background.runtime.engine, "ready", broken)
+    got = asyncio.run(forward_by(background)(question(), None))
+    assert (got.predictions, got.intervals) == ({}, {})
+    assert bugs() == before + 1
+
+
+def test_without_prices_the_answer_is_empty():
+    class Nothing(SimulatedMarket):
+        async def fetch(self, assets, start, end, timeout_s):
+            return {}
+
+    empty = Background(Settings(window_s=600, monitor_s=0, patience_s=0.1), Nothing(1, "calm"))
+    try:
+        got = asyncio.run(forward_by(empty)(question(), None))
+        assert (got.predictions, got.intervals) == ({}, {})
+    finally:
+        empty.close()
+
+
+def test_settings_that_cannot_be_used_are_told_at_the_start():
+    with pytest.raises(ModelError):
+        Background(Settings(model="no such model"))
+
+
+def test_metrics_can_be_scraped_and_a_port_in_use_is_told():
+    port = free_port()
+    settings = Settings(window_s=600, monitor_s=0, metrics_port=port)
+    served = Background(settings, SimulatedMarket(1, "calm"))
+    try:
+        asyncio.run(forward_by(served)(question(), None))
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        assert 'precog_request_duration_seconds_count{front="axon"' in text
+        with pytest.raises(SettingError, match=f"can't listen at 127.0.0.1:{port}"):
+            Background(settings, SimulatedMarket(1, "calm"))
+    finally:
+        served.close()
+    assert not served._thread.is_alive()
+
+
+@pytest.mark.parametrize("optimised", [[], ["-O"]], ids=["plain", "-O"])
+def test_upstreams_way_in_a_process_of_its_own(tmp_path, optimised):
+    home = tmp_path / "home"
+    home.mkdir()
+    miner = subprocess.Popen(
+        [sys.executable, *optimised, str(HERE / "upstream_like.py"), str(free_port())],
+        env={
+            "HOME": str(home),
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{SOURCE}:{HERE.parent}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        told = json.loads(next(line for line in miner.stdout if line.startswith("{")))
+        assert told["answered"] == [200, sorted(EVERYTHING)]
+        assert told["unsigned"] == 401
+        miner.send_signal(signal.SIGINT)
+        miner.wait(10)
+        assert "precog_runtime" not in miner.stderr.read()
+    finally:
+        miner.kill()
+        miner.communicate()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert {path.name for path in home.iterdir()} == {".bittensor", "wallets"}

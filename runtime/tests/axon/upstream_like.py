@@ -1,0 +1,73 @@
+"""A miner in upstream's manner in a process of its own, which asks itself once and then runs until SIGINT."""
+
+import asyncio
+import importlib
+import json
+import socket
+import sys
+import threading
+import types
+
+own_getaddrinfo = socket.getaddrinfo
+
+
+def here(host, *args, **kwargs):
+    if host not in ("127.0.0.1", "localhost", "0.0.0.0", None):
+        raise AssertionError(f"something looked for {host}")
+    return own_getaddrinfo(host, *args, **kwargs)
+
+
+socket.getaddrinfo = here
+
+TWO_LINES = """
+from precog_runtime.axon import drop_in
+forward = drop_in(source=SimulatedMarket(1, "mixed"))
+"""
+
+
+def main(port):
+    from precog_runtime.market.simulated import SimulatedMarket
+
+    module = types.ModuleType("ours")
+    module.SimulatedMarket = SimulatedMarket
+    exec(TWO_LINES, vars(module))
+    sys.modules["ours"] = module
+
+    # From here on, as upstream's Miner does it.
+    forward_module = importlib.import_module("ours")
+    import bittensor as bt
+    from axon.challenge import Challenge
+    from axon.loopback import Letter, wait_until, wallet
+    from bittensor.core.axon import Tuple
+
+    async def forward(synapse: Challenge) -> Challenge:
+        return await forward_module.forward(synapse, None)
+
+    async def blacklist(synapse: Challenge) -> Tuple[bool, str]:
+        return synapse.dendrite.hotkey is None, "Missing hotkey"
+
+    async def priority(synapse: Challenge) -> float:
+        return float(len(synapse.dendrite.hotkey))
+
+    key = wallet("validator").hotkey
+    axon = bt.Axon(wallet("miner"), ip="127.0.0.1", external_ip="127.0.0.1", port=port)
+    axon.attach(forward_fn=forward, blacklist_fn=blacklist, priority_fn=priority)
+    axon.start()
+    wait_until(lambda: axon.fast_server.started)
+
+    def look():
+        status, answer = wait_until(lambda: full(Letter(axon, key).send()))
+        unsigned = Letter(axon, key).send(signature=None)[0]
+        told = {"answered": [status, sorted(answer["predictions"])], "unsigned": unsigned}
+        print(json.dumps(told), flush=True)
+
+    threading.Thread(target=look, daemon=True).start()
+    asyncio.new_event_loop().run_forever()
+
+
+def full(answer):
+    return answer if answer[0] == 200 and len(answer[1]["predictions"]) == 3 else None
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

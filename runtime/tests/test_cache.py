@@ -1,0 +1,496 @@
+"""The cache of forecasts: against a model of it, its bounds and its size, its clock, and the layer on disk."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import sqlite3
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from precog_runtime import cache as cache_module
+from precog_runtime.cache import FILE, DiskCache, Key, PredictionCache
+from precog_runtime.metrics import Metrics
+from precog_runtime.settings import Settings
+from precog_runtime.types import Forecast
+
+KEY: Key = ("default", "btc", 1_700_000_100, 12345)
+FORECAST = Forecast(64000.5, 63000.25, 65000.125)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def made(number: float) -> Forecast:
+    return Forecast(number + 1.0, number + 0.5, number + 1.5)
+
+
+def counted(metrics: Metrics, layer: str, result: str) -> float:
+    labels = {"layer": layer, "result": result}
+    return metrics.registry.get_sample_value("precog_cache_requests_total", labels) or 0.0
+
+
+def errors(metrics: Metrics, kind: str) -> float:
+    return metrics.registry.get_sample_value("precog_errors_total", {"kind": kind}) or 0.0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class Open:
+    """Opens caches over one folder, and closes them at the end."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self.folder, self.clock = folder, clock
+        self.metrics = Metrics()
+        self.opened: list[DiskCache] = []
+
+    def disk(self, **settings: float) -> DiskCache:
+        self.opened.append(DiskCache(Settings(state_dir=str(self.folder), **settings), self.metrics, self.clock))
+        return self.opened[-1]
+
+    def both(self, **settings: float) -> PredictionCache:
+        disk = self.disk(**settings)
+        return PredictionCache(Settings(**settings), self.metrics, self.clock, disk)
+
+    def rows(self) -> list[tuple[object, ...]]:
+        self.opened[-1].store.flush()
+        connection = sqlite3.connect(self.folder / FILE)
+        found = connection.execute("SELECT model, asset, timestamp, version, stored, value FROM forecasts").fetchall()
+        connection.close()
+        return found
+
+    def write(self, sql: str, *args: object) -> None:
+        self.opened[-1].store.flush()
+        with sqlite3.connect(self.folder / FILE) as connection:
+            connection.execute(sql, args)
+        connection.close()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, clock: Clock):
+    opened = Open(tmp_path, clock)
+    yield opened
+    for disk in opened.opened:
+        disk.close()
+
+
+OTHERS: list[Key] = [
+    ("other", "btc", 1_700_000_100, 12345),
+    ("default", "eth", 1_700_000_100, 12345),
+    ("default", "btc", 1_700_000_101, 12345),
+    ("default", "btc", 1_700_000_100, 12346),
+    ("default", "btc", 1_700_000_100, 12345 + 2**64),
+]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("layer", ["memory", "disk"])
+def test_another_model_asset_timestamp_or_version_is_another_entry(opened: Open, other: Key, layer: str) -> None:
+    cache = opened.both()
+    cache.put(KEY, made(1))
+    cache.put(other, made(2))
+    if layer == "disk":
+        opened.opened[-1].store.flush()
+        cache = opened.both()
+    assert (cache.get(KEY), cache.get(other)) == (made(1), made(2))
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_key_of_another_is_a_miss(clock: Clock, other: Key) -> None:
+    metrics = Metrics()
+    cache = PredictionCache(Settings(), metrics, clock)
+    cache.put(KEY, FORECAST)
+    assert cache.get(other) is None
+    assert cache.get(KEY) is FORECAST
+    assert (counted(metrics, "memory", "hit"), counted(metrics, "memory", "miss")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "there"), [(0, True), (599, True), (599.999, True), (600, False), (601, False), (1e9, False)]
+)
+@pytest.mark.parametrize("layer", ["memory", "disk"])
+def test_time_to_live_to_the_second(opened: Open, passed_s: float, there: bool, layer: str) -> None:
+    cache = opened.both()
+    cache.put(KEY, FORECAST)
+    opened.opened[-1].store.flush()
+    if layer == "disk":
+        cache = opened.both()
+    opened.clock.time += passed_s
+    assert (cache.get(KEY) == FORECAST) is there
+    cache.clean()
+    assert len(cache) == there
+    assert len(opened.rows()) == there
+
+
+def test_putting_again_begins_the_time_anew(clock: Clock) -> None:
+    cache = PredictionCache(Settings(), Metrics(), clock)
+    cache.put(KEY, made(1))
+    clock.time += 500
+    cache.put(KEY, made(2))
+    clock.time += 500
+    assert cache.get(KEY) == made(2)
+    assert len(cache) == 1
+
+
+def test_promotion_does_not_lengthen_a_life(opened: Open) -> None:
+    opened.both().put(KEY, FORECAST)
+    opened.opened[-1].store.flush()
+    opened.clock.time += 500
+    cache = opened.both()
+    assert cache.get(KEY) == FORECAST
+    assert counted(opened.metrics, "disk", "hit") == 1
+    opened.clock.time += 99
+    assert cache.get(KEY) == FORECAST
+    assert counted(opened.metrics, "disk", "hit") == 1
+    assert counted(opened.metrics, "memory", "hit") == 1
+    opened.clock.time += 1
+    assert cache.get(KEY) is None
+
+
+def test_a_clock_that_goes_back_harms_nothing(clock: Clock) -> None:
+    cache = PredictionCache(Settings(cache_mb=0.1), Metrics(), clock)
+    chance = random.Random(3)
+    for number in range(3000):
+        clock.time += chance.choice([-3600, -1, 0, 1, 5, 700])
+        cache.put(("m", "btc", number, 0), made(number))
+        assert cache.get(("m", "btc", number, 0)) == made(number)
+        if number % 50 == 0:
+            cache.clean()
+    clock.time -= 1e6
+    cache.put(KEY, FORECAST)
+    clock.time += 599
+    assert cache.get(KEY) == FORECAST
+    clock.time += 1
+    assert cache.get(KEY) is None  # not a million seconds later
+
+
+@pytest.mark.parametrize(("back_s", "there"), [(1, True), (599, True), (600, False), (1e6, False)])
+def test_a_row_from_the_future_is_not_kept_for_ever(opened: Open, back_s: float, there: bool) -> None:
+    opened.both().put(KEY, FORECAST)
+    opened.opened[-1].store.flush()
+    opened.clock.time -= back_s
+    cache = opened.both()
+    assert (cache.get(KEY) == FORECAST) is there
+    cache.clean()
+    assert len(opened.rows()) == there
+
+
+KEYS = st.tuples(st.sampled_from(["m", "n" * 50]), st.sampled_from(["btc", "eth"]), st.integers(0, 12), st.just(7))
+
+
+class AgainstAModel(RuleBasedStateMachine):
+    """Whatever is done, an answer is the last one put, and not too old; what fits and is not too old is there."""
+
+    @initialize(cache_mb=st.sampled_from([0.1, 1.0]))
+    def begin(self, cache_mb: float) -> None:
+        self.clock, self.metrics, self.cache_mb = Clock(), Metrics(), cache_mb
+        self.cache = PredictionCache(Settings(cache_mb=cache_mb, cache_ttl_s=60), self.metrics, self.clock)
+        self.known: dict[Key, tuple[Forecast, float]] = {}
+        self.moment = 0.0
+        self.number = 0
+        self.flooded = False
+
+    @rule(key=KEYS)
+    def put(self, key: Key) -> None:
+        self.number += 1
+        self.known[key] = (made(self.number), self.moment)
+        self.cache.put(key, made(self.number))
+
+    @rule(key=KEYS)
+    def get(self, key: Key) -> None:
+        forecast, put = self.known.get(key, (None, 0.0))
+        alive = forecast is not None and self.moment < put + 60
+        found = self.cache.get(key)
+        assert found == (forecast if alive else None) or (self.flooded and found is None)
+
+    @rule(passed_s=st.sampled_from([0, 1, 29, 30, 59, 60, 61]))
+    def wait(self, passed_s: int) -> None:
+        self.clock.time += passed_s
+        self.moment += passed_s
+        self.cache.get(("", "", 0, 0))  # the cache sees the clock before it is set back
+
+    @rule(back_s=st.integers(1, 1000))
+    def set_back(self, back_s: int) -> None:
+        self.clock.time -= back_s
+        self.cache.get(("", "", 0, 0))
+
+    @rule()
+    def clean(self) -> None:
+        self.cache.clean()
+
+    @rule(count=st.integers(1, 200))
+    def flood(self, count: int) -> None:
+        self.flooded = True
+        for _ in range(count):
+            self.number += 1
+            self.cache.put(("flood", "btc", self.number, 0), made(self.number))
+
+    @invariant()
+    def bounded(self) -> None:
+        if hasattr(self, "cache"):
+            assert self.cache.nbytes <= self.cache_mb * 1e6
+            assert self.cache.size <= self.cache_mb * 1e6
+
+
+AgainstAModel.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
+test_against_a_model = AgainstAModel.TestCase
+
+
+def scan(number: int) -> int:
+    return number
+
+
+def loop_just_too_large(number: int) -> int:
+    return number % 700
+
+
+def back_and_forth(number: int) -> int:
+    return abs(number % 2000 - 1000)
+
+
+def drawn(number: int) -> int:
+    return int(random.Random(number).paretovariate(0.6)) % 5000
+
+
+@pytest.mark.parametrize("pattern", [scan, loop_just_too_large, back_and_forth, drawn])
+@pytest.mark.parametrize("cache_mb", [0.1, 0.5])
+def test_the_bound_holds_whatever_is_asked(clock: Clock, pattern: Callable[[int], int], cache_mb: float) -> None:
+    cache = PredictionCache(Settings(cache_mb=cache_mb), Metrics(), clock)
+    for number in range(6000):
+        key = ("m" * (number % 90), "a" * (number % 70), pattern(number), 0)
+        if cache.get(key) is None:
+            cache.put(key, made(number))
+        assert cache.nbytes <= cache_mb * 1e6
+        if number % 100 == 0:
+            cache.clean()
+            clock.time += 7
+    assert len(cache) > 10
+
+
+@pytest.mark.parametrize(("count", "times"), [(1500, 1), (1500, 2), (3100, 1), (3100, 2), (20000, 1)])
+def test_the_bytes_are_what_python_takes(clock: Clock, count: int, times: int) -> None:
+    """Entries, replaced ones, and ghosts, with nothing shared between keys."""
+    cache = PredictionCache(Settings(cache_mb=4), Metrics(), clock)
+    cache._size = cache._most
+    gc.collect()
+    tracemalloc.start()
+    for _ in range(times):
+        for number in range(count):
+            key = ("".join(["model", str(number)]), "".join(["asset", str(number)]), 10**9 + number, 2**40 + number)
+            cache.put(key, Forecast(number + 0.1, number + 0.2, number + 0.3))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.5 * cache.nbytes < taken <= cache.nbytes
+
+
+def ask(cache: PredictionCache, keys: range) -> int:
+    """Ask for keys as the engine does, making what is missing; return how many were there."""
+    hits = 0
+    for number in keys:
+        key = ("m", "btc", number, 0)
+        if cache.get(key) is None:
+            cache.put(key, made(number))
+        else:
+            hits += 1
+    return hits
+
+
+def test_misses_that_more_room_would_have_saved_make_it_grow_until_there_are_none(clock: Clock) -> None:
+    cache = PredictionCache(Settings(cache_mb=4), Metrics(), clock)
+    least = cache.size
+    rounds = [ask(cache, range(1000)) for _ in range(12)]
+    assert rounds[0] == 0
+    assert rounds[-1] == 1000
+    assert cache.size > least
+    size = cache.size
+    ask(cache, range(1000))
+    assert cache.size == size  # and then it stays
+
+
+def test_keys_that_never_come_back_do_not_make_it_grow(clock: Clock) -> None:
+    cache = PredictionCache(Settings(cache_mb=4), Metrics(), clock)
+    least = cache.size
+    ask(cache, range(20_000))
+    assert cache.size == least
+    for _ in range(50):  # nor does a high hit rate: it has what it needs
+        ask(cache, range(20))
+    assert cache.size == least
+
+
+def test_what_had_expired_anyway_does_not_make_it_grow(clock: Clock) -> None:
+    cache = PredictionCache(Settings(cache_mb=4), Metrics(), clock)
+    least = cache.size
+    for _ in range(5):
+        ask(cache, range(1000))
+        clock.time += 600
+    assert cache.size == least
+
+
+def test_long_disuse_makes_it_shrink_and_a_lull_does_not(clock: Clock) -> None:
+    cache = PredictionCache(Settings(cache_mb=4, cache_ttl_s=300), Metrics(), clock)
+    least = cache.size
+    for _ in range(12):
+        ask(cache, range(1000))
+    grown = cache.size
+    sizes = []
+    for _ in range(120):
+        clock.time += 60
+        cache.clean()
+        ask(cache, range(5))
+        sizes.append(cache.size)
+    assert sizes[: cache_module.SHRINK_AFTER - 1] == [grown] * (cache_module.SHRINK_AFTER - 1)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == least
+
+
+def test_steady_use_neither_grows_nor_shrinks_it(clock: Clock) -> None:
+    cache = PredictionCache(Settings(cache_mb=4), Metrics(), clock)
+    for _ in range(12):
+        ask(cache, range(1000))
+    sizes = set()
+    for _ in range(60):
+        ask(cache, range(1000))
+        cache.clean()
+        clock.time += 60
+        sizes.add(cache.size)
+    assert len(sizes) == 1
+
+
+def test_what_is_used_often_outlives_what_is_used_once(clock: Clock) -> None:
+    cache = PredictionCache(Settings(cache_mb=0.1), Metrics(), clock)
+    cache.put(KEY, FORECAST)
+    for number in range(2000):
+        cache.put(("scan", "btc", number, 0), made(number))
+        if number % 10 == 0:
+            assert cache.get(KEY) is FORECAST
+
+
+def test_one_row_for_one_key_and_a_miss_is_counted_in_both_layers(opened: Open) -> None:
+    cache = opened.both()
+    assert cache.get(KEY) is None
+    for number in range(5):
+        cache.put(KEY, made(number))
+    rows = opened.rows()
+    assert [row[:4] for row in rows] == [("default", "btc", 1_700_000_100, "12345")]
+    assert json.loads(str(rows[0][5])) == {"point": 5.0, "low": 4.5, "high": 5.5}
+    assert counted(opened.metrics, "memory", "miss") == counted(opened.metrics, "disk", "miss") == 1
+
+
+def test_numbers_come_back_to_the_last_bit_and_numpy_s_are_taken(opened: Open) -> None:
+    cache = opened.both()
+    exact = Forecast(0.1 + 0.2, 1e-9, 123456789.123456789)
+    cache.put(KEY, Forecast(*(np.float64(each) for each in (exact.point, exact.low, exact.high))))
+    opened.opened[-1].store.flush()
+    assert opened.both().get(KEY) == exact
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        "1",
+        '{"point": 1.0}',
+        '{"point": 1.0, "low": 1.0, "high": null}',
+        "\x00",
+        b"\x80\x04pickle",
+    ],
+)
+@pytest.mark.parametrize("column", ["value", "value and crc"])
+def test_a_damaged_row_is_a_miss_and_goes(opened: Open, value: object, column: str) -> None:
+    cache = opened.both()
+    cache.put(KEY, FORECAST)
+    cache.put(OTHERS[0], FORECAST)
+    opened.write("UPDATE forecasts SET value = ? WHERE model = 'default'", value)
+    if column == "value and crc":
+        crc = cache_module._crc(cache_module._columns(KEY), opened.clock.time, value)
+        opened.write("UPDATE forecasts SET crc = ? WHERE model = 'default'", crc)
+    cache = opened.both()
+    assert cache.get(KEY) is None
+    assert errors(opened.metrics, "cache_row") == 1
+    assert [row[0] for row in opened.rows()] == ["other"]
+    assert cache.get(OTHERS[0]) == FORECAST
+
+
+def test_a_row_with_one_digit_changed_is_a_miss(opened: Open) -> None:
+    opened.both().put(KEY, FORECAST)
+    opened.write("UPDATE forecasts SET value = replace(value, '64000.5', '65000.5')")
+    assert opened.both().get(KEY) is None
+    assert opened.rows() == []
+
+
+def test_a_row_under_the_key_of_another_is_a_miss(opened: Open) -> None:
+    opened.both().put(KEY, FORECAST)
+    opened.write("UPDATE forecasts SET asset = 'eth'")
+    assert opened.both().get(("default", "eth", *KEY[2:])) is None
+
+
+def test_the_bound_on_disk_holds_and_the_oldest_go_first(opened: Open) -> None:
+    disk = opened.disk(disk_cache_mb=1)
+    sizes: list[int] = []
+    for number in range(12_000):
+        opened.clock.time += 0.01
+        disk.put(("default", "btc", number, number), made(number))
+        if number % 1000 == 999:
+            disk.store.flush()
+            sizes.append((opened.folder / FILE).stat().st_size)
+    disk.clean()
+    stored = sorted(int(str(row[2])) for row in opened.rows())
+    disk.close()
+    assert stored == list(range(12_000 - len(stored), 12_000))
+    assert len(stored) > 4000  # no more than needed goes
+    assert max(sizes) <= 1.5e6
+    assert (opened.folder / FILE).stat().st_size <= 1.1e6
+
+
+def test_another_process_sees_what_was_put(opened: Open) -> None:
+    disk = opened.disk()
+    disk.put(KEY, FORECAST)
+    assert disk.store.flush()
+    code = f"""if True:
+        import sys
+        sys.path.insert(0, {str(Path(cache_module.__file__).parents[1])!r})
+        from precog_runtime.cache import *
+        disk = DiskCache(Settings(state_dir={str(opened.folder)!r}), Metrics(), lambda: {opened.clock.time})
+        print(disk.get({KEY!r}).forecast)
+        disk.put({OTHERS[1]!r}, Forecast(3.0, 2.0, 4.0))
+        disk.close()
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == str(FORECAST), done.stderr
+    kept = disk.get(OTHERS[1])
+    assert kept is not None
+    assert kept.forecast == Forecast(3.0, 2.0, 4.0)
+
+
+def test_without_a_usable_disk_memory_serves(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "file").write_text("in the way")
+    metrics = Metrics()
+    settings = Settings(state_dir=str(tmp_path / "file"))
+    cache = PredictionCache(settings, metrics, clock, DiskCache(settings, metrics, clock))
+    cache.put(KEY, FORECAST)
+    assert cache.get(KEY) is FORECAST
+    assert cache.get(OTHERS[0]) is None
+    cache.clean()
+    cache.close()
+    assert errors(metrics, "store_unavailable") > 0

@@ -1,0 +1,129 @@
+"""The window is up to date and the forecasts are made before the validators ask."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from world import EPOCH, LEVELS, quiet, run, walk, world
+
+from precog_runtime.prefetch import AFTER_S, BEFORE_S, next_due, to_prepare
+from precog_runtime.settings import Settings
+
+SETTINGS = Settings()
+
+DUE = [
+    (0.0, 1.0),
+    (0.2, 1.0),
+    (9.7, 10.0),
+    (10.0, 15.0),
+    (100.5, 105.5),
+    (296.0, 298.0),
+    (297.9, 298.0),
+    (298.0, 299.0),
+    (299.9, 300.0),
+]
+
+
+@pytest.mark.parametrize(("into", "due"), DUE)
+def test_around_a_mark_each_second_and_else_each_poll(into, due):
+    assert next_due(EPOCH + into, SETTINGS) == EPOCH + due
+
+
+@given(
+    st.floats(EPOCH, EPOCH + 86400),
+    st.floats(0.2, 300),
+    st.integers(0, 86400).filter(lambda mark: mark == 0 or mark > 20),
+)
+def test_it_is_always_later_and_never_long(now, poll_s, mark_s):
+    settings = Settings(poll_s=poll_s, mark_s=mark_s)
+    due = next_due(now, settings)
+    assert now < due <= now + max(poll_s, 1.0) + 1e-6
+
+
+@given(st.floats(0.2, 300))
+def test_no_mark_is_missed(poll_s):
+    settings = Settings(poll_s=poll_s)
+    now, seen = float(EPOCH + 20), []
+    while now < EPOCH + 320:
+        now = next_due(now, settings)
+        seen.append(now - EPOCH)
+    for second in range(300 - BEFORE_S, 300 + AFTER_S):
+        assert second in seen
+
+
+def test_without_marks_it_only_polls():
+    assert next_due(EPOCH + 299.0, Settings(mark_s=0)) == EPOCH + 304.0
+    assert to_prepare(EPOCH, Settings(mark_s=0)) == []
+
+
+PREPARED = [(0, [0]), (150, [0]), (292.9, [0]), (293, [0, 300]), (299.9, [0, 300]), (300, [300])]
+
+
+@pytest.mark.parametrize(("into", "marks"), PREPARED)
+def test_the_last_mark_is_prepared_and_the_next_when_it_is_near(into, marks):
+    assert to_prepare(EPOCH + into, SETTINGS) == [EPOCH + mark for mark in marks]
+
+
+def test_a_burst_at_a_mark_meets_ready_answers_and_a_late_point_updates_them():
+    async def test():
+        async with world(quiet(mark_s=300, poll_s=5.0)) as running:
+            running.market.delay_s = 1
+            running.market.withheld = {EPOCH + 300}
+            mark = EPOCH + 300
+            await asyncio.sleep(mark - running.now + 0.5)
+            running.market.latency_s, before = 0.15, running.market.fetches
+            answers = [running.runtime.engine.ready(running.request(mark)) for _ in range(64)]
+            assert all(answer is not None and set(answer.assets) == set(LEVELS) for answer in answers)
+            assert running.market.fetches == before
+            assert answers[0].assets["btc"].age_s <= SETTINGS.fresh_s
+            running.market.withheld = set()
+            await asyncio.sleep(4)
+            later = running.runtime.engine.ready(running.request(mark))
+            assert later.assets["btc"].age_s == 0
+            assert later.predictions()["btc"] != answers[0].predictions()["btc"]
+            assert later.predictions()["btc"] == pytest.approx(walk("btc", mark), rel=1e-3)
+
+    run(test)
+
+
+def test_it_begins_when_the_source_comes_and_goes_on_after_it_was_away():
+    async def test():
+        async with world(quiet(mark_s=300, poll_s=5.0), filled=False) as running:
+            running.market.failing = True
+            await asyncio.sleep(60)
+            assert running.errors("source") >= 3
+            assert not (await running.ask()).assets
+            running.market.failing = False
+            await running.until(lambda: max(running.runtime.engine.ages().values()) <= 2, 30)
+            running.market.failing = True
+            await asyncio.sleep(600)
+            running.market.failing = False
+            await running.until(lambda: max(running.runtime.engine.ages().values()) <= 2, 30)
+            assert set((await running.ask()).predictions()) == set(LEVELS)
+
+    run(test)
+
+
+def test_the_window_is_filled_backwards_to_its_full_length():
+    async def test():
+        async with world(quiet(window_s=86400)) as running:
+            market, start = running.runtime.market, EPOCH - 86400 + 900
+            await running.until(lambda: len(market.series("eth", start, EPOCH)) == EPOCH - start + 1, 3600)
+
+    run(test)
+
+
+def test_ages_are_told_as_metrics():
+    async def test():
+        async with world(quiet(poll_s=10.0)) as running:
+            running.market.failing = True
+            await asyncio.sleep(100)
+            running.runtime.exposition()
+            for asset in LEVELS:
+                age = running.runtime.metrics.registry.get_sample_value("precog_data_age_seconds", {"asset": asset})
+                assert 85 <= age <= 101
+
+    run(test)

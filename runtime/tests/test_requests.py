@@ -1,0 +1,75 @@
+"""What of a request is answered: in part where a part is wrong, never at the cost of the rest."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from precog_runtime import timestamps
+from precog_runtime.requests import LONGEST_NAME, check
+from precog_runtime.settings import Settings
+from precog_runtime.types import Request
+
+SETTINGS = Settings()
+NOW = 1_795_473_900.25
+EVERYTHING = ("btc", "eth", "tao_bittensor")
+
+
+def checked(timestamp=None, assets=EVERYTHING, settings=SETTINGS):
+    return check(Request(timestamp, assets, deadline=0.0), settings, NOW)
+
+
+CASES = [
+    (EVERYTHING, EVERYTHING, []),
+    (["BTC", " Eth "], ("btc", "eth"), []),
+    (["eth", "eth", "ETH"], ("eth",), []),
+    (["btc", "doge"], ("btc",), ["doge"]),
+    (["doge"], (), ["doge"]),
+    ([5, None, "btc"], ("btc",), ["5", "None"]),
+    ([], (), [""]),
+    ("btc", (), [""]),
+    (None, (), [""]),
+    (["x" * 5000, "btc"], ("btc",), ["x" * LONGEST_NAME]),
+]
+
+
+@pytest.mark.parametrize(("asked", "answered", "refused"), CASES, ids=lambda value: repr(value)[:25])
+def test_known_assets_are_answered_and_the_others_refused_by_name(asked, answered, refused):
+    found = checked(assets=asked)
+    assert (found.assets, list(found.refused)) == (answered, refused)
+
+
+def test_a_huge_list_costs_no_more_than_its_beginning():
+    found = checked(assets=["btc", *(str(number) for number in range(1_000_000))])
+    assert found.assets == ("btc",)
+    assert len(found.refused) == SETTINGS.max_assets
+    assert found.refused["..."] == "999969 more assets: at most 32 are looked at"
+
+
+BOUNDS = [(-3600, True), (-3601, False), (0, True), (60, True), (61, False), (4 * 365 * 86400, False)]
+
+
+@pytest.mark.parametrize(("offset", "fine"), BOUNDS)
+def test_a_timestamp_beyond_the_bounds_is_refused_and_told(offset, fine):
+    found = checked(timestamp=int(NOW) + offset)
+    assert (found.timestamp is not None) == fine
+    assert fine or "s at most" in found.refused[""]
+
+
+def test_without_a_timestamp_it_is_now():
+    assert checked().timestamp == int(NOW)
+    assert checked(timestamp=timestamps.text(int(NOW))).timestamp == int(NOW)
+
+
+anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.lists(st.text())
+
+
+@given(anything, st.lists(anything | st.sampled_from(EVERYTHING), max_size=40) | anything)
+def test_nothing_that_is_sent_does_harm(timestamp, assets):
+    found = checked(timestamp, assets)
+    assert set(found.assets) <= set(EVERYTHING)
+    assert len(found.refused) <= SETTINGS.max_assets + 1
+    asked = [name.strip().lower() for name in assets if isinstance(name, str)] if isinstance(assets, list) else []
+    if found.timestamp is not None:
+        assert set(found.assets) == set(asked[: SETTINGS.max_assets]) & set(EVERYTHING) or "..." in found.refused

@@ -1,0 +1,137 @@
+"""`serve` as a real process, fed by `simulate-market` as another, asked by a client that is none of ours."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+
+import pytest
+from processes import call, done, running, wait_until
+from prometheus_client.parser import text_string_to_metric_families
+
+EVERYTHING = {"btc", "eth", "tao_bittensor"}
+
+
+@pytest.fixture(scope="module")
+def market():
+    with running("simulate-market", "--port", 0, "--latency-ms", 20) as command:
+        yield command
+
+
+@pytest.fixture(scope="module")
+def served(market, tmp_path_factory):
+    options = (
+        "--port",
+        0,
+        "--api-url",
+        market.url,
+        "--window-s",
+        7200,
+        "--state-dir",
+        tmp_path_factory.mktemp("state"),
+    )
+    with running("serve", *options) as command:
+        wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
+        yield command.url
+
+
+def test_all_assets_are_answered_by_default(served):
+    code, answer = call(f"{served}/predict", {})
+    assert code == 200
+    assert set(answer["predictions"]) == set(answer["intervals"]) == set(answer["age_s"]) == EVERYTHING
+    for asset, point in answer["predictions"].items():
+        low, high = answer["intervals"][asset]
+        assert low < point < high
+    assert (answer["degraded"], answer["refused"]) == ({}, {})
+
+
+def test_a_timestamp_and_assets_can_be_named(served):
+    asked = int(time.time()) // 300 * 300
+    code, answer = call(f"{served}/predict", {"timestamp": asked, "assets": ["ETH", "nonsense"]})
+    assert code == 200
+    assert set(answer["predictions"]) == {"eth"}
+    assert list(answer["refused"]) == ["nonsense"]
+    assert answer["timestamp"].endswith("Z")
+
+
+BAD = [
+    (b"{", 400, "no JSON"),
+    (b"[1]", 400, "no JSON object"),
+    (b"\xff", 400, "no JSON"),
+    ({"timestamp": "2030-01-01T00:00:00Z"}, 422, "in the future"),
+    ({"assets": []}, 422, "no asset is named"),
+    ({"assets": ["nonsense"]}, 422, "unknown asset"),
+    ({"assets": "btc"}, 422, "no list"),
+    (b" " * 70_000, 413, ""),
+]
+
+
+@pytest.mark.parametrize(("body", "code", "told"), BAD, ids=lambda value: str(value)[:20])
+def test_a_wrong_request_is_told_why_and_the_next_is_answered(served, body, code, told):
+    got, answer = call(f"{served}/predict", body)
+    assert got == code
+    assert told in str(answer)
+    assert call(f"{served}/predict", {})[0] == 200
+
+
+def test_health_readiness_and_metrics(served):
+    assert call(f"{served}/healthz")[1]["status"] == "ok"
+    code, ready = call(f"{served}/readyz")
+    assert (code, ready["ready"], set(ready["age_s"])) == (200, True, EVERYTHING)
+    code, text = call(f"{served}/metrics")
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    counts = [
+        sample.value
+        for sample in families["precog_request_duration_seconds"].samples
+        if sample.name.endswith("_count") and sample.labels == {"front": "serve", "outcome": "full"}
+    ]
+    assert counts[0] >= 1
+    ages = {sample.labels["asset"]: sample.value for sample in families["precog_data_age_seconds"].samples}
+    assert set(ages) == EVERYTHING
+    assert max(ages.values()) < 60
+
+
+def test_without_prices_it_is_alive_but_not_ready_and_says_so():
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # a port that refuses
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v4"
+        with running("serve", "--port", 0, "--api-url", url, "--log-level", "error") as command:
+            assert call(f"{command.url}/healthz")[0] == 200
+            code, ready = call(f"{command.url}/readyz")
+            assert (code, ready["ready"], set(ready["age_s"].values())) == (503, False, {None})
+            code, answer = call(f"{command.url}/predict", {})
+            assert code == 503
+            assert "there is no price" in answer["refused"]["btc"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_cleanly(market, number):
+    with running("serve", "--port", 0, "--api-url", market.url, "--window-s", 600) as command:
+        assert command.end(number) == 0
+
+
+def test_a_port_in_use_is_told(served):
+    port = served.rpartition(":")[2]
+    ended = done("serve", "--port", port, "--api-url", "http://127.0.0.1:9/v4")
+    assert ended.returncode == 2
+    assert f"can't listen at 127.0.0.1:{port}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_killed_and_started_again_it_has_its_log_its_cache_and_its_prices(market, tmp_path):
+    options = ("--port", 0, "--state-dir", tmp_path, "--window-s", 7200)
+    with running("serve", *options, "--api-url", market.url) as command:
+        wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
+        before = call(f"{command.url}/predict", {})[1]
+        wait_until((tmp_path / "window.npz").exists)
+        command.end(signal.SIGKILL)
+    # The source is away now: what there is was kept.
+    with running("serve", *options, "--api-url", "http://127.0.0.1:9/v4", "--log-level", "error") as command:
+        code, after = call(f"{command.url}/predict", {"timestamp": before["timestamp"]})
+        assert code == 200
+        assert set(after["predictions"]) == EVERYTHING
+        for asset, point in before["predictions"].items():
+            assert after["predictions"][asset] == pytest.approx(point, rel=0.01)
+        assert call(f"{command.url}/readyz")[0] == 200
+        assert command.end() == 0

@@ -1,0 +1,69 @@
+"""A day of simulated time: every burst answered, and memory flat."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sqlite3
+
+import psutil
+from world import EPOCH, InlineExecutor, run
+
+from precog_runtime.errors import SourceError
+from precog_runtime.market.simulated import SimulatedMarket
+from precog_runtime.runtime import open_runtime
+from precog_runtime.settings import Settings
+from precog_runtime.types import Request
+
+HOURS, WARM_HOURS = 24, 4
+BURST = 16
+GROWTH_MB = 6
+MARKS = range(EPOCH + 300, EPOCH + HOURS * 3600 + 1, 300)
+OUTAGE = range(EPOCH + 10 * 3600, EPOCH + 10 * 3600 + 1500)  # seconds in which the source is away
+
+
+class SometimesAway(SimulatedMarket):
+    """The simulator, with an outage of 25 minutes."""
+
+    def __init__(self, now):
+        super().__init__(seed=1, regime="mixed", now=now)
+        self.wall = now
+
+    async def fetch(self, assets, start, end, timeout_s):
+        if int(self.wall()) in OUTAGE:
+            raise SourceError("away")
+        return await super().fetch(assets, start, end, timeout_s)
+
+
+def test_a_day_with_a_burst_each_five_minutes(tmp_path):
+    settings = Settings(poll_s=30.0, monitor_s=60.0, state_dir=str(tmp_path), window_s=6 * 3600)
+    process, sizes, wrong, stale = psutil.Process(), {}, [], []
+
+    async def bursts(running, loop):
+        for mark in MARKS:
+            await asyncio.sleep(max(0.0, mark + 0.5 - EPOCH - loop.time()))
+            request = Request(mark, settings.assets, loop.time() + 10)
+            answers = await asyncio.gather(*(running.engine.answer(request, "soak") for _ in range(BURST)))
+            wrong.extend(a for a in answers if set(a.assets) != set(settings.assets) or a.refused)
+            if max(one.age_s for one in answers[0].assets.values()) > 2:
+                stale.append(mark)
+            if (mark - EPOCH) % 3600 == 0:
+                gc.collect()
+                sizes[(mark - EPOCH) // 3600] = process.memory_info().rss / 2**20
+
+    async def test():
+        loop = asyncio.get_running_loop()
+
+        def now():
+            return EPOCH + loop.time()
+
+        source = SometimesAway(now)
+        async with open_runtime(settings, source, now, loop.time, InlineExecutor()) as running:
+            await bursts(running, loop)
+
+    run(test)
+    assert not wrong
+    assert stale == [mark for mark in MARKS if mark in OUTAGE and mark - 2 in OUTAGE]
+    assert sizes[HOURS] - sizes[WARM_HOURS] < GROWTH_MB, sizes
+    with sqlite3.connect(tmp_path / "predictions.sqlite") as log:
+        assert log.execute("pragma integrity_check").fetchone() == ("ok",)
