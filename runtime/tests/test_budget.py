@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from precog_runtime.errors import RateLimited
-from precog_runtime.market.budget import LONGEST_RESET_S, Budget, background
+from precog_runtime.market.budget import LONGEST_RESET_S, Budget, background, urgent
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
@@ -142,8 +142,8 @@ def test_an_absurd_reset_is_bounded() -> None:
     run(work)
 
 
-@pytest.mark.parametrize(("requests", "for_background"), [(10, 6), (9, 6), (3, 2), (2, 1), (1, 1)])
-def test_the_background_leaves_a_third(requests: int, for_background: int) -> None:
+@pytest.mark.parametrize(("requests", "for_background"), [(10, 5), (9, 4), (3, 1), (2, 1), (1, 1)])
+def test_the_background_leaves_half(requests: int, for_background: int) -> None:
     async def work() -> None:
         budget = Budget(requests, 30)
         token = background.set(True)
@@ -160,6 +160,20 @@ def test_the_background_leaves_a_third(requests: int, for_background: int) -> No
         with pytest.raises(RateLimited):
             async with budget.acquire(1):
                 pass
+
+    run(work)
+
+
+def test_what_is_urgent_is_told_at_once_that_it_is_not_its_turn() -> None:
+    async def work() -> None:
+        budget = Budget(1, 30)
+        urgent.set(True)
+        async with budget.acquire(0):
+            pass
+        with pytest.raises(RateLimited) as refused:
+            async with budget.acquire(100):
+                pass
+        assert 29 < refused.value.retry_after_s <= 30
 
     run(work)
 

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 BEFORE_S, AFTER_S = 2, 10  # around a mark: the window is brought up to date each second
 RETRY_S = 1.0  # between attempts at the first prices
+FIRST_S = 3600  # enough for a good forecast; what the model looks back on beyond it comes while requests are answered
 
 
 def next_due(now: float, settings: Settings) -> float:
@@ -45,12 +46,11 @@ def to_prepare(now: float, settings: Settings) -> list[int]:
 class Prefetcher:
     """Fills the market at the start, then keeps it up to date and the forecasts of the marks made."""
 
-    def __init__(self, settings: Settings, market: Market, engine: Engine, metrics: Metrics, lookback_s: int) -> None:
+    def __init__(self, settings: Settings, market: Market, engine: Engine, metrics: Metrics) -> None:
         self._settings = settings
         self._market = market
         self._engine = engine
         self._metrics = metrics
-        self._lookback_s = min(lookback_s, settings.window_s)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -65,10 +65,10 @@ class Prefetcher:
             backfill.cancel()
 
     async def _first(self) -> None:
-        """Get what the model looks back on, however long the source takes to be there."""
+        """Get the first prices, however long the source takes to be there."""
         while True:
             try:
-                await self._market.fill(self._lookback_s, self._settings.api_timeout_s * 4)
+                await self._market.fill(FIRST_S, self._settings.api_timeout_s * 4)
                 break
             except SourceError as error:
                 self._metrics.error(error.kind)

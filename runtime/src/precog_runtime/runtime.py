@@ -82,13 +82,12 @@ async def open_runtime(
         pool = WorkerPool(settings.min_workers, settings.max_workers, metrics, executor)
         stack.callback(pool.close)
         engine = Engine(settings, market, cache, log, pool, metrics, model, fallback, now, clock)
-        lookback_s = max(model.lookback_s, fallback.lookback_s)
         monitor = Monitor(metrics, settings.monitor_s) if settings.monitor_s else None
         snapshots = Snapshots(market, settings.state_dir, metrics) if settings.state_dir else None
         if snapshots:
             snapshots.restore(now())
         jobs: dict[str, Callable[[], Awaitable[None]]] = {
-            "prefetch": Prefetcher(settings, market, engine, metrics, lookback_s).run,
+            "prefetch": Prefetcher(settings, market, engine, metrics).run,
             "housekeeping": lambda: _keep_house(market, cache, log),
             **({"snapshots": snapshots.run} if snapshots else {}),
             **({"monitor": monitor.run} if monitor else {}),

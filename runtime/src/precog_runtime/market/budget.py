@@ -11,8 +11,10 @@ from contextvars import ContextVar
 
 from precog_runtime.errors import RateLimited
 
-# Set where old prices are fetched: those requests leave a third of the budget to the fresh ones.
+# Set where old prices are fetched: those requests leave half of the budget to the fresh ones.
 background: ContextVar[bool] = ContextVar("background", default=False)
+# Set where fresh prices are fetched: for who waits, the last ones are better than a wait for the rate limit.
+urgent: ContextVar[bool] = ContextVar("urgent", default=False)
 
 LONGEST_RESET_S = 60.0  # what a source may ask for; a proxy's absurd value must not silence us for days
 
@@ -49,25 +51,26 @@ class _Use:
 
 
 class Budget:
-    """At most `requests` in any `period_s` seconds, as the server counts them; two thirds of them in the background."""
+    """At most `requests` in any `period_s` seconds, as the server counts them; half of them in the background."""
 
     def __init__(self, requests: int, period_s: float) -> None:
         self._period_s = period_s
         self._whole = _Use(requests, period_s)
-        self._background = _Use(max(1, requests - math.ceil(requests / 3)), period_s)
+        self._background = _Use(max(1, requests // 2), period_s)
         self._blocked_until = -math.inf
 
     @asynccontextmanager
     async def acquire(self, timeout_s: float) -> AsyncIterator[None]:
         """Wait for the turn of one request, which is then made inside the `async with`.
 
-        :raises RateLimited: the turn does not come within `timeout_s` seconds; told at once, not after them.
+        :raises RateLimited: the turn does not come within `timeout_s` seconds, or not now where it is `urgent`; told at
+            once, not after them.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         uses = [self._whole, self._background] if background.get() else [self._whole]
         while (wait_s := max(self._blocked_until - loop.time(), *(use.wait_s(loop.time()) for use in uses))) > 0:
-            if loop.time() + wait_s > deadline:
+            if urgent.get() or loop.time() + wait_s > deadline:
                 raise RateLimited(f"the rate limit allows no request for {wait_s:.1f} s", wait_s)
             await asyncio.sleep(wait_s)
         for use in uses:

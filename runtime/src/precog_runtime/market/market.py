@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precog_runtime.errors import RateLimited, SourceError
-from precog_runtime.market.budget import background
+from precog_runtime.market.budget import background, urgent
 from precog_runtime.market.window import Window, ordered
 from precog_runtime.types import Series
 
@@ -135,7 +135,8 @@ class Market:
             flight.exception()  # seen, even if all who waited have given up
 
     async def _update(self, end: int) -> int:
-        """Fetch what is new up to `end`, for all assets in one request; return `end`."""
+        """Fetch what is new up to `end`, for all assets in one request; return `end`. Runs as a task of its own."""
+        urgent.set(True)
         newest = {asset: window.newest for asset, window in self.windows.items()}
         known = [second for second in newest.values() if second is not None]
         reach = min(CATCH_UP_S, CHUNK_ROWS // len(self.windows))
