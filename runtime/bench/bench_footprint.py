@@ -33,7 +33,11 @@ DAY_S = 86400
 def loaded(statement: str) -> tuple[float, float]:
     """Return the median of seconds and MiB of loading in a fresh process."""
     runs = [
-        json.loads(subprocess.run([sys.executable, "-c", CODE.format(statement=statement)], capture_output=True, check=True).stdout.splitlines()[-1])
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", CODE.format(statement=statement)], capture_output=True, check=True
+            ).stdout.splitlines()[-1]
+        )
         for _ in range(ROUNDS)
     ]
     return statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs)
