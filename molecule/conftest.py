@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from local_vm.look import Look
 from testinfra.host import Host
 
 MOLECULE = Path(__file__).parent
@@ -79,6 +80,12 @@ class Kernel:
 def kernel(host: Host) -> Kernel:
     """The sysctl keys of the host under test."""
     return Kernel(host)
+
+
+@pytest.fixture(scope="module")
+def look(host: Host, fleet_folder: Path) -> Look:
+    """The host under test, as one sees it who logs in."""
+    return Look(host.backend.get_hostname(), fleet_folder)
 
 
 @dataclass(frozen=True)

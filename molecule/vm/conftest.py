@@ -6,13 +6,6 @@ from pathlib import Path
 
 import pytest
 from local_vm.look import Look
-from testinfra.host import Host
-
-
-@pytest.fixture(scope="module")
-def look(host: Host, fleet_folder: Path) -> Look:
-    """The machine under test."""
-    return Look(host.backend.get_hostname(), fleet_folder)
 
 
 @pytest.fixture(scope="module")

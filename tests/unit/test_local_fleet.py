@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -190,6 +191,66 @@ TAGS = {"bookworm": "localhost/x:1", "trixie": "localhost/y:1"}
 )
 def test_missing(specs, present, expected):
     assert tuple([item.name for item in part] for part in fleet.missing(specs, present, TAGS)) == expected
+
+
+class MadeEngine:
+    """An engine whose containers can be without life, whatever its records say; no container is started."""
+
+    facts, cache_id = FACTS, "abc123"
+
+    def __init__(self, hosts: list[Host], *, dead: set[str], startable: set[str]) -> None:
+        self.present, self.dead, self.startable, self.done = hosts, dead, startable, []
+
+    def hosts(self, _fleet: str) -> list[Host]:
+        return self.present
+
+    def execute(self, host: Host, *argv: str) -> str:
+        if host.name in self.dead:
+            raise Failed(["podman"], 255, "cannot exec in a stopped container")
+        return "ssh-ed25519 KEY" if argv != ("true",) else ""
+
+    def start(self, host: Host) -> None:
+        self.done.append(f"start {host.name}")
+        if host.name not in self.startable:
+            raise Failed(["podman"], 125, "no such namespace")
+        self.dead.discard(host.name)
+
+    def remove(self, hosts: list[Host]) -> None:
+        self.done += [f"remove {host.name}" for host in hosts]
+
+    def run(self, host: Host, _key: str) -> None:
+        self.done.append(f"run {host.name} {host.port}")
+        self.dead.discard(host.name)
+
+
+STOPPED = replace(HOST, running=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "dead", "startable", "done"),
+    [
+        (HOST, set(), set(), []),
+        (STOPPED, {"miner-1"}, {"miner-1"}, ["start miner-1"]),
+        (STOPPED, {"miner-1"}, set(), ["start miner-1", "remove miner-1", "run miner-1 40001"]),
+        (HOST, {"miner-1"}, set(), ["remove miner-1", "run miner-1 40001"]),
+    ],
+    ids=["runs", "stopped", "can't be started", "dead, and recorded as running"],
+)
+def test_what_no_life_comes_into_is_made_again(host, dead, startable, done, tmp_path, monkeypatch):
+    folder = tmp_path / "fleets/demo"
+    folder.mkdir(parents=True)
+    for name in ("id_ed25519", "id_ed25519.pub"):
+        (folder / name).write_text("KEY")
+    monkeypatch.setattr(fleet.machine, "remember", lambda _note: None)
+    monkeypatch.setattr(fleet, "probe_runtime", lambda engine, _image: engine.facts)
+    monkeypatch.setattr(fleet, "wait_until_booted", lambda *_: [])
+    monkeypatch.setattr(fleet, "READY_SECONDS", 0)
+    engine = MadeEngine([host], dead=set(dead), startable=startable)
+    images = SimpleNamespace(ensure=TAGS.get)
+    made = fleet.Fleet("demo", tmp_path, Runner(), engine, images, lambda _text: None)
+    inventory = made.up([HostSpec("miner-1", "bookworm")])
+    assert engine.done == done
+    assert "ansible_port: 40001" in inventory.read_text()
 
 
 def test_free_ports_are_different_and_not_taken():

@@ -33,13 +33,13 @@ def test_parse_specs(words, expected):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["a"], ["'a' is not NAME=SUITE[,MEMORY]"]),
+        (["a"], ["'a' is not NAME=SUITE"]),
         (["a=woody,512"], ["'woody' is no suite"]),
         (["a=trixie,"], ["'' is no memory"]),
         (["a=trixie,-512"], ["'-512' is no memory"]),
         (["a=trixie,64"], ["'64' is no memory"]),
-        (["a=trixie,1G", "A=trixie"], ["'1G' is no memory", "'A' can't be the name"]),
-        (["a=trixie", "a=bookworm"], ["machine 'a' is named twice"]),
+        (["a=trixie,1G", "A=trixie,512"], ["'1G' is no memory", "'A' can't be the name"]),
+        (["a=trixie", "a=bookworm"], ["host 'a' is named twice"]),
     ],
 )
 def test_parse_specs_names_every_problem(words, said):

@@ -128,13 +128,22 @@ class Fleet:
     def _bring_up(
         self, wanted: Sequence[HostSpec], stale: Sequence[Host], kept: Sequence[Host], tags: dict[str, str]
     ) -> list[Host]:
-        """Starts what is stopped, creates what is missing; removes again what it created when one fails."""
-        if not wanted and all(host.running for host in kept):
+        """Starts what is stopped, creates what is missing; removes again what it created when one fails.
+
+        What can't be started is made again. So is what only seems to run: after a crash of the machine the engine may
+        take dead processes for living ones.
+        """
+        down = self._without_life(kept)
+        if not wanted and not down:
             return list(kept)
         machine.remember(self._machine_note)
         self._engine.facts = probe_runtime(self._engine, next(iter(tags.values())))
-        self._each(lambda host: self._launch(host, self._engine.start), [host for host in kept if not host.running])
-        created = self._plan(wanted, stale, kept, tags)
+        self._each(self._start, [host for host in down if not host.running])
+        dead = self._without_life(down)
+        for host in dead:
+            self._say(f"{host.name}: made again, as nothing can be run in it")
+        self._engine.remove(dead)
+        created = [*self._plan(wanted, stale, kept, tags), *dead]
         key = (self.folder / "id_ed25519.pub").read_text().strip()
         try:
             self._each(lambda host: self._launch(host, lambda new: self._engine.run(new, key)), created)
@@ -142,7 +151,24 @@ class Fleet:
             with uninterrupted():
                 self._engine.with_runner(Runner()).remove(created)
             raise
-        return sorted([*kept, *created])
+        return sorted({*kept, *created})
+
+    def _without_life(self, hosts: Sequence[Host]) -> list[Host]:
+        """Those of the hosts in which nothing can be run."""
+        return [host for host, alive in zip(hosts, self._each(self._is_alive, hosts), strict=True) if not alive]
+
+    def _is_alive(self, host: Host) -> bool:
+        try:
+            self._engine.execute(host, "true")
+        except Failed:
+            return False
+        return True
+
+    def _start(self, host: Host) -> None:
+        try:
+            self._launch(host, self._engine.start)
+        except FleetError as error:
+            self._say(error.problems[0].what)
 
     def _plan(
         self, wanted: Sequence[HostSpec], stale: Sequence[Host], kept: Sequence[Host], tags: dict[str, str]

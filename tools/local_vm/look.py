@@ -13,7 +13,7 @@ GUEST = Path(__file__).with_name("look_guest.py")
 # All that the roles may touch, and everything that configures a host.
 PARTS = ("vm", "net/core", "net/ipv4")
 FOLDERS = ("/etc",)
-# Times and measurements, and what is there only once the machine is tuned.
+# What each boot has anew: times, measurements, and how the unit that sets the governor ended.
 OF_THE_MOMENT = ("booted", "frequencies", "unit result", "unit finished", "boot finished")
 
 

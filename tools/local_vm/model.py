@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from local_fleet.model import FleetError, Problem, check_name, check_suite
+from local_fleet import model
+from local_fleet.model import FleetError, HostSpec, Problem
 
 # All that the guide tunes, and a reserve for turning swap off, fit into this.
 DEFAULT_MEMORY = 1024
@@ -26,21 +27,20 @@ def parse_specs(words: Sequence[str]) -> list[VmSpec]:
 
     Raises FleetError naming everything that is wrong with them at once.
     """
-    specs: dict[str, VmSpec] = {}
-    problems: list[Problem] = []
-    for word in words:
-        name, equals, rest = word.partition("=")
-        suite, comma, memory = rest.partition(",")
-        if not equals:
-            problems.append(Problem(f"{word!r} is not NAME=SUITE[,MEMORY]", f"For example {word}=bookworm,1024."))
-            continue
-        problems += check_name("machine", name) + check_suite(suite)
-        if name in specs:
-            problems.append(Problem(f"machine {name!r} is named twice", "Give each machine a name of its own."))
-        if comma and not (memory.isdecimal() and int(memory) >= LEAST_MEMORY):
-            problems.append(Problem(f"{word!r}: {memory!r} is no memory", f"MiB, {LEAST_MEMORY} or more."))
-            continue
-        specs[name] = VmSpec(name, suite, int(memory) if comma else DEFAULT_MEMORY)
+    cut = [word.partition(",") for word in words]
+    problems = [
+        Problem(f"{word!r}: {memory!r} is no memory", f"MiB, {LEAST_MEMORY} or more.")
+        for word, (_, comma, memory) in zip(words, cut, strict=True)
+        if comma and not (memory.isdecimal() and int(memory) >= LEAST_MEMORY)
+    ]
+    hosts: list[HostSpec] = []
+    try:
+        hosts = model.parse_specs([host for host, _, _ in cut])
+    except FleetError as error:
+        problems += error.problems
     if problems:
         raise FleetError(*problems)
-    return list(specs.values())
+    return [
+        VmSpec(host.name, host.suite, int(memory) if memory else DEFAULT_MEMORY)
+        for host, (_, _, memory) in zip(hosts, cut, strict=True)
+    ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from local_vm.look import Look
+from local_vm.look import FOLDERS, PARTS
 from testinfra.host import Host
 
 SCENARIO = Path(__file__).parents[1]
@@ -70,8 +70,8 @@ class Machine:
 
     def seen(self) -> Seen:
         """Look at it."""
-        record = self.host.check_output(f"python3 {HERE}/record.py vm net/core net/ipv4 -- /etc")
-        return Seen(**json.loads(record))
+        wanted = shlex.join([*PARTS, "--", *FOLDERS])
+        return Seen(**json.loads(self.host.check_output(f"python3 {HERE}/record.py {wanted}")))
 
     def swaps(self) -> list[str]:
         """The active swap areas, with kind, size and priority."""
@@ -137,12 +137,6 @@ class Machine:
 def local_vm(command: str, name: str) -> None:
     """What happens to a machine from outside."""
     subprocess.run([ROOT / "bin" / "local-vm", command, "vm-faults", name], check=True)
-
-
-@pytest.fixture(scope="module")
-def look(host: Host, fleet_folder: Path) -> Look:
-    """The machine under test, as one sees it who logs in."""
-    return Look(host.backend.get_hostname(), fleet_folder)
 
 
 @pytest.fixture(scope="module")
