@@ -1,6 +1,9 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Checks what host_audit is given, runs it on the host, and tells a host that could not be looked at as unreachable."""
+"""Checks what host_audit is given, runs it on the host, and tells a host that could not be looked at as unreachable.
+
+With the part preflight, a host that gives no answer of ours is left to preflight's own module to say why.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,8 @@ class ActionModule(ActionBase):
             module_args={"parts": parts, "code": archive()},
             task_vars=task_vars,
         )
+        if result.get("failed") and "unclean" not in result and "preflight" in parts:
+            return unanswered(list(parts), result.get("msg", ""))
         if result.get("failed"):
             return {**{key: result[key] for key in result.keys() - FAILURE}, "unreachable": True}
         return result
@@ -52,6 +57,11 @@ def check(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """
     wanted = {part: params for part, params in validated(given, _arguments.AUDIT).items() if params is not None}
     return {part: validated(params, _arguments.PARTS[part], f"{part}: ") for part, params in wanted.items()}
+
+
+def unanswered(parts: list[str], why: str) -> dict[str, Any]:
+    """Return the result for a host where the module could not run: an old Python, no sudo. Every part is to look."""
+    return {"changed": False, "settings": [], "unclean": parts, "warnings": [f"host_audit could not run here: {why}"]}
 
 
 def validated(given: dict[str, Any], specification: _arguments.Arguments, place: str = "") -> dict[str, Any]:

@@ -1,19 +1,34 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the tuning modules can be given.
+"""What preflight and the tuning modules can be given.
 
 Apart from their code: the control node checks the audit's arguments by these, and loads nothing else for it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Arguments = dict[str, dict[str, Any]]
+# Preflight loads this on a Python too old for the expression, to say that it is.
+if TYPE_CHECKING:
+    Arguments = dict[str, dict[str, Any]]
 
 _STATE: Arguments = {"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}}
 _ON_UNSUPPORTED: Arguments = {"on_unsupported": {"type": "str", "choices": ["report", "fail"], "default": "report"}}
 _SHARED_KERNEL: Arguments = {"shared_kernel": {"type": "str", "choices": ["leave", "apply"], "default": "leave"}}
+
+PREFLIGHT: Arguments = {
+    "minimum_disk_mb": {"type": "dict", "default": {"/etc": 16, "/var/lib": 512, "/tmp": 64}},
+    "minimum_memory_mb": {"type": "int", "default": 512},
+    "minimum_available_memory_mb": {"type": "int", "default": 64},
+    "require_psutil": {"type": "bool", "default": False},
+    "tolerate": {
+        "type": "list",
+        "elements": "str",
+        "choices": ["os", "python", "privileges", "systemd", "proc_sys", "disk", "memory", "psutil"],
+        "default": [],
+    },
+}
 
 KERNEL_TUNING: Arguments = {
     **_STATE,
@@ -60,6 +75,7 @@ SWAP: Arguments = {
     **_SHARED_KERNEL,
 }
 
-# The parts of an audit, in the order of site.yml, by the name of the role.
-PARTS = {"kernel_tuning": KERNEL_TUNING, "limits": LIMITS, "cpu_governor": CPU_GOVERNOR, "swap": SWAP}
+# What tunes, by the name of the role, in the order of site.yml; and the parts of an audit.
+TUNING = {"kernel_tuning": KERNEL_TUNING, "limits": LIMITS, "cpu_governor": CPU_GOVERNOR, "swap": SWAP}
+PARTS = {"preflight": PREFLIGHT, **TUNING}
 AUDIT: Arguments = {part: {"type": "dict"} for part in PARTS}

@@ -1,6 +1,9 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The audit: every subsystem's own plan, made and not carried out. No rule of what should be is written here again."""
+"""The audit: preflight's checks, and every subsystem's own plan, made and not carried out.
+
+No rule of what should be is written here again.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ SCHEMA = 1
 RUN_TIME = "run time"
 DISK = "disk"
 FACTS = ("virtual_memory", "swap_memory", "net_io")
+PREFLIGHT = "preflight"
 
 
 def subsystems(part: str, params: Any, facts: Mapping[str, Any]) -> list[engine.Subsystem]:
@@ -92,17 +96,40 @@ def _file_row(part: str, path: str) -> dict[str, Any]:
     return {"part": part, **change.row(), "where": DISK}
 
 
+def fitness(host: Host, params: Mapping[str, Any]) -> tuple[bool, list[str]]:
+    """Return whether the role preflight would do and stop nothing here, and of what it would warn.
+
+    :param params: the checked arguments of its module.
+    """
+    from ansible_collections.precog.fleet.plugins.module_utils import _preflight
+
+    try:
+        wanted = _preflight.understand(params)
+    except HostError:  # which its module tells
+        return False, []
+    facts = _preflight.collect(host, wanted.disk)
+    checks = _preflight.judge(facts, wanted)
+    installs = facts.psutil is None and not wanted.psutil
+    is_fit = not installs and not _preflight.failed(checks, _preflight.ERROR)
+    return is_fit, [_preflight.describe(check) for check in _preflight.failed(checks, _preflight.WARNING)]
+
+
 def run(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Look at this host, and return what the module returns: a failure only if some part could not be looked at.
 
     :param parts: the checked arguments of each part to look at, by the role's name.
     """
+    host = Host()
+    is_fit, warnings = fitness(host, parts[PREFLIGHT]) if PREFLIGHT in parts else (True, [])
+    if not is_fit:
+        # Preflight says why, or installs what is missing; the roles then look for themselves.
+        return {**result({}), "unclean": list(parts), "psutil": {}}
     if os.geteuid() != 0:
         reason = "root is needed to see all of a host: run with become: true"
         return {"failed": True, "changed": False, "msg": reason, "settings": [], "unclean": []}
-    facts, host = _psutil.facts(FACTS), Host()
-    findings = {name: look(host, name, params, facts) for name, params in parts.items()}
-    warnings = [warning for finding in findings.values() for warning in finding.warnings]
+    facts = _psutil.facts(FACTS)
+    findings = {name: look(host, name, params, facts) for name, params in parts.items() if name != PREFLIGHT}
+    warnings += [warning for finding in findings.values() for warning in finding.warnings]
     told_of = {**result(findings), "psutil": facts, "warnings": warnings}
     if told_of["errors"]:
         return {**told_of, "failed": True, "msg": "; ".join(dict.fromkeys(told_of["errors"].values()))}

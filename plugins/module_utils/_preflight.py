@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _kernel, _psutil, _rivals
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -88,6 +89,31 @@ class Check(NamedTuple):
     wanted: str
     severity: str
     remedy: str
+
+
+def understand(params: Mapping[str, Any]) -> Wanted:
+    """Return what is asked of a host. Pure.
+
+    :param params: the checked arguments of the module.
+    :raises HostError: one makes no sense.
+    """
+    return Wanted(
+        disk={path: _wanted_size(path, size) for path, size in params["minimum_disk_mb"].items()},
+        memory=params["minimum_memory_mb"],
+        available_memory=params["minimum_available_memory_mb"],
+        psutil=params["require_psutil"],
+        tolerate=tuple(params["tolerate"]),
+    )
+
+
+def _wanted_size(path: str, size: Any) -> int:
+    digits = str(size) if isinstance(size, (int, str)) else ""  # a template may give a number as text
+    if not path.startswith("/") or not digits.isdecimal():
+        raise HostError(
+            f"minimum_disk_mb: {path!r}: {size!r} is no folder with a size. "
+            "Give an absolute path and a whole number of MB, for instance /tmp: 64"
+        )
+    return int(digits)
 
 
 def collect(host: Host, disk_paths: Iterable[str]) -> Facts:

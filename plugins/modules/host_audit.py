@@ -18,6 +18,12 @@ description:
   - Fails nothing because of what it found. A host that can't be looked at is told as unreachable, so that
     C(ansible-playbook) ends with 4 there.
 options:
+  preflight:
+    description:
+      - Arguments of M(precog.fleet.host_preflight). Without it that part is left out.
+      - Where that module would fail, or psutil is to be installed, nothing else is looked at, and all parts are told
+        as C(unclean). What it would warn of is a warning here too.
+    type: dict
   kernel_tuning:
     description: Arguments of M(precog.fleet.sysctl_profile). Without it that part is left out.
     type: dict
@@ -69,7 +75,7 @@ summary:
   returned: always
   type: dict
 unclean:
-  description: The parts in which a run of the role would do something, or fail.
+  description: The parts in which a run of the role would do something, or fail, as far as was looked.
   returned: always
   type: list
   elements: str

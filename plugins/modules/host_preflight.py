@@ -140,25 +140,8 @@ psutil:
 import importlib.util
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _preflight, _psutil
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-
-MINIMUM_DISK_MB = {"/etc": 16, "/var/lib": 512, "/tmp": 64}
-TOLERABLE = ["os", "python", "privileges", "systemd", "proc_sys", "disk", "memory", "psutil"]
-
-
-def disk_sizes(module: AnsibleModule) -> dict[str, int]:
-    """Return the wanted sizes by folder; an entry that is none fails the module."""
-    sizes = {}
-    for path, size in module.params["minimum_disk_mb"].items():
-        digits = str(size) if isinstance(size, (int, str)) else ""  # a template may give a number as text
-        if not path.startswith("/") or not digits.isdecimal():
-            module.fail_json(
-                msg=f"minimum_disk_mb: {path!r}: {size!r} is no folder with a size. "
-                "Give an absolute path and a whole number of MB, for instance /tmp: 64"
-            )
-        sizes[path] = int(digits)
-    return sizes
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _preflight, _psutil
+from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 
 
 def psutil_state(facts: _preflight.Facts) -> dict[str, object]:
@@ -181,23 +164,11 @@ def warn(module: AnsibleModule, warnings: list[_preflight.Check], facts: _prefli
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "minimum_disk_mb": {"type": "dict", "default": MINIMUM_DISK_MB},
-            "minimum_memory_mb": {"type": "int", "default": 512},
-            "minimum_available_memory_mb": {"type": "int", "default": 64},
-            "require_psutil": {"type": "bool", "default": False},
-            "tolerate": {"type": "list", "elements": "str", "choices": TOLERABLE, "default": []},
-        },
-        supports_check_mode=True,
-    )
-    wanted = _preflight.Wanted(
-        disk=disk_sizes(module),
-        memory=module.params["minimum_memory_mb"],
-        available_memory=module.params["minimum_available_memory_mb"],
-        psutil=module.params["require_psutil"],
-        tolerate=tuple(module.params["tolerate"]),
-    )
+    module = AnsibleModule(_arguments.PREFLIGHT, supports_check_mode=True)
+    try:
+        wanted = _preflight.understand(module.params)
+    except HostError as error:
+        module.fail_json(msg=str(error))
     facts = _preflight.collect(Host(), wanted.disk)
     checks = _preflight.judge(facts, wanted)
     warn(module, _preflight.failed(checks, _preflight.WARNING), facts)

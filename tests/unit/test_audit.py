@@ -17,12 +17,13 @@ import jsonschema
 import pytest
 import yaml
 from ansible_collections.precog.fleet.plugins.action import host_audit as action
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _audit, _swap
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _audit, _preflight, _swap
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import LOCK
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import make_cpu
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, OURS, snapshot
 from ansible_collections.precog.fleet.tests.unit.made_limits import PAM, make_limits_host
+from ansible_collections.precog.fleet.tests.unit.made_preflight import GOOD
 from ansible_collections.precog.fleet.tests.unit.made_swap import FSTAB, TABLE, Calls, make_swap
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,7 @@ SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text())
 ROWS = {"$defs": SCHEMA["$defs"], "type": "array", "minItems": 2, "items": {"$ref": "#/$defs/setting"}}
 WANTED = {"profile": "none", "parameters": {SWAPPINESS: 10, "net.ipv4.tcp_rmem": [4096, 65536, 134217728]}}
 FACTS = {"virtual_memory": {"total": 8 * 2**30}}
+TOLERABLE = _arguments.PREFLIGHT["tolerate"]["choices"]
 
 
 def params(part, given):
@@ -184,24 +186,75 @@ def test_an_audit_without_root_looks_at_nothing_and_tells_the_remedy(monkeypatch
     assert told["msg"] == "root is needed to see all of a host: run with become: true"
 
 
+NOT_FIT = [
+    ({"os_version": "11"}, {}),
+    ({"euid": 1000}, {}),
+    ({"psutil": None}, {}),
+    ({"psutil": None}, {"require_psutil": True}),
+    ({}, {"minimum_disk_mb": {"tmp": 1}}),
+]
+
+
+@pytest.fixture
+def audited(monkeypatch, host):
+    """Audit a tuned, made-up host as root, by what preflight sees there and is given; and what was looked at."""
+    looked = []
+    monkeypatch.setattr(_audit, "Host", lambda: host)
+    monkeypatch.setattr(_audit.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(_audit._psutil, "facts", lambda _names: FACTS)
+    monkeypatch.setattr(_audit, "look", lambda _host, name, *_: looked.append(name) or _audit.Finding([], ""))
+
+    def run(seen, given):
+        monkeypatch.setattr(_preflight, "collect", lambda *_: GOOD._replace(**seen))
+        parts = action.check({"preflight": given, "limits": {}, "swap": {}})
+        return _audit.run(parts), looked
+
+    return run
+
+
+@pytest.mark.parametrize(("seen", "given"), NOT_FIT)
+def test_of_a_host_that_preflight_would_stop_or_change_nothing_else_is_looked_at(audited, seen, given):
+    told, looked = audited(seen, given)
+    assert told["unclean"] == ["preflight", "limits", "swap"]
+    assert told.keys() & {"failed", "msg"} == set()
+    assert looked == []
+
+
+def test_of_a_fit_host_the_rest_is_looked_at_and_what_preflight_warns_of_is_told(audited):
+    told, looked = audited({"memory_total": 1}, {"tolerate": ["memory"]})
+    assert (told["unclean"], looked) == ([], ["limits", "swap"])
+    (warning,) = told["warnings"]
+    assert warning.startswith("memory:total: found 1 MB in all; wanted 512 MB in all.")
+
+
+def test_a_psutil_that_nobody_installs_and_that_may_be_missing_stops_nothing(audited):
+    told, looked = audited({"psutil": None}, {"require_psutil": True, "tolerate": ["psutil"]})
+    assert (told["unclean"], looked) == ([], ["limits", "swap"])
+
+
 def arguments_of(role):
     """Return what a role's one module call is given."""
     task = yaml.safe_load((ROOT / "roles" / role / "tasks/main.yml").read_text())[0]
     return next(value for key, value in task.items() if key.startswith("precog.fleet."))
 
 
-@pytest.mark.parametrize("role", _arguments.PARTS)
+@pytest.mark.parametrize("role", _arguments.TUNING)
 def test_the_audit_is_given_what_the_role_gives_its_module(role):
     assert arguments_of("audit")[role] == arguments_of(role)
+
+
+def test_the_audit_is_given_what_preflight_gives_its_module():
+    variables = yaml.safe_load((ROOT / "roles/audit/vars/main.yml").read_text())
+    assert variables["__audit_preflight"] == arguments_of("preflight")
 
 
 @pytest.mark.parametrize("book", ["audit", "tune", "rollback"])
 def test_every_part_is_in_every_playbook(book):
     text = (ROOT / "playbooks" / f"{book}.yml").read_text()
-    assert set(_arguments.PARTS) <= set(re.findall(r"precog\.fleet\.(\w+)", text))
+    assert set(_arguments.TUNING) <= set(re.findall(r"precog\.fleet\.(\w+)", text))
 
 
-def test_rollback_goes_the_other_way_round_and_each_part_has_its_tag():
+def test_preflight_comes_first_rollback_goes_the_other_way_round_and_each_part_has_its_tag():
     (tune_play,) = yaml.safe_load((ROOT / "playbooks/tune.yml").read_text())
     (back,) = yaml.safe_load((ROOT / "playbooks/rollback.yml").read_text())
     named = (
@@ -209,14 +262,15 @@ def test_rollback_goes_the_other_way_round_and_each_part_has_its_tag():
         for task in tune_play["tasks"]
         if "ansible.builtin.import_role" in task
     )
-    forward = [name.rpartition(".")[2] for name in named]
+    first, *forward = [name.rpartition(".")[2] for name in named]
     parts = [(role["role"].rpartition(".")[2], role["tags"], role["vars"]) for role in back["roles"]]
-    assert forward == list(_arguments.PARTS)
+    assert [first, *forward] == list(_arguments.PARTS)
     assert parts == [(part, [part], {f"{part}_state": "absent"}) for part in reversed(forward)]
 
 
 BAD = [
     ({"kernel_tuning": {"profile": "fast"}}, "profile"),
+    ({"preflight": {"tolerate": ["everything"]}}, "tolerate"),
     ({"limits": {"parameters": 5}}, "parameters"),
     ({"swap": {"memory_reserve_mb": "much"}}, "memory_reserve_mb"),
     ({"cpu_governor": {"governer": "performance"}}, "governer"),
@@ -249,10 +303,11 @@ def launched(code, cwd, parts):
 def test_the_module_brings_all_code_that_it_needs(tmp_path):
     """Without Ansible and without site-packages, which a host may lack, and with quotes in every argument."""
     odd = {"net.core.somaxconn": "'''\"\"\"\\"}
-    parts = action.check({name: {"parameters": odd} if name == "kernel_tuning" else {} for name in _arguments.PARTS})
+    given = {"kernel_tuning": {"parameters": odd}, "preflight": {"require_psutil": True, "tolerate": TOLERABLE}}
+    parts = action.check({name: given.get(name, {}) for name in _arguments.PARTS})
     told = launched(action.archive(), tmp_path, parts)
     assert told["errors"] == {}
-    assert {row["part"] for row in told["settings"]} == set(_arguments.PARTS)
+    assert {row["part"] for row in told["settings"]} == set(_arguments.TUNING)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -274,6 +329,14 @@ def test_a_name_that_is_no_text_reaches_ansible(tmp_path):
     assert told == {"msg": "é �"}
 
 
+def answered(monkeypatch, module, given):
+    """Return what the action makes of what the module said."""
+    task = mock.Mock(async_val=0, args=given, diff=False, check_mode=False)
+    plugin = action.ActionModule(task, mock.Mock(), mock.Mock(), None, None, mock.Mock())
+    monkeypatch.setattr(plugin, "_execute_module", lambda **_call: dict(module))
+    return plugin.run()
+
+
 TOLD = [
     ({"changed": False, "unclean": ["swap"]}, {"changed": False, "unclean": ["swap"]}),
     ({"failed": True, "unclean": ["swap"], "errors": {"swap": "x"}}, {"unreachable": True, "unclean": ["swap"]}),
@@ -284,12 +347,23 @@ TOLD = [
 
 @pytest.mark.parametrize(("module", "expected"), TOLD, ids=["drift", "error", "crash", "clean"])
 def test_what_could_not_be_looked_at_is_unreachable_and_nothing_is_a_failure(module, expected, monkeypatch):
-    task = mock.Mock(async_val=0, args={}, diff=False, check_mode=False)
-    plugin = action.ActionModule(task, mock.Mock(), mock.Mock(), None, None, mock.Mock())
-    monkeypatch.setattr(plugin, "_execute_module", lambda **_call: dict(module))
-    result = plugin.run()
+    result = answered(monkeypatch, module, {})
     assert {key: result[key] for key in expected} == expected
     assert result.keys() & {"failed", "exception", "unreachable"} == expected.keys() & {"unreachable"}
+
+
+def test_a_host_where_the_module_could_not_even_run_is_left_to_preflight(monkeypatch):
+    result = answered(
+        monkeypatch, {"failed": True, "exception": "a crash", "msg": "no sudo"}, {"preflight": {}, "swap": {}}
+    )
+    assert result["unclean"] == ["preflight", "swap"]
+    assert "no sudo" in result["warnings"][0]
+    assert result.keys() & {"failed", "exception", "unreachable"} == set()
+
+
+def test_what_a_fit_host_could_not_be_looked_at_for_is_unreachable_too(monkeypatch):
+    module = {"failed": True, "unclean": ["swap"], "errors": {"swap": "x"}}
+    assert answered(monkeypatch, module, {"preflight": {}, "swap": {}})["unreachable"]
 
 
 def test_a_wrong_argument_is_told_before_a_host_is_asked(monkeypatch):

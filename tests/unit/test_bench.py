@@ -118,6 +118,9 @@ def test_a_skipped_task_is_an_objection_unless_the_audit_skips_its_failure():
     output = BOTH.replace("skipped=0", "skipped=4")
     assert contestants.ansible_objection(output, HOSTS) == "a: ok=1 skipped=4"
     assert contestants.ansible_objection(output, HOSTS, skips=True) == ""
+    by_name = {one.name: one for one in lineup(SYSCTL, {host: {} for host in HOSTS}, "hosts.yml")}
+    assert by_name["audit"].objection(output) == ""
+    assert by_name["audit first"].objection(output) != ""  # a role was run
     assert contestants.ansible_objection(output.replace("changed=0", "changed=1"), HOSTS, skips=True) != ""
 
 

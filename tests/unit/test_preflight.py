@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib.util
 import json
 import os
@@ -12,38 +13,27 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.precog.fleet.plugins.module_utils import _preflight, _psutil, _rivals
+from ansible_collections.precog.fleet.plugins.module_utils import (
+    _arguments,
+    _host,
+    _kernel,
+    _preflight,
+    _psutil,
+    _rivals,
+)
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 from ansible_collections.precog.fleet.plugins.modules import host_preflight
+from ansible_collections.precog.fleet.tests.unit.made_preflight import GOOD
 from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
 MODULE = "ansible_collections.precog.fleet.plugins.modules.host_preflight"
 ROLE = ROOT / "roles" / "preflight"
+TOLERABLE = _arguments.PREFLIGHT["tolerate"]["choices"]
 
 TUNED = _rivals.Found(
     "tuned", ("sysctl",), "tuned.service is enabled", "sysctl keys", "systemctl disable --now tuned.service"
-)
-GOOD = _preflight.Facts(
-    os_id="debian",
-    os_version="12",
-    os_name="Debian GNU/Linux 12 (bookworm)",
-    python=(3, 11, 2),
-    executable="/usr/bin/python3",
-    euid=0,
-    outer_uid=0,
-    container=None,
-    systemd=True,
-    process_1="systemd",
-    writable={"net/ipv4/tcp_rmem": True, "vm/swappiness": True, "fs/file-max": True, "kernel/pid_max": True},
-    shared=(),
-    rivals=(),
-    free_disk={"/etc": 5000, "/tmp": 700},
-    memory_total=3904,
-    memory_available=3000,
-    psutil="5.9.4",
-    psutil_packaged=True,
 )
 WANTED = _preflight.Wanted(disk={"/etc": 16, "/tmp": 64}, memory=512, available_memory=64, psutil=False)
 CONTAINER = {"container": "/run/systemd/container", "shared": ("vm/swappiness", "fs/file-max", "kernel/pid_max")}
@@ -144,7 +134,7 @@ class TestJudge:
 
     def test_everything_that_can_be_an_error_can_be_tolerated(self):
         names = {check.name.partition(":")[0] for check in _preflight.judge(GOOD, WANTED)} - {"rivals"}
-        assert names == set(host_preflight.TOLERABLE)
+        assert names == set(TOLERABLE)
 
 
 def fill(root, files):
@@ -372,7 +362,7 @@ def run_module(before="", python=sys.executable, **arguments):
 
 
 class TestModule:
-    TOLERANT = tuple(host_preflight.TOLERABLE)  # whatever machine the tests run on
+    TOLERANT = tuple(TOLERABLE)  # whatever machine the tests run on
 
     def test_reports_every_check_and_changes_nothing(self):
         result, code = run_module(tolerate=list(self.TOLERANT))
@@ -461,19 +451,31 @@ class TestSameInEveryPlace:
     def test_role(self):
         assert {name: option["default"] for name, option in self.OPTIONS.items()} == self.DEFAULTS
 
+    def test_module(self):
+        known = ("type", "choices", "default", "required", "elements")
+        assert {
+            name: {field: option[field] for field in known if field in option}
+            for name, option in self.DOCUMENTED.items()
+        } == _arguments.PREFLIGHT
+
     @pytest.mark.parametrize(
         "name", ["minimum_disk_mb", "minimum_memory_mb", "minimum_available_memory_mb", "tolerate"]
     )
-    def test_module(self, name):
-        assert self.DOCUMENTED[name]["default"] == self.DEFAULTS[f"preflight_{name}"]
+    def test_role_and_module(self, name):
+        assert _arguments.PREFLIGHT[name]["default"] == self.DEFAULTS[f"preflight_{name}"]
 
     def test_choices(self):
-        documented = self.DOCUMENTED["tolerate"]["choices"]
-        assert documented == self.OPTIONS["preflight_tolerate"]["choices"] == host_preflight.TOLERABLE
+        assert self.OPTIONS["preflight_tolerate"]["choices"] == TOLERABLE
 
     def test_each_folder_says_what_it_is_for(self):
-        assert (
-            set(_preflight.DISK_USES)
-            == set(host_preflight.MINIMUM_DISK_MB)
-            == set(self.DEFAULTS["preflight_minimum_disk_mb"])
-        )
+        assert set(_preflight.DISK_USES) == set(self.DEFAULTS["preflight_minimum_disk_mb"])
+
+
+@pytest.mark.parametrize("module", [_arguments, _host, _kernel, _preflight, _psutil, _rivals])
+def test_what_preflight_loads_loads_on_a_python_that_is_too_old(module):
+    """Before Python 3.9 no built-in type takes another in brackets: here neither does."""
+    old = {
+        kind.__name__: type(kind.__name__, (kind,), {"__class_getitem__": None}) for kind in (dict, list, set, tuple)
+    }
+    names = {"__name__": module.__name__, "__builtins__": {**vars(builtins), **old}}
+    exec(compile(Path(module.__file__).read_text(), module.__file__, "exec"), names)

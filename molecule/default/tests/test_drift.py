@@ -47,3 +47,11 @@ def test_the_audit_changes_nothing(audit_of_a_moved_host, host, kernel):
     assert audit_of_a_moved_host.stats["changed"] == 0
     assert kernel[READ] == "4096 5000 6000"
     assert host.file(FILE).contains("4096 1 2")
+
+
+@pytest.mark.usefixtures("audit_of_a_moved_host")
+def test_a_host_that_is_not_fit_is_not_touched(kernel, play):
+    run = play(SITE, {"preflight_minimum_memory_mb": 88888888}, code=2)
+    assert "This host can't be tuned yet (1 to do)" in run.output
+    assert run.stats["changed"] == 0
+    assert kernel[READ] == "4096 5000 6000"

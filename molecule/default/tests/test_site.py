@@ -33,8 +33,26 @@ def test_psutil_is_there(host):
 def test_a_second_run_has_nothing_to_do(play):
     run = play(SITE)
     assert run.stats["changed"] == 0
-    assert run.stats["skipped"] > 0
+    assert (run.stats["ok"], run.stats["skipped"]) == (2, 0)  # the audit's arguments, and the one look
     jsonschema.validate(run.document, SCHEMA)
+
+
+def test_a_tuned_host_without_root_is_stopped_by_preflight(play):
+    assert "set become: true" in play(SITE, {"ansible_become": False}, code=2).output
+
+
+def test_what_preflight_warns_of_is_told_and_stops_nothing(play):
+    run = play(SITE, {"preflight_minimum_memory_mb": 88888888, "preflight_tolerate": ["memory"]})
+    assert "memory:total: found" in run.output
+    assert run.stats["ok"] == 2
+
+
+def test_psutil_that_somebody_removed_is_installed_again(host, play):
+    host.check_output("apt-get -qq remove python3-psutil")
+    assert play(SITE, check=True).stats["failures"] == 0
+    assert not host.package("python3-psutil").is_installed
+    assert play(SITE).stats["changed"] == 1
+    assert host.package("python3-psutil").is_installed
 
 
 def test_the_audit_of_a_tuned_host_is_clean(play):

@@ -133,6 +133,11 @@ class TestWithoutPsutil:
         assert self.REMEDY.search(run.output)
         assert not host.package("python3-psutil").is_installed
 
+    def test_one_who_does_without_it_gets_none(self, host, converge):
+        run = converge({"preflight_install_psutil": False, "preflight_tolerate": ["psutil"]})
+        assert (run.code, run.changed) == (0, False)
+        assert not host.package("python3-psutil").is_installed
+
     def test_a_check_run_says_what_would_be_installed(self, host, converge):
         assert host.package("python3-apt").is_installed
         run = converge({}, "--check")
