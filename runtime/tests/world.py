@@ -16,6 +16,7 @@ from precog_runtime.runtime import Runtime, open_runtime
 from precog_runtime.settings import Settings
 from precog_runtime.types import Answer, Request, Series
 
+STUCK_S = 60.0
 EPOCH = 1_795_474_800  # 2026-11-23T23:00:00Z: a mark, at which each test begins
 
 
@@ -31,7 +32,10 @@ class _Selector(selectors.DefaultSelector):
         if loop is None or timeout is None or timeout <= 0:
             return super().select(timeout)
         if loop.away:
-            return super().select(None)  # a thread's end wakes it
+            found = super().select(STUCK_S)  # a thread's end wakes it
+            if not found:
+                raise AssertionError(f"a thread has not come back within {STUCK_S} s")
+            return found
         found = super().select(0)
         if not found:
             loop.jumped += timeout

@@ -109,6 +109,16 @@ class Engine:
         deadline = self.clock() + self.settings.deadline_s
         await asyncio.gather(*(self._one(asset, timestamp, deadline) for asset in self.settings.assets))
 
+    def behind(self) -> bool:
+        """Whether an answer of now would be fresher with newer prices. May be called from any thread."""
+        now = int(self.now())
+        return any(self._behind(asset, now) for asset in self.settings.assets)
+
+    async def freshen(self) -> None:
+        """Bring the market up to date if it is behind, for as long as patience allows."""
+        deadline = self.clock() + self.settings.patience_s + RESERVE_S
+        await self._freshen(self.settings.assets, int(self.now()), deadline)
+
     def ages(self) -> dict[str, float]:
         """Return the age of each asset's newest price, seconds; infinite where there is none."""
         at = int(self.now())

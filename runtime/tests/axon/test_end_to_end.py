@@ -57,21 +57,21 @@ def test_sixty_four_at_once_are_all_answered_alike(axon, validators):
 
 
 PARTS = [
-    ({"assets": ["btc", "doge"]}, {"btc"}),
-    ({"assets": ["BTC", " eth "]}, {"btc", "eth"}),
-    ({"assets": ["doge"]}, set()),
-    ({"assets": []}, set()),
-    ({"assets": ["btc"] * 1000}, {"btc"}),
-    ({"timestamp": "2030-01-01T00:00:00Z"}, set()),
-    ({"timestamp": "yesterday"}, set()),
-    ({"timestamp": ""}, set()),
+    ({"assets": ["btc", "doge"]}, ["btc"]),
+    ({"assets": ["BTC", " eth "]}, ["btc", "eth"]),
+    ({"assets": ["doge"]}, []),
+    ({"assets": []}, []),
+    ({"assets": ["btc"] * 1000}, ["btc"]),
+    ({"timestamp": "2030-01-01T00:00:00Z"}, []),
+    ({"timestamp": "yesterday"}, []),
+    ({"timestamp": ""}, []),
 ]
 
 
 @pytest.mark.parametrize(("fields", "answered"), PARTS, ids=str)
 def test_what_cannot_be_answered_is_left_out_and_the_next_is_answered(axon, validators, fields, answered):
     got = ask(validators[1], axon, question(**fields))
-    assert (got.axon.status_code, set(got.predictions), set(got.intervals)) == (200, answered, answered)
+    assert (got.axon.status_code, sorted(got.predictions), sorted(got.intervals)) == (200, answered, answered)
     assert set(ask(validators[1], axon).predictions) == set(EVERYTHING)
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from axon.challenge import Challenge
-from axon.loopback import EVERYTHING, ago, free_port, question
+from axon.loopback import EVERYTHING, ago, free_port, question, wait_until
 
 from precog_runtime.axon.forward import Background, asked, forward_by
+from precog_runtime.axon.verify import announced
 from precog_runtime.errors import ModelError, SettingError
 from precog_runtime.market.simulated import SimulatedMarket
 from precog_runtime.settings import Settings
@@ -120,6 +121,36 @@ def test_without_prices_the_answer_is_empty():
 def test_settings_that_cannot_be_used_are_told_at_the_start():
     with pytest.raises(ModelError):
         Background(Settings(model="no such model"))
+
+
+def test_an_announced_request_has_its_prices_fetched_once_before_it_is_answered():
+    class Counting(SimulatedMarket):
+        held = False
+        fetches = 0
+
+        async def fetch(self, assets, start, end, timeout_s):
+            self.fetches += 1
+            return {} if self.held else await super().fetch(assets, start, end, timeout_s)
+
+    source = Counting(1, "calm")
+    settings = Settings(window_s=600, monitor_s=0, mark_s=0, poll_s=300, fresh_s=1)
+    background = Background(settings, source)
+    try:
+        engine = background.runtime.engine
+        wait_until(lambda: max(engine.ages().values()) < 60)
+        wait_until(engine.behind)
+        source.held, before = True, source.fetches
+        for _ in range(20):
+            background.expect()
+        wait_until(lambda: source.fetches > before)
+        assert source.fetches == before + 1
+        source.held = False
+        wait_until(lambda: (background.expect(), not engine.behind())[1])
+        assert max(engine.ages().values()) <= 2
+        assert background.expect in announced
+    finally:
+        background.close()
+    assert background.expect not in announced
 
 
 def test_metrics_can_be_scraped_and_a_port_in_use_is_told():

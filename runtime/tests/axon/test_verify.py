@@ -12,7 +12,7 @@ from bittensor_wallet import Keypair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precog_runtime.axon.verify import FEWEST, Refused, Verifier, verify_strictly
+from precog_runtime.axon.verify import FEWEST, Refused, Verifier, announced, verify_strictly
 
 OWN = Keypair.create_from_uri("//miner").ss58_address
 KEY = Keypair.create_from_uri("//validator")
@@ -56,6 +56,17 @@ def letter(nonce=NOW, uuid="u", key=KEY, receiver=OWN, timeout=12.0, body_hash="
 
 def test_a_genuine_one_tells_who_signed(verifier):
     assert verifier.check(letter()) == KEY.ss58_address
+
+
+def test_only_a_genuine_one_is_announced(verifier, monkeypatch):
+    told = []
+    monkeypatch.setattr("precog_runtime.axon.verify.announced", [*announced, lambda: told.append(1)])
+    verifier.check(letter())
+    assert told == [1]
+    for forged in (letter(), letter(nonce=NOW + 1, signature="0x00"), letter(nonce=NOW + 2, body_hash="")):
+        with pytest.raises(Refused):
+            verifier.check(forged)
+    assert told == [1]
 
 
 OTHER = Keypair.create_from_uri("//thief")

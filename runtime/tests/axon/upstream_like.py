@@ -3,11 +3,14 @@
 import asyncio
 import importlib
 import json
+import signal
 import socket
 import sys
 import threading
 import types
 
+# Ignored where the tests run in a shell's background, and passed on to us.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 own_getaddrinfo = socket.getaddrinfo
 
 

@@ -18,7 +18,7 @@ import bittensor
 
 from precog_runtime.axon.headers import fix_headers
 from precog_runtime.axon.hotkey import keep_hotkey
-from precog_runtime.axon.verify import caller, verify_strictly
+from precog_runtime.axon.verify import announced, caller, verify_strictly
 from precog_runtime.runtime import Runtime, open_runtime
 from precog_runtime.settings import load
 from precog_runtime.types import Answer, Request
@@ -34,6 +34,7 @@ Forward = Callable[..., Awaitable[Any]]
 FRONT = "axon"
 MARGIN_S = 1.0  # of a caller's time-out, kept for the way there and back
 LONGEST_S = 120.0  # a longer time-out is none that a validator sets
+ANNOUNCED_S = 0.1  # one announcement is enough for the requests of so many seconds
 STOP_S = 1.0  # pm2 kills a miner 1.6 s after it told it to stop
 
 
@@ -53,6 +54,8 @@ class Background:
         self._opened.wait()
         if self._failure:
             raise self._failure
+        self._announced = float("-inf")
+        announced.append(self.expect)
         atexit.register(self.close)
 
     async def answer(self, request: Request) -> Answer:
@@ -67,8 +70,18 @@ class Background:
         handed_over = asyncio.run_coroutine_threadsafe(engine.answer(request, FRONT), self._loop)
         return await asyncio.wait_for(asyncio.wrap_future(handed_over), request.deadline - engine.clock())
 
+    def expect(self) -> None:
+        """Have newer prices fetched for a request that is on its way, if they could better its answer; never waits."""
+        engine = self.runtime.engine
+        now = engine.clock()
+        if now - self._announced >= ANNOUNCED_S and engine.behind():
+            self._announced = now
+            asyncio.run_coroutine_threadsafe(engine.freshen(), self._loop)
+
     def close(self) -> None:
         """End the runtime; what is not done after a second is left undone."""
+        if self.expect in announced:
+            announced.remove(self.expect)
         with suppress(RuntimeError):  # the loop is closed already
             self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(STOP_S)

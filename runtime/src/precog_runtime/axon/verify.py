@@ -33,6 +33,11 @@ FEWEST = 1024  # callers remembered before old ones are looked for
 caller: ContextVar[str] = ContextVar("caller", default="")
 
 
+# Told of each verified request, while the others of its burst are still being verified: what they will want can be
+# fetched meanwhile.
+announced: list[Callable[[], None]] = []
+
+
 class Refused(Exception):
     """The request is not verified; the message says why."""
 
@@ -69,6 +74,8 @@ class Verifier:
         self._check_signature(dendrite, synapse.computed_body_hash)
         self._newest[dendrite.hotkey, dendrite.uuid] = dendrite.nonce
         self._forget(now)
+        for tell in announced:
+            tell()
         return str(dendrite.hotkey)
 
     def _check_nonce(self, dendrite: Any, oldest: int, now: int) -> None:
