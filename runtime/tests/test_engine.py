@@ -285,8 +285,8 @@ def test_a_model_that_is_too_slow_is_replaced_by_the_default_before_the_deadline
         assert time.monotonic() - began < 1.4
         assert {(one.model, one.degraded) for one in answer.assets.values()} == {(DefaultModel.name, "model too slow")}
         at = answer.timestamp
-        while len(slow.shown) < len(LEVELS):  # it goes on, and what it says is kept for the next
-            await asyncio.sleep(0.05)
+        # It goes on, and what it says is kept for the next.
+        await running.until(lambda: len(slow.shown) == len(LEVELS), within_s=20)
         await loop.run_in_executor(None, int)
         assert {one.model for one in (await running.ask(at)).assets.values()} == {"spy"}
 

@@ -103,6 +103,7 @@ def test_it_begins_when_the_source_comes_and_goes_on_after_it_was_away():
             running.market.failing = False
             await running.until(lambda: max(running.runtime.engine.ages().values()) <= 2, 30)
             assert set((await running.ask()).predictions()) == set(LEVELS)
+            assert running.errors("internal") == 0
 
     run(test)
 
