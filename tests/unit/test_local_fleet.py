@@ -124,6 +124,12 @@ def test_podman_run_argv():
     assert argv[-6:] == ["localhost/x:1", "/bin/sh", "-c", "INIT", "precog-host", "ssh-ed25519 KEY"]
 
 
+def test_hosts_trust_the_certificates_that_this_machine_trusts():
+    assert not [word for word in run_argv(FACTS, HOST, "abc123", "INIT", "KEY") if word.startswith("--volume")]
+    argv = run_argv(replace(FACTS, certificates="/own"), HOST, "abc123", "INIT", "KEY")
+    assert argv.index("--volume=/own:/usr/local/share/ca-certificates:ro") < argv.index(HOST.image)
+
+
 def test_docker_run_argv_says_what_podman_does_by_itself():
     argv = run_argv(replace(FACTS, name="/usr/bin/docker", runtime=""), HOST, "abc123", "INIT", "KEY")
     assert "--systemd=always" not in argv

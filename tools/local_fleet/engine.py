@@ -21,6 +21,8 @@ LABEL = "precog.fleet"
 MOST_FILES = 1_048_576
 _INIT = Path(__file__).with_name("guest-init.sh")
 _RUNTIMES = ("crun", "runc")
+# Certificates that this machine trusts beyond Debian's own, as behind a company's proxy: its hosts need them as much.
+_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Facts:
 
     *files* and *processes* are this process's hard limits (RLIM_INFINITY is -1); *runtime* is empty for the default.
     *most_processes* is the kernel's pid_max, to which podman lowers its own limit before it starts anything.
+    *certificates* is the folder of those that this machine trusts beyond Debian's own; empty where there are none.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Facts:
     files: int
     processes: int
     most_processes: int
+    certificates: str = ""
 
     @property
     def is_podman(self) -> bool:
@@ -89,6 +93,7 @@ def run_argv(facts: Facts, host: Host, cache: str, init: str, public_key: str) -
         f"--ulimit=nproc={processes}:{processes}",
         *(f"--label={key}={value}" for key, value in labels.items()),
         f"--publish=127.0.0.1:{host.port}:22",
+        *([f"--volume={facts.certificates}:{_CERTIFICATES}:ro"] if facts.certificates else []),
         host.image,
         "/bin/sh",
         "-c",
@@ -219,6 +224,7 @@ def basic_facts(environ: dict[str, str]) -> Facts:
         resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         resource.getrlimit(resource.RLIMIT_NPROC)[1],
         int(Path("/proc/sys/kernel/pid_max").read_text()),
+        str(_CERTIFICATES) if any(_CERTIFICATES.glob("*.crt")) else "",
     )
     problems = []
     if not shutil.which(name):
