@@ -75,6 +75,56 @@ SWAP: Arguments = {
     **_SHARED_KERNEL,
 }
 
+PYTHON_ENV: Arguments = {
+    **_STATE,
+    "name": {"type": "str", "default": "miner"},
+    "root": {"type": "path", "default": "/opt/precog/env"},
+    "interpreter": {"type": "str", "default": "python3"},
+    "installer": {"type": "str", "choices": ["uv", "pip"], "default": "uv"},
+    "lock": {"type": "str", "default": ""},
+    "uv_lock": {"type": "str", "default": ""},
+    "packages": {"type": "list", "elements": "dict", "default": []},
+    "optimize": {"type": "list", "elements": "int", "default": [0, 1]},
+    "verify": {"type": "str", "choices": ["quick", "full"], "default": "quick"},
+    "keep": {"type": "int", "default": 2},
+    "in_use": {"type": "list", "elements": "str", "default": ["/opt/precog/releases/*/environment"]},
+    "index_url": {"type": "str", "default": ""},
+}
+
+GATE: Arguments = {
+    "ready_s": {"type": "float", "default": 60.0},
+    "soak_s": {"type": "float", "default": 3.0},
+    "rate_hz": {"type": "float", "default": 20.0},
+    "deadline_ms": {"type": "float", "default": 2000.0},
+    "p99_ms": {"type": "float", "default": 500.0},
+    "p99_factor": {"type": "float", "default": 2.0},
+    "p99_slack_ms": {"type": "float", "default": 50.0},
+    "error_rate": {"type": "float", "default": 0.0},
+    "price_tolerance": {"type": "float", "default": 0.05},
+    "drain_s": {"type": "float", "default": 0.0},
+}
+
+MINER_SERVICE: Arguments = {
+    **_STATE,
+    "environment": {"type": "path", "default": ""},
+    "release": {"type": "str", "default": ""},
+    "instances": {"type": "dict", "default": {"main": {}}},
+    "instance_defaults": {"type": "dict", "default": {}},
+    "hotkeys": {"type": "dict", "default": {}, "no_log": True},
+    "api_key": {"type": "str", "default": "", "no_log": True},
+    "variables": {"type": "dict", "default": {}},
+    "upstream": {"type": "dict", "default": {}},
+    "gate": {"type": "dict", "default": {}},
+    "keep": {"type": "int", "default": 3},
+    "root": {"type": "path", "default": "/opt/precog"},
+    "state_root": {"type": "path", "default": "/var/lib/precog-miner"},
+    "user": {"type": "str", "default": "precog-miner"},
+    "minimum_memory_mb": {"type": "dict", "default": {"upstream": 8192}},
+    "minimum_cpus": {"type": "dict", "default": {"upstream": 2}},
+    "minimum_disk_mb": {"type": "int", "default": 64},
+    **_ON_UNSUPPORTED,
+}
+
 # What tunes, by the name of the role, in the order of site.yml; and the parts of an audit.
 TUNING = {"kernel_tuning": KERNEL_TUNING, "limits": LIMITS, "cpu_governor": CPU_GOVERNOR, "swap": SWAP}
 PARTS = {"preflight": PREFLIGHT, **TUNING}

@@ -7,10 +7,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -282,13 +283,52 @@ class Host:
 
     def remove(self, path: str) -> None:
         """Remove a file durably; one that is not there is fine."""
-        folder, name = os.path.split(path)
-        folder = self.locate(folder)
+        place = self._place(path)
         try:
-            os.unlink(os.path.join(folder, name))
+            os.unlink(place)
         except FileNotFoundError:
             return
-        sync_folder(folder)
+        sync_folder(os.path.dirname(place))
+
+    def replace_link(self, path: str, target: str) -> None:
+        """Make a path a link to a target, durably: whoever follows it meets the old target or the new, never none."""
+        place = self._place(path)
+        temporary = _temporary(place)
+        os.makedirs(os.path.dirname(place), mode=0o755, exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        os.symlink(target, temporary)
+        os.rename(temporary, place)
+        sync_folder(os.path.dirname(place))
+
+    def make_folder(self, path: str, meta: Meta) -> None:
+        """Make a folder with its parents (those 0755 root), or give one that is there this mode and owner."""
+        place = self.locate(path)
+        os.makedirs(place, mode=0o755, exist_ok=True)
+        os.chown(place, meta.uid, meta.gid)
+        os.chmod(place, meta.mode)
+
+    def remove_tree(self, path: str) -> None:
+        """Remove a folder with all in it; links in it are not followed, and one that is not there is fine."""
+        place = self._place(path)
+        if os.path.isdir(place) and not os.path.islink(place):
+            shutil.rmtree(place)
+            sync_folder(os.path.dirname(place))
+
+    def remove_if_empty(self, path: str) -> None:
+        """Remove a folder with nothing in it; any other stays."""
+        with suppress(OSError):
+            os.rmdir(self._place(path))
+
+    def rename(self, path: str, new: str) -> None:
+        """Give a file or folder another name, durably."""
+        os.rename(self._place(path), self._place(new))
+        sync_folder(os.path.dirname(self._place(new)))
+
+    def _place(self, path: str) -> str:
+        """Return where a path lies, links in its folder followed, but not the path itself."""
+        folder, name = os.path.split(path)
+        return os.path.join(self.locate(folder), name)
 
     def boot_id(self) -> str:
         """Return what tells this boot from every other."""

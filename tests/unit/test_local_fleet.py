@@ -503,3 +503,22 @@ def test_needs_nothing_but_the_standard_library(module):
     tools = str(Path(fleet.__file__).parents[1])
     script = f"import sys; sys.path.insert(0, {tools!r}); import local_fleet.{module}"
     Runner().run([sys.executable, "-I", "-S", "-c", script])
+
+
+def rolled_out(*touched: str, status: str = "refused") -> dict:
+    rows = [{"name": "miner:main", "status": status}]
+    hosts = {name: {"stats": {"ok": int(name in touched)}, "settings": rows} for name in ("a", "b", "c")}
+    return {"hosts": hosts}
+
+
+@pytest.mark.parametrize(
+    ("report", "told"),
+    [
+        (rolled_out("a"), []),
+        (rolled_out("a", "c"), ["c was touched"]),
+        (rolled_out("a", status="changed"), ["a refused nothing"]),
+        ({"hosts": {}}, ["a refused nothing"]),
+    ],
+)
+def test_a_release_that_the_canary_had_to_refuse(report, told):
+    assert [problem.what for problem in proof.escaped(report, "a")] == told

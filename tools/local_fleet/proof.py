@@ -57,6 +57,17 @@ def restless(report: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
+def escaped(report: Mapping[str, Any], canary: str) -> list[Problem]:
+    """What went wrong where a release was to be refused by *canary*, and to reach no other host."""
+    hosts = report["hosts"]
+    refused = [row for row in hosts.get(canary, {}).get("settings", []) if row["status"] == "refused"]
+    touched = sorted(name for name, entry in hosts.items() if name != canary and any(entry["stats"].values()))
+    problems = [Problem(f"{name} was touched", f"Only {canary} should have been.") for name in touched]
+    if not refused:
+        problems.append(Problem(f"{canary} refused nothing", "See the run above."))
+    return problems
+
+
 def unsupported(report: Mapping[str, Any], override: Override) -> str:
     """Why this host can't have the key, as the run reported; empty when it can."""
     for setting in report["hosts"].get(override.host, {}).get("settings", []):
@@ -112,7 +123,7 @@ def load(path: str, what: str) -> dict[str, Any]:
 
 
 def main(words: Sequence[str]) -> int:
-    """``unchanged REPORT`` or ``overrides REPORT INVENTORY SSH_CONFIG``; returns the exit status."""
+    """``unchanged REPORT``, ``refused REPORT CANARY``, ``overrides REPORT INVENTORY SSH_CONFIG``: the exit status."""
     command, *paths = words
     try:
         report = load(paths[0], "report of the run")
@@ -120,6 +131,10 @@ def main(words: Sequence[str]) -> int:
             if problems := restless(report):
                 raise FleetError(*problems)
             print(f"Nothing changed on {len(report['hosts'])} hosts.")
+        elif command == "refused":
+            if problems := escaped(report, paths[1]):
+                raise FleetError(*problems)
+            print(f"{paths[1]} refused it, and no other host was touched.")
         else:
             items = overrides(load(paths[1], "inventory"))
             show(items, report, lambda item: look(Runner(), paths[2], item))

@@ -18,6 +18,8 @@ import time
 from array import array
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import reduce
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +35,7 @@ ASSETS = ("btc", "eth", "tao_bittensor")
 STALE_S = 2.0  # an answer from prices older than this counts as stale
 PERCENTILES = (50, 90, 95, 99, 100)
 PROGRESS_S = 5.0
+ERRORS_TOLD = 1000  # of a result, so that one of a server that is gone stays readable
 AFTER_MARK_S = 0.01  # timers may end a little early, and the mark must have come
 IN_FLIGHT = 4096  # requests under way at a steady rate before new ones are counted as not sent
 KINDS = {
@@ -78,6 +81,7 @@ class Result:
     :ivar stale: how many right answers used prices older than STALE_S.
     :ivar degraded: how many right answers say that they are not what they are on a good day.
     :ivar seconds: how long it took, pauses between bursts not counted.
+    :ivar errors: the first ERRORS_TOLD failures one by one: when it was noticed, seconds since the epoch, and its kind.
     """
 
     requests: int = 0
@@ -86,6 +90,7 @@ class Result:
     stale: int = 0
     degraded: int = 0
     seconds: float = 0.0
+    errors: tuple[tuple[float, str], ...] = ()
 
     @property
     def failed(self) -> int:
@@ -98,6 +103,13 @@ class Result:
 
     def plus(self, other: Result) -> Result:
         """Return both together, one after the other."""
+        return self._with(other, self.seconds + other.seconds)
+
+    def beside(self, other: Result) -> Result:
+        """Return both together, which ran at the same time."""
+        return self._with(other, max(self.seconds, other.seconds))
+
+    def _with(self, other: Result, seconds: float) -> Result:
         failures = dict(self.failures)
         for kind, more in other.failures.items():
             failures[kind] = failures[kind].plus(more) if kind in failures else more
@@ -107,7 +119,8 @@ class Result:
             failures,
             self.stale + other.stale,
             self.degraded + other.degraded,
-            self.seconds + other.seconds,
+            seconds,
+            tuple(sorted(self.errors + other.errors)[:ERRORS_TOLD]),
         )
 
     def summary(self) -> dict[str, Any]:
@@ -128,9 +141,14 @@ class Result:
                 }
                 for kind, each in sorted(self.failures.items())
             },
+            "errors": [{"at": _moment(at), "failure": kind} for at, kind in self.errors],
             "stale": self.stale,
             "degraded": self.degraded,
         }
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _names() -> dict[str, int]:
@@ -205,6 +223,7 @@ class _Tally:
         self._requests = self._stale = self._degraded = 0
         self._latencies = array("d")
         self._failures: dict[str, Failures] = {}
+        self._errors: list[tuple[float, str]] = []
 
     def add(self, reply: _Reply, assets: Sequence[str], asked: int | None) -> None:
         """Check a reply and count it."""
@@ -214,6 +233,8 @@ class _Tally:
             one = Failures(1, reply.at, reply.at)
             known = self._failures.get(verdict.failure)
             self._failures[verdict.failure] = known.plus(one) if known else one
+            if len(self._errors) < ERRORS_TOLD:
+                self._errors.append((reply.at, verdict.failure))
             return
         self._latencies.append(reply.seconds)
         self._stale += verdict.stale
@@ -222,7 +243,8 @@ class _Tally:
     def result(self, seconds: float) -> Result:
         """Return what there is after so many seconds."""
         latencies = np.array(self._latencies)
-        return Result(self._requests, latencies, dict(self._failures), self._stale, self._degraded, seconds)
+        failures, errors = dict(self._failures), tuple(self._errors)
+        return Result(self._requests, latencies, failures, self._stale, self._degraded, seconds, errors)
 
 
 async def _ask(
@@ -380,7 +402,12 @@ async def _until(due: float, stop: asyncio.Event) -> None:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("url", nargs="?", default=URL, help="of the server (default %(default)s)")
+    parser.add_argument(
+        "urls",
+        nargs="*",
+        metavar="url",
+        help=f"of the server; several are asked at a steady --rate each (default {URL})",
+    )
     parser.add_argument("-k", "--requests", type=_whole, default=64, help="of a burst (default %(default)s)")
     parser.add_argument("--bursts", type=_whole, default=5, help="how many (default %(default)s)")
     parser.add_argument("--interval-s", type=_number, default=1.0, help="from burst to burst (default %(default)s)")
@@ -431,13 +458,15 @@ def _whole(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Run the load and print what came of it; returns 0 if all was right, 1 if not, 2 for impossible arguments."""
     args.assets = tuple(dict.fromkeys(part.strip() for part in args.assets.split(",") if part.strip()))
-    args.url = args.url.rstrip("/")
+    args.urls = list(dict.fromkeys(url.rstrip("/") for url in args.urls or [URL]))
     refused = _refused(args)
     if refused:
         print(f"Error: {refused}", file=sys.stderr)
         return USAGE
-    result = _runner()(_steady(args) if args.duration_s else _bursts(args))
-    print(json.dumps(result.summary()) if args.json else _table(result))
+    results = _runner()(_steady(args) if args.duration_s else _bursts(args))
+    result = reduce(Result.beside, results.values())
+    servers = {url: each.summary() for url, each in results.items()}
+    print(json.dumps({**result.summary(), "servers": servers}) if args.json else _table(result, servers))
     p99 = result.percentile_ms(99)
     if args.max_p99_ms and not p99 <= args.max_p99_ms:
         print(f"The 99th percentile, {p99:.1f} ms, is above {args.max_p99_ms:g} ms", file=sys.stderr)
@@ -446,18 +475,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refused(args: argparse.Namespace) -> str:
-    if not args.url.startswith(("http://", "https://")):
-        return f"{args.url} is no URL. Give one like {URL}"
+    for url in args.urls:
+        if not url.startswith(("http://", "https://")):
+            return f"{url} is no URL. Give one like {URL}"
     if not args.assets:
         return "--assets is empty. Name at least one, for instance btc"
     if (args.duration_s is None) != (args.rate is None):
         return "--duration-s and --rate go together. Give both, or neither for bursts"
+    if len(args.urls) > 1 and args.rate is None:
+        return "bursts go to one server. Give --duration-s and --rate to ask several, or one URL"
     if args.mark_s == 0 and (args.at_marks or args.timestamp_step):
         return "--at-marks and --timestamp-step need marks. Give --mark-s above 0"
     return ""
 
 
-def _runner() -> Callable[[Coroutine[Any, Any, Result]], Result]:
+def _runner() -> Callable[[Coroutine[Any, Any, dict[str, Result]]], dict[str, Result]]:
     """Return what runs a coroutine: on uvloop, which takes less of the time measured, where it is installed."""
     try:
         import uvloop
@@ -474,10 +506,11 @@ def _stopped() -> asyncio.Event:
     return stop
 
 
-async def _bursts(args: argparse.Namespace, now: Clock = time.time) -> Result:
+async def _bursts(args: argparse.Namespace, now: Clock = time.time) -> dict[str, Result]:
+    url = args.urls[0]
     stop, result = _stopped(), Result()
     begin = _clock()
-    async with Callers(args.url, args.requests, now) as callers:
+    async with Callers(url, args.requests, now) as callers:
         for number in range(args.bursts):
             due = begin + number * args.interval_s
             if args.at_marks:
@@ -490,21 +523,23 @@ async def _bursts(args: argparse.Namespace, now: Clock = time.time) -> Result:
             one = await callers.burst(args.assets, asked, args.deadline_s)
             print(f"burst {number + 1}/{args.bursts}: {_line(one)}", file=sys.stderr)
             result = result.plus(one)
-    return result
+    return {url: result}
 
 
-async def _steady(args: argparse.Namespace, now: Clock = time.time) -> Result:
-    return await steady(
-        args.url,
-        args.rate,
-        args.duration_s,
-        args.assets,
-        args.mark_s,
-        args.deadline_s,
-        now,
-        _stopped(),
-        lambda result: print(f"{result.seconds:.0f}/{args.duration_s:g} s: {_line(result)}", file=sys.stderr),
-    )
+async def _steady(args: argparse.Namespace, now: Clock = time.time) -> dict[str, Result]:
+    stop = _stopped()
+
+    def progress(url: str) -> Callable[[Result], None]:
+        told = f"{url}, " if len(args.urls) > 1 else ""
+        return lambda result: print(
+            f"{told}{result.seconds:.0f}/{args.duration_s:g} s: {_line(result)}", file=sys.stderr
+        )
+
+    def one(url: str) -> Coroutine[Any, Any, Result]:
+        asked = (args.rate, args.duration_s, args.assets, args.mark_s, args.deadline_s)
+        return steady(url, *asked, now, stop, progress(url))
+
+    return dict(zip(args.urls, await asyncio.gather(*map(one, args.urls)), strict=True))
 
 
 def _line(result: Result) -> str:
@@ -514,7 +549,7 @@ def _line(result: Result) -> str:
     return f"{right} of {result.requests} right{latencies}{kinds}"
 
 
-def _table(result: Result) -> str:
+def _table(result: Result, servers: Mapping[str, Mapping[str, Any]]) -> str:
     figures = result.summary()
     rows = [(name, figures[name]) for name in ("requests", "right", "failed", "stale", "degraded", "requests_per_s")]
     rows += [(f"{name} ms", value) for name, value in figures["latency_ms"].items()]
@@ -523,4 +558,9 @@ def _table(result: Result) -> str:
         f"{each['count']} x {kind}, first {each['first']}, last {each['last']}"
         for kind, each in figures["failures"].items()
     ]
+    if len(servers) > 1:
+        lines += [
+            f"{url}: {each['right']} of {each['requests']} right, p99 {each['latency_ms']['p99'] or '-'} ms"
+            for url, each in servers.items()
+        ]
     return "\n".join(lines)

@@ -44,13 +44,17 @@ def to_prepare(now: float, settings: Settings) -> list[int]:
 
 
 class Prefetcher:
-    """Fills the market at the start, then keeps it up to date and the forecasts of the marks made."""
+    """Fills the market at the start, then keeps it up to date and the forecasts of the marks made.
+
+    :ivar attempted: set when the first prices are there and forecasts made of them, or the first attempt has failed.
+    """
 
     def __init__(self, settings: Settings, market: Market, engine: Engine, metrics: Metrics) -> None:
         self._settings = settings
         self._market = market
         self._engine = engine
         self._metrics = metrics
+        self.attempted = asyncio.Event()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -73,8 +77,10 @@ class Prefetcher:
             except SourceError as error:
                 self._metrics.error(error.kind)
                 logger.warning("no prices yet: %s", error)
+                self.attempted.set()
                 await asyncio.sleep(getattr(error, "retry_after_s", RETRY_S))
         await self._update()
+        self.attempted.set()
 
     async def _backfill(self) -> None:
         """Get the rest of the window, as far as the source has it."""

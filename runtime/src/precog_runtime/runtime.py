@@ -34,7 +34,10 @@ HOUSEKEEPING_S = 60.0
 
 @dataclass(frozen=True)
 class Runtime:
-    """A running path from request to answer."""
+    """A running path from request to answer.
+
+    :ivar attempted: set when the first prices are there, or the first attempt to get them has failed.
+    """
 
     settings: Settings
     engine: Engine
@@ -42,6 +45,7 @@ class Runtime:
     metrics: Metrics
     log: PredictionLog
     monitor: Monitor | None
+    attempted: asyncio.Event
 
     def exposition(self) -> bytes:
         """Return all metrics as Prometheus scrapes them, with the prices' ages of now."""
@@ -86,15 +90,16 @@ async def open_runtime(
         snapshots = Snapshots(market, settings.state_dir, metrics) if settings.state_dir else None
         if snapshots:
             snapshots.restore(now())
+        prefetcher = Prefetcher(settings, market, engine, metrics)
         jobs: dict[str, Callable[[], Awaitable[None]]] = {
-            "prefetch": Prefetcher(settings, market, engine, metrics).run,
+            "prefetch": prefetcher.run,
             "housekeeping": lambda: _keep_house(market, cache, log),
             **({"snapshots": snapshots.run} if snapshots else {}),
             **({"monitor": monitor.run} if monitor else {}),
         }
         for name, job in jobs.items():
             stack.push_async_callback(_stopped, asyncio.ensure_future(_kept_running(name, job, metrics)))
-        yield Runtime(settings, engine, market, metrics, log, monitor)
+        yield Runtime(settings, engine, market, metrics, log, monitor, prefetcher.attempted)
 
 
 def _coin_metrics(settings: Settings, metrics: Metrics) -> PriceSource:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import signal
+import socket
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
-from precog_runtime import __version__, timestamps
+from precog_runtime import __version__, service, timestamps
 from precog_runtime.errors import SettingError
 from precog_runtime.metrics import CONTENT_TYPE
 from precog_runtime.options import add_settings, given_settings
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 FRONT = "serve"
 LARGEST_BODY = 64 * 1024  # bytes; a request with 32 assets has less than 1 KiB
 GRACE_S = 5.0  # for requests that are being answered when the server is told to end
+LINGER_S = 0.3  # for those that are on their way over connections that are open then
+FIRST_PRICES_S = 5.0  # a source that doesn't answer holds up the start no longer
+BACKLOG = 1024  # connections that wait to be accepted
+INHERITED_BACKLOG = 65535  # no bound of ours: the socket's owner has one, and the kernel (net.core.somaxconn)
 
 
 def body(answer: Answer) -> dict[str, Any]:
@@ -51,9 +56,13 @@ def status(answer: Answer, settings: Settings) -> int:
 
 
 class Server:
-    """The server's handlers."""
+    """The server's handlers.
+
+    :ivar ending: each answer closes its connection, so that the client sends the next request over a new one.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
+        self.ending = False
         self._runtime = runtime
         self._settings = runtime.settings
 
@@ -64,6 +73,7 @@ class Server:
         application.router.add_get("/healthz", self.healthz)
         application.router.add_get("/readyz", self.readyz)
         application.router.add_get("/metrics", self.metrics)
+        application.on_response_prepare.append(self._close_if_ending)
         return application
 
     async def predict(self, http: web.Request) -> web.Response:
@@ -89,28 +99,44 @@ class Server:
         return _json(200, {"status": "ok", "version": __version__})
 
     async def readyz(self, _http: web.Request) -> web.Response:
-        """Tell whether every asset can be answered: 200 or 503, with the age of each asset's newest price."""
+        """Tell whether to send requests here: 200 if every asset can be answered and it is not drained, else 503."""
         ages = self._runtime.engine.ages()
-        ready = all(age <= self._settings.max_age_s for age in ages.values())
+        draining = service.draining()
+        ready = not draining and all(age <= self._settings.max_age_s for age in ages.values())
         shown = {asset: None if age == float("inf") else age for asset, age in ages.items()}
-        return _json(200 if ready else 503, {"ready": ready, "age_s": shown, "version": __version__})
+        told = {"ready": ready, "draining": draining, "age_s": shown, "version": __version__}
+        return _json(200 if ready else 503, told)
 
     async def metrics(self, _http: web.Request) -> web.Response:
         """Return the metrics as Prometheus scrapes them."""
         return web.Response(body=self._runtime.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
+    async def _close_if_ending(self, _http: web.BaseRequest, response: web.StreamResponse) -> None:
+        if self.ending:
+            response.force_close()
+            response.headers["Connection"] = "close"  # the headers are made already when this is called
+
 
 @asynccontextmanager
-async def listening(runtime: Runtime, host: str, port: int) -> AsyncIterator[str]:
-    """Serve, and yield the URL.
+async def listening(
+    runtime: Runtime, host: str, port: int, inherited: socket.socket | None = None
+) -> AsyncIterator[str]:
+    """Serve, and yield the URL; at the end answer what is under way.
 
     :param port: 0 lets the kernel choose.
+    :param inherited: a listening socket to serve instead. Whoever handed it over goes on listening at the end, and
+        connections that are not accepted by then wait there for the next process.
     :raises SettingError: the address can't be listened at.
     """
-    runner = web.AppRunner(Server(runtime).application(), access_log=None, shutdown_timeout=GRACE_S)
+    server = Server(runtime)
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=GRACE_S)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, backlog=1024)
+        site: web.BaseSite
+        if inherited is None:
+            site = web.TCPSite(runner, host, port, backlog=BACKLOG)
+        else:
+            site, host = web.SockSite(runner, inherited, backlog=INHERITED_BACKLOG), inherited.getsockname()[0]
         try:
             await site.start()
         except OSError as error:
@@ -120,26 +146,61 @@ async def listening(runtime: Runtime, host: str, port: int) -> AsyncIterator[str
         chosen = runner.addresses[0][1]
         yield f"http://{f'[{host}]' if ':' in host else host}:{chosen}"
     finally:
+        server.ending = True
+        for each in runner.sites:
+            await each.stop()
+        await _let_go(runner)
         await runner.cleanup()
 
 
+async def _let_go(runner: web.AppRunner) -> None:
+    """Wait until clients have closed their connections, which they do at their next answer; not for idle ones."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + LINGER_S
+    while runner.server and runner.server.connections and loop.time() < until:
+        await asyncio.sleep(0.01)
+
+
 async def serve(settings: Settings, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; what is being answered then is answered."""
+    """Serve until SIGTERM or SIGINT; what is being answered then is answered.
+
+    :raises SettingError: the address, or the socket that systemd hands over, can't be listened at.
+    """
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    inherited = service.inherited()
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(open_runtime(settings))
-        url = await stack.enter_async_context(listening(runtime, host, port))
+        if inherited:
+            # Who asks meanwhile waits in the socket's queue, and gets an answer instead of a 503.
+            await _first_prices(runtime, ended)
+        if ended.is_set():
+            return
+        url = await stack.enter_async_context(listening(runtime, host, port, inherited))
         print(json.dumps({"listening": url}), flush=True)
+        await _first_prices(runtime, ended)
+        service.notify("READY=1", f"STATUS=Listening at {url}")
+        reporting = asyncio.ensure_future(service.report_alive())
         await ended.wait()
+        reporting.cancel()
+        service.notify("STOPPING=1", "STATUS=Answering what is under way")
+
+
+async def _first_prices(runtime: Runtime, ended: asyncio.Event) -> None:
+    """Wait for the first prices; no longer than for one attempt to get them, FIRST_PRICES_S, or the end."""
+    waiting = {asyncio.ensure_future(event.wait()) for event in (runtime.attempted, ended)}
+    await asyncio.wait(waiting, timeout=FIRST_PRICES_S, return_when=asyncio.FIRST_COMPLETED)
+    for each in waiting:
+        each.cancel()
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8092, help="port; 0 lets the kernel choose (default: %(default)s)")
+    parser.epilog = "Started by a .socket unit of systemd, it listens at that socket, whatever --host and --port say."
     add_settings(parser)
     parser.set_defaults(run=run)
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import bittensor
 
+from precog_runtime import service
+from precog_runtime.axon import answering
 from precog_runtime.axon.headers import fix_headers
 from precog_runtime.axon.hotkey import keep_hotkey
 from precog_runtime.axon.verify import announced, caller, verify_strictly
@@ -106,7 +108,10 @@ class Background:
 
                 await stack.enter_async_context(listening(self.runtime, "127.0.0.1", self._settings.metrics_port))
             self._opened.set()
+            reporting = asyncio.ensure_future(answering.report(self._settings.metrics_port))
             await self._ended.wait()
+            reporting.cancel()
+            service.notify("STOPPING=1")
 
 
 def drop_in(settings: Settings | None = None, source: PriceSource | None = None, strict: bool = True) -> Forward:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
+from precog_runtime import service
 from precog_runtime.errors import SettingError
 from precog_runtime.simulator import faults as fault
 from precog_runtime.simulator.prices import ASSETS, REGIMES
@@ -81,7 +82,11 @@ async def _serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     print(json.dumps({"listening": server.url}), flush=True)
+    service.notify("READY=1", f"STATUS=Listening at {server.url}")
+    reporting = asyncio.ensure_future(service.report_alive())
     await ended.wait()
+    reporting.cancel()
+    service.notify("STOPPING=1")
     await server.close()
     return 0
 

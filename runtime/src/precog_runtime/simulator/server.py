@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 from aiohttp import web
 
-from precog_runtime import timestamps
+from precog_runtime import __version__, timestamps
 from precog_runtime.errors import RequestRefused, SettingError
 from precog_runtime.simulator import faults as fault
 from precog_runtime.simulator.faults import Decision, Faults
@@ -295,6 +295,7 @@ class Server:
         self._limit = RateLimit(config.rate_limit, config.rate_period_s)
         application = web.Application()
         application.router.add_get(PATH, self._serve)
+        application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/control", self._control)
         application.router.add_post("/control", self._control)
         # A request that hangs ends with its connection: nothing is kept for a client that has gone.
@@ -314,6 +315,10 @@ class Server:
     async def close(self) -> None:
         """Stop listening and end all connections; safe to call twice."""
         await self._runner.cleanup()
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        """Tell that the server runs, whatever faults it plays; costs none of the rate limit."""
+        return web.json_response({"status": "ok", "version": __version__})
 
     async def _control(self, request: web.Request) -> web.Response:
         if request.method == "POST":

@@ -1,0 +1,79 @@
+"""Every miner answers: over HTTP, and as a validator asks it, with bittensor's own client."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+
+import pytest
+
+ASSETS = {"btc", "eth", "tao_bittensor"}
+
+
+def ask(host, port, path, question=None):
+    """The status and the document that an instance answers."""
+    asked = "json.loads(sys.argv[2]) and sys.argv[2].encode()" if question else "None"
+    program = (
+        "import json, sys, urllib.request as u, urllib.error as e\n"
+        f"r = u.Request(sys.argv[1], {asked}, {{'Content-Type': 'application/json'}})\n"
+        "try:\n    a = u.urlopen(r, timeout=20)\n"
+        "except e.HTTPError as error:\n    a = error\n"
+        "print(json.dumps([a.status, json.load(a)]))"
+    )
+    url = f"http://127.0.0.1:{port}{path}"
+    return json.loads(host.check_output("python3 -c %s %s %s", program, url, json.dumps(question)))
+
+
+def test_prices_an_hour_ahead_with_their_intervals(host, miners):
+    for one in miners:
+        question = {"timestamp": datetime.now(timezone.utc).isoformat(), "assets": sorted(ASSETS)}
+        status, answer = ask(host, one.port, "/predict", question)
+        assert status == 200, answer
+        assert set(answer["predictions"]) == ASSETS
+        for asset, price in answer["predictions"].items():
+            low, high = answer["intervals"][asset]
+            assert 0 < low < price < high
+
+
+def test_each_is_ready(host, miners):
+    for one in miners:
+        status, told = ask(host, one.port, "/readyz")
+        assert (status, told["ready"]) == (200, True)
+
+
+def test_only_upstreams_port_is_open_to_the_network(host, miners):
+    listening = host.check_output("ss --listening --tcp --numeric --no-header")
+    addresses = [line.split()[3] for line in listening.splitlines()]
+    for one in miners:
+        assert f"127.0.0.1:{one.port}" in addresses
+        assert {address for address in addresses if one.axon and address.endswith(f":{one.axon}")} <= {
+            f"0.0.0.0:{one.axon}"
+        }
+
+
+@pytest.fixture
+def upstream(name):
+    if name != "svc-12":
+        pytest.skip("upstream's engine runs on svc-12")
+
+
+@pytest.mark.usefixtures("upstream")
+def test_a_validator_gets_predictions_through_the_axon(host, made):
+    python = "/opt/precog/current/environment/bin/python"
+    hotkey = json.loads((made / "public.json").read_text())["hotkey"]
+    program = "/var/lib/molecule/ask.py /var/lib/molecule/wallets"
+    told = host.check_output(f"env HOME=/var/lib/molecule PYTHONDONTWRITEBYTECODE=1 {python} {program} {hotkey} 8091")
+    answer = json.loads(told.splitlines()[-1])
+    assert answer["status"] == 200
+    assert set(answer["predictions"]) == set(answer["intervals"]) == ASSETS
+
+
+@pytest.mark.usefixtures("upstream")
+def test_it_runs_the_commit_that_is_asked_for_with_our_forward(host, made, instances):
+    commit = (made / "upstream-commit").read_text().strip()
+    checkout = f"/opt/precog/upstream/{commit}"
+    command = host.file(f"/proc/{instances[1].pid(host)}/cmdline").content_string.split("\0")
+    assert command[1] == f"{checkout}/source/precog/miners/miner.py"
+    assert command[command.index("--forward_function") + 1] == "precog_fleet"
+    assert host.check_output("readlink /opt/precog/current/upstream") == checkout
+    assert host.check_output("ls -A /opt/precog/upstream") == commit

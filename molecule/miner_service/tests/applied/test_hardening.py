@@ -1,0 +1,57 @@
+"""How little of the host an instance sees: systemd's own score, and what the files of it are for others."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+MOST_EXPOSED = 1.5
+
+
+def test_the_exposure_is_low(host, instances):
+    for one in instances:
+        told = host.check_output("systemd-analyze security --no-pager %s", one.service)
+        score = re.search(r"Overall exposure level for .*: ([0-9.]+)", told)
+        assert float(score[1]) <= MOST_EXPOSED, told
+
+
+def test_systemd_has_nothing_to_say_of_the_units(host, instances):
+    for one in instances:
+        assert "precog-miner" not in host.run("systemd-analyze verify --man=no %s", one.service).stderr
+    assert "Unknown key" not in host.check_output("journalctl -b --no-pager -o cat -t systemd")
+
+
+def test_its_state_is_for_it_alone(host, instances):
+    for one in instances:
+        folder = host.file(f"/var/lib/precog-miner/{one.name}")
+        assert (folder.mode, folder.user) == (0o700, "precog-miner")
+        assert (host.file(f"/run/precog-miner/{one.name}").mode, folder.user) == (0o700, "precog-miner")
+        open_to_others = "find /var/lib/precog-miner/%s -perm /077 ! -type l -printf '%%p\\n'"
+        assert host.check_output(open_to_others, one.name) == ""
+
+
+def test_the_hotkey_is_read_by_the_miner_only(host, name):
+    if name != "svc-12":
+        pytest.skip("no wallet here")
+    hotkey = host.file("/var/lib/precog-miner/main/wallets/molecule/hotkeys/default")
+    assert (hotkey.mode, hotkey.user, hotkey.group) == (0o400, "precog-miner", "precog-miner")
+    assert "secretSeed" in json.loads(hotkey.content_string)
+    assert not host.file("/var/lib/precog-miner/main/wallets/molecule/coldkey").exists
+
+
+def test_the_key_of_the_api_is_read_by_root_only(host, miners):
+    for one in miners:
+        file = host.file(f"/etc/precog-miner/{one.name}.env")
+        assert (file.mode, file.user, file.group) == (0o400, "root", "root")
+        assert "PRECOG_RUNTIME_API_KEY=" in file.content_string
+    assert not host.file("/etc/precog-miner/market.env").exists
+    assert host.file("/etc/precog-miner").mode == 0o700
+
+
+def test_an_instance_sees_no_other_ones_state(host, instances):
+    """Looked at from inside its own namespaces, as root there: what isn't mounted can't be opened."""
+    for one in instances:
+        seen = host.check_output(f"nsenter --target {one.pid(host)} --mount ls /var/lib/precog-miner /run/precog-miner")
+        assert {line for line in seen.splitlines() if line and not line.endswith(":")} == {one.name}

@@ -1,0 +1,84 @@
+"""What each instance's process really has: limits, priority, environment, user. Read from /proc, as root and others."""
+
+from __future__ import annotations
+
+import re
+
+
+def test_every_instance_runs_and_the_next_boot_starts_it(host, instances):
+    for one in instances:
+        assert host.service(one.service).is_running
+        assert host.service(one.service).is_enabled
+    listed = host.check_output("systemctl list-units --all --plain --no-legend 'precog-miner@*.service'")
+    assert {line.split()[0] for line in listed.splitlines()} == {one.service for one in instances}
+
+
+def test_the_limit_of_open_files_is_in_force(host, instances):
+    for one in instances:
+        limits = host.file(f"/proc/{one.pid(host)}/limits").content_string
+        found = re.search(r"^Max open files +([0-9]+) +([0-9]+) ", limits, re.MULTILINE)
+        assert tuple(map(int, found.groups())) == one.nofile, one.name
+
+
+def test_priority_and_processors_are_its_own(host, instances):
+    for one in instances:
+        pid = one.pid(host)
+        assert int(host.check_output(f"ps -o ni= -p {pid}")) == one.nice, one.name
+        allowed = re.search(
+            r"^Cpus_allowed_list:\s+(\S+)", host.file(f"/proc/{pid}/status").content_string, re.MULTILINE
+        )
+        everywhere = host.check_output("awk '/^Cpus_allowed_list/ {print $2}' /proc/1/status")
+        assert allowed[1] == (one.cpus or everywhere), one.name
+
+
+def test_what_systemd_keeps_of_it(host, instances):
+    for one in instances:
+        for key, value in {"WatchdogUSec": "8s", **one.unit}.items():
+            assert host.check_output("systemctl show -P %s %s", key, one.service) == value, (one.name, key)
+
+
+def test_the_variables_of_python_and_its_own_are_set(host, instances):
+    for one in instances:
+        environ = one.environ(host)
+        assert environ["PYTHONUNBUFFERED"] == "1"
+        assert re.fullmatch("[0-9a-f]{12}", environ["PRECOG_MINER_DIGEST"])
+        for key, value in one.variables.items():
+            assert environ.get(key) == value, (one.name, key)
+
+
+def test_nobody_else_reads_its_environment(host, instances):
+    for one in instances:
+        path = f"/proc/{one.pid(host)}/environ"
+        assert host.run("cat %s", path).rc == 0
+        assert host.run("runuser -u nobody -- cat %s", path).rc != 0, one.name
+
+
+def test_its_user_is_the_miner_who_has_no_shell_and_no_password(host, instances):
+    user = host.user("precog-miner")
+    assert user.shell == "/usr/sbin/nologin"
+    assert user.uid < 1000
+    assert host.check_output("passwd --status precog-miner").split()[1] == "L"
+    assert user.groups == ["precog-miner"]
+    for one in instances:
+        assert host.check_output(f"ps -o user:32= -p {one.pid(host)}") == "precog-miner"
+
+
+def test_its_code_is_not_the_miners_to_change(host, miners):
+    """Not even by a path that leads there: the release, the environment and upstream's checkout."""
+    for place in ("/opt/precog", "/etc/systemd/system"):
+        found = host.check_output(
+            f"find {place} \\( -user precog-miner -o -perm /022 \\) ! -type l -printf '%p\\n' -quit"
+        )
+        assert found == ""
+    for one in miners:
+        start = host.file(f"/opt/precog/current/instances/{one.name}/start").content_string
+        assert "/current/" not in start
+        for path in re.findall(r"/opt/precog/\S+", start):
+            assert host.run("runuser -u precog-miner -- test -w %s", path).rc == 1, path
+
+
+def test_the_environment_is_linked_to_its_release(host):
+    release = host.check_output("readlink -f /opt/precog/current")
+    assert re.fullmatch("/opt/precog/releases/[0-9a-f]{12}", release)
+    assert host.file(f"{release}/environment").is_symlink
+    assert host.run(f"{release}/environment/bin/python -c 'import precog_runtime'").rc == 0

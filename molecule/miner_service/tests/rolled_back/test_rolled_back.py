@@ -1,0 +1,29 @@
+"""After the rollback: all is as before, but what the miners wrote, which is kept without its secrets."""
+
+from __future__ import annotations
+
+
+def test_units_releases_environments_and_the_user_are_gone(is_as_recorded, host):
+    assert is_as_recorded()
+    assert host.check_output("systemctl list-units --all --plain --no-legend 'precog-miner@*'") == ""
+    for path in ("/opt/precog/current", "/opt/precog/releases", "/opt/precog/upstream", "/etc/precog-miner"):
+        assert not host.file(path).exists, path
+    assert not host.user("precog-miner").exists
+
+
+def test_nothing_runs_any_more(host):
+    assert (
+        host.check_output("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -c /opt/precog || true") == "0"
+    )
+
+
+def test_what_the_miners_wrote_is_kept_and_no_secret_is(host, instances):
+    for one in instances:
+        folder = host.file(f"/var/lib/precog-miner/{one.name}")
+        assert folder.is_directory
+        assert not host.file(f"{folder.path}/wallets").exists
+    assert host.check_output("find /var/lib/precog-miner -name '*.sqlite' -printf x") != ""
+
+
+def test_a_second_rollback_changes_nothing(roll_back):
+    assert roll_back().stats["changed"] == 0

@@ -1,0 +1,236 @@
+"""The fleet of the rollout: releases to roll out, playbook runs, and clients that ask every host all the time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+SCENARIO = Path(__file__).parents[1]
+PROJECT = SCENARIO.parents[1]
+HOSTS = ("roll-1", "roll-2", "roll-3", "roll-4")
+CANARY = "roll-1"
+PORT = 8092
+
+BAD = ("crashes", "wrong", "slow")
+
+# What makes each release another one than the first: a text of the runtime's source, and what stands there instead.
+RELEASES = {
+    "good": ("__init__.py", '__version__ = "0.1.0"', '__version__ = "0.2.0"'),
+    "crashes": (
+        "serve.py",
+        "    use_uvloop()\n    asyncio.run",
+        '    raise OSError("a broken release")\n    asyncio.run',
+    ),
+    "wrong": ("serve.py", '"predictions": answer.predictions(),', '"predictions": {"btc": -1.0},'),
+    "slow": (
+        "serve.py",
+        "        return _json(status(answer, self._settings), body(answer))",
+        "        await asyncio.sleep(1.5)\n        return _json(status(answer, self._settings), body(answer))",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the playbook: its code, all that it printed, and its report."""
+
+    code: int
+    output: str
+    hosts: dict
+
+    def touched(self) -> set[str]:
+        """The hosts that the run came to."""
+        return {name for name, host in self.hosts.items() if any(host["stats"].values())}
+
+
+class Client(threading.Thread):
+    """Asks a host, from this machine and through SSH, a few times a second; keeps what came back.
+
+    Each request has a connection of its own. `seen` has its begin, and "" or what was wrong with its answer.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(name=host, daemon=True)
+        self.seen: list[tuple[float, str]] = []
+        self._port = port
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.2):
+            began = time.monotonic()
+            self.seen.append((began, self._ask()))
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+    def _ask(self) -> str:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=16)
+        try:
+            connection.request("POST", "/predict", body="{}")
+            answer = connection.getresponse()
+            return judged(answer.status, json.loads(answer.read()))
+        except (OSError, ValueError) as error:
+            return repr(error)
+        finally:
+            connection.close()
+
+
+def judged(status: int, answer: dict) -> str:
+    """Whether an answer is right: every asset with a price inside its interval."""
+    prices, intervals = answer.get("predictions", {}), answer.get("intervals", {})
+    right = {asset for asset, (low, high) in intervals.items() if 0 < low <= prices.get(asset, -1) <= high}
+    return "" if status == 200 and right == {"btc", "eth", "tao_bittensor"} else f"HTTP {status}: {answer}"
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a release's source: the runtime with one thing in it changed."""
+
+    def make(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind) / "runtime"
+        folder.mkdir()
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(PROJECT / "runtime" / name, folder)
+        shutil.copytree(PROJECT / "runtime/src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        name, text, instead = RELEASES[kind]
+        file = folder / "src/precog_runtime" / name
+        source = file.read_text()
+        assert source.count(text) == 1, f"{name} has no such line any more: {text}"
+        file.write_text(source.replace(text, instead))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def roll_out(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path | None], Run]:
+    """Runs the playbook on the fleet, with a release's source or with the repository's own."""
+
+    def run(source: Path | None) -> Run:
+        report = tmp_path_factory.mktemp("report") / "report.json"
+        packages = {"python_env_packages": [str(source)]} if source else {}
+        argv = ["ansible-playbook", "-i", str(SCENARIO / "inventory"), str(PROJECT / "playbooks/miner.yml")]
+        environ = {**os.environ, "PRECOG_FLEET_REPORT": str(report), "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
+        done = subprocess.run(
+            [*argv, "--extra-vars", json.dumps(packages)],
+            cwd=PROJECT,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Run(done.returncode, done.stdout + done.stderr, json.loads(report.read_text())["hosts"])
+
+    return run
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def ports(fleet_folder: Path) -> Iterator[dict[str, int]]:
+    """A port of this machine for each host, that leads to its miner through SSH."""
+    found = {name: free_port() for name in HOSTS}
+    tunnels = []
+    try:
+        for name, port in found.items():
+            forward = f"127.0.0.1:{port}:127.0.0.1:{PORT}"
+            argv = ["ssh", "-F", str(fleet_folder / "ssh_config"), "-o", "ControlPath=none", "-N", "-L", forward, name]
+            tunnels.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL))
+        for port in found.values():
+            wait_for(port)
+        yield found
+    finally:
+        for tunnel in tunnels:
+            tunnel.terminate()
+            tunnel.wait()
+
+
+def wait_for(port: int) -> None:
+    """Waits until something listens."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < end, f"nothing listens at {port}"
+            time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A rollout: its run, when it began and ended, and which version each host answers with after it."""
+
+    run: Run
+    began: float
+    ended: float
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that happened, in its order."""
+
+    steps: dict[str, Step]
+    clients: dict[str, Client]
+
+    def errors(self, host: str, kind: str) -> list[str]:
+        """What was wrong with a host's answers to requests during a step."""
+        step = self.steps[kind]
+        return [told for began, told in self.clients[host].seen if step.began <= began <= step.ended and told]
+
+
+def version(port: int) -> str:
+    """What a host's miner says of itself."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=16)
+    try:
+        connection.request("GET", "/healthz")
+        found: str = json.loads(connection.getresponse().read())["version"]
+        return found
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def story(
+    release: Callable[[str], Path],
+    roll_out: Callable[[Path | None], Run],
+    ports: dict[str, int],
+) -> Iterator[Story]:
+    """Rolls the releases out one after the other, while clients ask all hosts."""
+    clients = {name: Client(name, port) for name, port in ports.items()}
+    for client in clients.values():
+        client.start()
+    steps = {}
+    try:
+        good = release("good")
+        for kind, source in [
+            ("good", good),
+            *((bad, release(bad)) for bad in BAD),
+            ("good again", good),
+        ]:
+            began = time.monotonic()
+            run = roll_out(source)
+            versions = {name: version(port) for name, port in ports.items()}
+            steps[kind] = Step(run, began, time.monotonic(), versions)
+    finally:
+        for client in clients.values():
+            client.end()
+    yield Story(steps, clients)

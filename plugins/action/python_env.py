@@ -1,0 +1,216 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Gives the module its lock and what the wheels are, and brings the host what it says it lacks.
+
+A host with nothing to do is asked once. One that lacks something says so, gets Debian packages and wheels, and is asked
+again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.parser import HeaderParser
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+
+COLLECTION = Path(__file__).resolve().parents[2]
+LOCKS = COLLECTION / "roles/python_env/files"
+RUNTIME = "runtime"  # the project beside the collection, by the name that one gives it in `packages`
+WHEEL = re.compile(r"[A-Za-z0-9][\w.+-]*\.whl")
+MOST_ROUNDS = 3  # what is missing is told at once; a package may show that another is missing
+# What a wheel is never made of, and what need not be looked at to know whether it is the same.
+LEFT_OUT = {"__pycache__", "dist", "build", "tests", "bench"}
+
+
+class ActionModule(ActionBase):
+    """The module's result, once the host has all that it takes."""
+
+    supports_check_mode = True
+
+    def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the module on the host, and again after what it lacked is there.
+
+        :returns: its last result; `changed` if anything was brought.
+        """
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        try:
+            args, wheels = self._arguments()
+            return self._rounds(args, wheels, variables)
+        except (AnsibleError, OSError, ValueError) as error:
+            return {"failed": True, "msg": str(error), "settings": []}
+        finally:
+            self._remove_tmp_path(self._connection._shell.tmpdir)
+
+    def _arguments(self) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Return the module's arguments, and the wheels by SHA-256."""
+        args = dict(self._task.args)
+        if args.get("state", "present") == "absent":
+            return {**args, "lock": "", "packages": []}, {}
+        if args.get("lock") == "upstream":
+            # Its miner does not start without git (GitPython looks for it when it is imported).
+            args["system_packages"] = sorted({"git", *args.get("system_packages", [])})
+        args["lock"] = self._lock(str(args.get("lock") or "runtime"))
+        if args.get("installer", "uv") == "uv":
+            args["uv_lock"] = self._lock(str(args.get("uv_lock") or "uv"))
+        given = args.get("packages")
+        paths = [self._wheel(str(one)) for one in ([RUNTIME] if given is None else given)]
+        about = [describe(path) for path in paths]
+        args["packages"] = about
+        return args, {one["sha256"]: path for one, path in zip(about, paths)}
+
+    def _lock(self, name: str) -> str:
+        """Return a lock's text: one of the role's own by its name, or a file of the control node."""
+        own = LOCKS / f"{name}.txt"
+        if re.fullmatch(r"[a-z]+", name) and own.is_file():
+            return own.read_text(encoding="utf-8")
+        return Path(self._find_needle("files", name)).read_text(encoding="utf-8")
+
+    def _wheel(self, name: str) -> Path:
+        """Return the path of a wheel: one of the control node, or the one that a project's folder makes."""
+        if name == RUNTIME:
+            project = COLLECTION / RUNTIME
+            if not (project / "pyproject.toml").is_file():
+                raise AnsibleError(
+                    f"packages names {RUNTIME}, but {project} is not there (an installed collection has none): name "
+                    "the wheel of precog-runtime, or its project's folder in a checkout"
+                )
+        elif name.endswith(".whl"):
+            return Path(self._find_needle("files", name))
+        else:
+            project = Path(name).expanduser()
+            project = project if project.is_absolute() else Path(self._loader.path_dwim(name))
+            if not (project / "pyproject.toml").is_file():
+                raise AnsibleError(f"packages names {name}, which is neither a wheel nor a folder with pyproject.toml")
+        return built(project)
+
+    def _rounds(self, args: dict[str, Any], wheels: dict[str, Path], variables: dict[str, Any]) -> dict[str, Any]:
+        brought = False
+        for _round in range(MOST_ROUNDS):
+            result: dict[str, Any] = self._execute_module(
+                module_name="precog.fleet.python_env", module_args=args, task_vars=variables
+            )
+            needs = result.pop("needs", None)
+            if not needs:
+                result["changed"] = bool(result.get("changed")) or brought
+                return result
+            brought = self._bring_packages(needs["debian"], variables) or brought
+            self._bring_wheels(needs["wheels"], wheels, args)
+        return result
+
+    def _bring_packages(self, names: list[str], variables: dict[str, Any]) -> bool:
+        """Install Debian packages; tells whether that changed anything."""
+        if not names:
+            return False
+        wanted = {"name": names, "update_cache": True, "cache_valid_time": 3600, "install_recommends": False}
+        result = self._execute_module(module_name="ansible.builtin.apt", module_args=wanted, task_vars=variables)
+        if result.get("failed"):
+            raise AnsibleError(
+                f"this host needs the Debian package{'s' if names[1:] else ''} {', '.join(names)}, which could not be "
+                f"installed: {result.get('msg')}. Where there is no such package, choose another interpreter"
+            )
+        return bool(result.get("changed"))
+
+    def _bring_wheels(self, needed: list[str], wheels: dict[str, Path], args: dict[str, Any]) -> None:
+        """Copy wheels into the task's own folder on the host, and tell the module where they are."""
+        if not needed:
+            return
+        shell = self._connection._shell
+        folder = shell.tmpdir or self._make_tmp_path()
+        paths = {sha256: shell.join_path(folder, f"{sha256[:12]}.whl") for sha256 in needed}
+        for sha256, path in paths.items():
+            self._transfer_file(str(wheels[sha256]), path)
+        self._fixup_perms2((folder, *paths.values()))
+        args["packages"] = [{**one, "path": paths.get(one["sha256"], "")} for one in args["packages"]]
+
+
+def describe(path: Path) -> dict[str, str]:
+    """Return what the module wants to know of a wheel.
+
+    :raises ValueError: it is none.
+    """
+    if not WHEEL.fullmatch(path.name):
+        raise ValueError(f"packages: {path} is not named as a wheel is (NAME-VERSION-...-any.whl)")
+    data = path.read_bytes()
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = [name for name in file.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
+            metadata = HeaderParser().parsestr(file.read(names[0]).decode())
+    except (zipfile.BadZipFile, IndexError) as error:
+        raise ValueError(f"packages: {path} is no wheel: it has no metadata that can be read") from error
+    return {
+        "name": str(metadata["Name"]),
+        "version": str(metadata["Version"]),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "file": path.name,
+        "requires_python": str(metadata["Requires-Python"] or ""),
+        "path": "",
+    }
+
+
+def cache() -> Path:
+    """Return the folder where wheels are kept that were made of projects."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("PRECOG_FLEET_CACHE") or home / "precog-fleet") / "wheels"
+
+
+def built(project: Path) -> Path:
+    """Return the wheel of a project, made by hatchling if this is the first time that its files are seen.
+
+    :raises AnsibleError: it can't be made.
+    """
+    folder = cache() / f"{project.name}-{sources(project)}"
+    with held(folder.with_name(f"{folder.name}.lock")):
+        ready = sorted(folder.glob("*.whl"))
+        return ready[0] if ready else build(project, folder)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Let one process at a time in: each host of a fleet has one of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def sources(project: Path) -> str:
+    """Return what tells a project's files from all others, as far as its wheel depends on them."""
+    seen = hashlib.sha256()
+    for top, folders, names in os.walk(project):
+        folders[:] = sorted(name for name in folders if name not in LEFT_OUT and not name.startswith("."))
+        for path in (Path(top, name) for name in sorted(names) if not name.startswith(".")):
+            seen.update(f"{path.relative_to(project)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return seen.hexdigest()[:12]
+
+
+def build(project: Path, folder: Path) -> Path:
+    """Make a project's wheel, without looking at an index.
+
+    :raises AnsibleError: its build failed, or hatchling is not installed here.
+    """
+    beside = folder.with_name(f"{folder.name}.building")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(beside)]
+    # The same files make the same wheel, whenever and by whomever.
+    env = {**os.environ, "SOURCE_DATE_EPOCH": "1580601600", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
+    wheels = sorted(beside.glob("*.whl"))
+    if done.returncode or not wheels:
+        said = " | ".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+        raise AnsibleError(
+            f"no wheel could be made of {project}: {said}. It is made by hatchling, which has to be installed beside "
+            "ansible-core (requirements/control.txt)"
+        )
+    folder.mkdir(exist_ok=True)
+    return wheels[0].replace(folder / wheels[0].name)

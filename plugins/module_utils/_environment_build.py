@@ -1,0 +1,447 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Makes a Python environment: beside its place, checked, compiled, and only then renamed to it.
+
+No package is built and no hook of one is run: wheels only, each proved by a hash of the lock. pip comes from the wheel
+that Debian has for ensurepip, and is not installed anywhere; uv comes from the index by its own lock.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import errno
+import glob
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
+from ansible_collections.precog.fleet.plugins.module_utils import _environment_check as check
+from ansible_collections.precog.fleet.plugins.module_utils import _environment_errors as errors
+from ansible_collections.precog.fleet.plugins.module_utils import _environment_lock as lock
+from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError, sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ansible_collections.precog.fleet.plugins.module_utils._environment import Interpreter, Package, Request
+    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+
+CACHE = "/var/cache/precog-fleet/uv"
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+PASSED = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+PIP_WHEELS = "/usr/share/python-wheels"
+PIP_PACKAGE = "python3-pip-whl"
+TIMEOUT = 30  # seconds without a byte
+# Values of markers, by PEP 508's names; and where the standard library lies.
+PROBE = """
+import json, os, platform, sys, sysconfig
+implementation = sys.implementation.version
+kind = {"alpha": "a", "beta": "b", "candidate": "rc"}.get(implementation.releaselevel)
+print(json.dumps({
+    "markers": {
+        "os_name": os.name, "sys_platform": sys.platform, "platform_machine": platform.machine(),
+        "platform_python_implementation": platform.python_implementation(), "platform_release": platform.release(),
+        "platform_system": platform.system(), "platform_version": platform.version(), "extra": "",
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "python_full_version": platform.python_version(),
+        "implementation_name": sys.implementation.name,
+        "implementation_version": "{0.major}.{0.minor}.{0.micro}".format(implementation)
+        + (kind + str(implementation.serial) if kind else ""),
+    },
+    "standard_library": sysconfig.get_path("stdlib"),
+}))
+"""
+# Bytecode without -O lies beside the sources, as everyone expects it; that for -O below one folder, with that of the
+# standard library. The paths in it are those that the sources will have. What does not compile is no failure: packages
+# have templates and examples with them.
+COMPILE = """
+import compileall, json, os, re, sys
+given = json.loads(sys.argv[1])
+kept = {"quiet": 2, "force": True, "workers": 0, "rx": re.compile("/(%s)/" % "|".join(given["left_out"]))}
+if given["moved"]:
+    kept.update(stripdir=given["here"], prependdir=given["there"])
+if given["prefix"]:
+    # For this process, and for the workers, which may be started anew instead of forked.
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = given["prefix"]
+for folder in given["folders"]:
+    compileall.compile_dir(folder, optimize=given["levels"], **kept)
+"""
+TESTS = ("test", "tests", "idlelib")  # the larger part of numpy's source; no miner imports it
+LEFT_OUT = (
+    *("lib2to3", "tkinter", "turtledemo", "ensurepip", "pydoc_data"),
+    *("site-packages", "dist-packages"),
+)
+ROOM = 8 << 20  # bytes that have to be left: compileall keeps silent about a full disk
+
+
+def missing() -> list[str]:
+    """Return the Debian packages that building takes and the host lacks."""
+    return [] if pip_wheel() else [PIP_PACKAGE]
+
+
+def pip_wheel() -> str:
+    """Return the path of the wheel of pip that came with Python, "" if there is none."""
+    bundled = os.path.join(sysconfig.get_path("stdlib"), "ensurepip/_bundled")
+    wheels = [path for folder in (PIP_WHEELS, bundled) for path in sorted(glob.glob(f"{folder}/pip-*.whl"))]
+    return wheels[-1] if wheels else ""
+
+
+def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> dict[str, float]:
+    """Make an environment, in place of a damaged one of the same name if there is one.
+
+    :param name: of its folder.
+    :return: seconds by step.
+    :raises HostError: it can't be made; nothing is left of it, and whatever was there is as it was.
+    :raises OSError: the disk is full, or can't be written to.
+    """
+    place = f"{asked.root}/{name}"
+    here, work = (f"{asked.root}/.{name}{suffix}" for suffix in (environment.BUILDING, environment.WORK))
+    about = json.loads(environment.ask(interpreter.path, ["-I", "-c", PROBE]))
+    pins = lock.applying(expect(asked, interpreter), about["markers"])
+    clock = Clock()
+    compiler = _Compiler(asked, interpreter, here, place)
+    if host.exists(place):
+        # What was linked from the cache may be damaged there as well.
+        host.remove_tree(CACHE)
+    try:
+        for folder in (here, work):
+            host.remove_tree(folder)
+            os.makedirs(folder, mode=0o755)
+        compiler.begin(about["standard_library"])
+        wheels = _take_wheels(asked.packages, work)
+        installer = _Installer(host, asked, interpreter, here, work)
+        clock.step("tools")
+        _make_venv(interpreter, here, name)
+        installer.install(_requirements(asked, wheels, work))
+        clock.step("install")
+        _check(asked, interpreter, pins, here)
+        installer.check()
+        clock.step("check")
+        compiler.finish()
+        clock.step("compile")
+        _finish(asked, interpreter, here, place, pins)
+        _put(host, here, place)
+        clock.step("finish")
+    finally:
+        compiler.stop()
+        for folder in (here, work):
+            with suppress(OSError):
+                host.remove_tree(folder)
+    return clock.steps
+
+
+class Clock:
+    """How long the steps took, in seconds."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def step(self, name: str) -> None:
+        """End a step."""
+        now = time.monotonic()
+        self.steps[name], self._last = round(now - self._last, 2), now
+
+
+def expect(asked: Request, interpreter: Interpreter) -> list[lock.Pin]:
+    """Return what the lock pins, once it is known that an environment can be made of it at all.
+
+    :raises HostError: the lock can't be used, or the interpreter is not one that the packages take.
+    """
+    pins = lock.parse(asked.lock)
+    wrong = [one for one in asked.packages if not lock.satisfies(interpreter.version, one.requires_python)]
+    if wrong:
+        told = ", ".join(f"{one.name} {one.version} wants Python {one.requires_python}" for one in wrong)
+        raise HostError(
+            f"interpreter is {asked.interpreter}, which is {interpreter} here, but {told}: choose another interpreter"
+        )
+    return pins
+
+
+def _take_wheels(packages: Sequence[Package], work: str) -> dict[str, str]:
+    """Copy the wheels that the control node brought, and return their paths by SHA-256."""
+    absent = [one.sha256 for one in packages if not one.path]
+    if absent:
+        raise environment.Missing([], absent)
+    taken = {}
+    for one in packages:
+        path = os.path.join(work, one.file)
+        try:
+            shutil.copyfile(one.path, path)
+        except FileNotFoundError as error:
+            raise HostError(f"the wheel {one.file} is not at {one.path}: bring it, and run again") from error
+        found = check.sha256(path)
+        if found != one.sha256:
+            raise HostError(
+                f"the wheel {one.file} has the SHA-256 {found}, not {one.sha256}: it was changed on its way"
+            )
+        taken[one.sha256] = path
+    return taken
+
+
+def _requirements(asked: Request, wheels: Mapping[str, str], work: str) -> str:
+    """Write the requirements of the lock and of the wheels as one file, and return its path."""
+    own = [f"{one.name} @ file://{wheels[one.sha256]} --hash=sha256:{one.sha256}\n" for one in asked.packages]
+    path = os.path.join(work, "requirements.txt")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(asked.lock.rstrip("\n") + "\n" + "".join(own))
+    return path
+
+
+def _make_venv(interpreter: Interpreter, here: str, name: str) -> None:
+    environment.ask(interpreter.path, ["-I", "-m", "venv", "--without-pip", "--symlinks", "--prompt", name, here])
+
+
+class _Installer:
+    """uv or pip, with how it is called."""
+
+    def __init__(self, host: Host, asked: Request, interpreter: Interpreter, here: str, work: str) -> None:
+        self._asked, self._interpreter, self._here = asked, interpreter, here
+        self._work = work
+        self._tool = _tool(host, asked, work) if asked.installer == "uv" else ""
+
+    def install(self, requirements: str) -> None:
+        """Install exactly what a file of requirements with hashes says."""
+        if self._tool:
+            self._uv("install", *UV_OPTIONS, *_index(self._asked), "--requirements", requirements)
+        else:
+            self._pip("install", *PIP_OPTIONS, *_index(self._asked), "--requirement", requirements)
+
+    def check(self) -> None:
+        """Find out whether every package has what it depends on.
+
+        :raises HostError: one has not.
+        """
+        if self._tool:
+            self._uv("check")
+        else:
+            self._pip("check")
+
+    def _uv(self, command: str, *arguments: str) -> None:
+        options = ["--quiet", "--python", f"{self._here}/bin/python", "--cache-dir", CACHE]
+        # Settings of the host's own are for its own index.
+        options += ["--no-config"] if self._asked.index_url else []
+        _run([self._tool, "pip", command, *options, *arguments], self._asked, str(self._interpreter))
+
+    def _pip(self, command: str, *arguments: str) -> None:
+        argv = [f"{self._here}/bin/python", "-m", "pip", command, *arguments]
+        _run(argv, self._asked, str(self._interpreter), {"PYTHONPATH": pip_wheel(), "TMPDIR": self._work})
+
+
+# The lock is complete: nothing is resolved, so that nothing can come in by the back door.
+UV_OPTIONS = ("--require-hashes", "--no-build", "--no-deps", "--link-mode", "hardlink", "--no-python-downloads")
+PIP_OPTIONS = (
+    *("--quiet", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-cache-dir"),
+    # Compiled later, for every level at once, and with the paths that it will have.
+    "--no-compile",
+)
+
+
+def _index(asked: Request) -> list[str]:
+    return ["--index-url", asked.index_url] if asked.index_url else []
+
+
+def _tool(host: Host, asked: Request, work: str) -> str:
+    """Return the path of uv, which is made of its lock if it is not there."""
+    digest = hashlib.sha256(asked.uv_lock.encode()).hexdigest()[: environment.DIGITS]
+    lock.parse(asked.uv_lock, "uv_lock")
+    folder, made = f"{asked.root}/.tool-{digest}", f"{asked.root}/.tool-{digest}{environment.BUILDING}"
+    if not host.is_file(f"{folder}/bin/uv"):
+        requirements = os.path.join(work, "uv.txt")
+        with open(requirements, "w", encoding="utf-8") as file:
+            file.write(asked.uv_lock)
+        host.remove_tree(made)
+        argv = [sys.executable, "-m", "pip", "install", *PIP_OPTIONS, *_index(asked)]
+        options = ["--target", made, "--requirement", requirements]
+        _run([*argv, *options], asked, "this system's Python", {"PYTHONPATH": pip_wheel(), "TMPDIR": work})
+        host.remove_tree(folder)
+        os.sync()
+        host.rename(made, folder)
+    return f"{folder}/bin/uv"
+
+
+def _run(argv: Sequence[str], asked: Request, interpreter: str, more: Mapping[str, str] | None = None) -> None:
+    """Run an installer.
+
+    :raises HostError: it failed; the message says what that means.
+    """
+    env = {**COMMAND_ENVIRONMENT, **{name: os.environ[name] for name in PASSED if name in os.environ}}
+    env |= {"UV_HTTP_TIMEOUT": str(TIMEOUT), "PIP_DEFAULT_TIMEOUT": str(TIMEOUT), "PIP_RETRIES": "2", "UV_HTTP_RETRIES": "2"}
+    env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore", "PIP_NO_INPUT": "1"}
+    if os.path.exists(CERTIFICATES):
+        env |= {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES}
+    if asked.index_url:
+        env["PIP_CONFIG_FILE"] = os.devnull
+    env |= more or {}
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False, env=env, cwd="/")
+    except OSError as error:
+        raise HostError(f"cannot run {argv[0]}: {error.strerror}") from error
+    if done.returncode:
+        raise HostError(errors.explain(done.stdout + done.stderr, interpreter))
+
+
+def _check(asked: Request, interpreter: Interpreter, pins: Mapping[str, str], here: str) -> None:
+    """Find out whether what is installed is what was asked for, every file as its wheel had it.
+
+    :raises HostError: it is not.
+    """
+    wanted = {**pins, **{lock.normalised(one.name): one.version for one in asked.packages}}
+    found = dict(_installed(here))
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            what = f"{name} is {found.get(name) or 'not'} installed, {wanted.get(name) or 'not'} wanted"
+            raise HostError(f"the environment is not what lock says, for {interpreter}: {what}. Run again")
+    for path, digest in _recorded(here):
+        if not os.path.isfile(path):
+            raise HostError(f"{path} was not installed. Run again")
+        if digest and digest != _record_digest(path):
+            shutil.rmtree(CACHE, ignore_errors=True)
+            raise HostError(f"{path} is not as its wheel has it: the cache was damaged and is removed. Run again")
+
+
+def _dist_infos(here: str) -> list[str]:
+    found = glob.glob(f"{glob.escape(here)}/lib*/p*/site-packages/*.dist-info")
+    return sorted(set(map(os.path.realpath, found)))  # lib64 is lib
+
+
+def _installed(here: str) -> Iterator[tuple[str, str]]:
+    for folder in _dist_infos(here):
+        with open(f"{folder}/METADATA", encoding="utf-8", errors="replace") as file:
+            fields = dict(line.rstrip("\n").split(": ", 1) for line in file if line.startswith(("Name: ", "Version: ")))
+        yield lock.normalised(fields["Name"]), fields["Version"]
+
+
+def _recorded(here: str) -> Iterator[tuple[str, str]]:
+    """Yield the files that packages say they have, with their digests ("" where a file has none)."""
+    for folder in _dist_infos(here):
+        with open(f"{folder}/RECORD", encoding="utf-8", newline="") as file:
+            for path, digest, _size in csv.reader(file):
+                if not path.endswith(".pyc"):
+                    yield os.path.normpath(os.path.join(os.path.dirname(folder), path)), digest
+
+
+def _record_digest(path: str) -> str:
+    digest = bytes.fromhex(check.sha256(path))
+    return "sha256=" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+class _Compiler:
+    """Compiles all that the environment can import, for each level of optimisation."""
+
+    def __init__(self, asked: Request, interpreter: Interpreter, here: str, place: str) -> None:
+        self._interpreter, self._here, self._place = interpreter, here, place
+        self._plain = [level for level in asked.optimize if not level]
+        self._optimised = [level for level in asked.optimize if level]
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def begin(self, standard_library: str) -> None:
+        """Start with the standard library, while the packages are still on their way."""
+        if self._optimised:
+            self._start([standard_library], self._optimised, prefixed=True)
+
+    def finish(self) -> None:
+        """Compile the packages, and wait until all is done.
+
+        :raises OSError: the disk is full.
+        """
+        folders = sorted(set(map(os.path.dirname, _dist_infos(self._here))))
+        for levels, prefixed in ((self._plain, False), (self._optimised, True)):
+            if levels:
+                self._start(folders, levels, prefixed=prefixed)
+        for process in self._running:
+            process.wait()
+        left = os.statvfs(self._here)
+        if left.f_bavail * left.f_frsize < ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._here)
+        compiled = f"{self._here}/pycache"
+        if os.path.isdir(compiled + self._here):
+            os.makedirs(os.path.dirname(compiled + self._place), exist_ok=True)
+            os.rename(compiled + self._here, compiled + self._place)
+
+    def stop(self) -> None:
+        """End what still runs."""
+        for process in self._running:
+            if process.poll() is None:
+                # With its workers, which are of its group.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _start(self, folders: Sequence[str], levels: Sequence[int], *, prefixed: bool) -> None:
+        moved = folders[0].startswith(self._here)
+        given = {
+            "folders": folders,
+            "levels": levels,
+            "prefix": f"{self._here}/pycache" if prefixed else None,
+            "moved": moved,
+            "here": self._here,
+            "there": self._place,
+            "left_out": TESTS if moved else (*TESTS, *LEFT_OUT),
+        }
+        # Not -I, by which workers would not look at their environment.
+        argv = [self._interpreter.path, "-s", "-B", "-c", COMPILE, json.dumps(given)]
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=COMMAND_ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,
+        )
+        self._running.append(process)
+
+
+def _finish(asked: Request, interpreter: Interpreter, here: str, place: str, pins: Mapping[str, str]) -> None:
+    """Give scripts the path that they will have, and write the marker."""
+    for path in [*sorted(glob.glob(f"{glob.escape(here)}/bin/*")), f"{here}/pyvenv.cfg"]:
+        if not os.path.islink(path):
+            _replace(path, here.encode(), place.encode())
+    with suppress(FileNotFoundError):
+        os.unlink(f"{here}/.lock")  # uv's
+    about: dict[str, Any] = {
+        **environment.inputs(asked, interpreter),
+        "made": int(time.time()),
+        "installed": {**pins, **{one.name: one.version for one in asked.packages}},
+        "files": check.listing(here),
+    }
+    marker = f"{here}/{check.MARKER}"
+    # Everything else is on the disk before the marker is.
+    os.sync()
+    with open(marker, "w", encoding="utf-8") as file:
+        json.dump(about, file, separators=(",", ":"))
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(here)
+
+
+def _replace(path: str, old: bytes, new: bytes) -> None:
+    """Replace a path in a file, which gets an inode of its own: the old one may be the cache's too."""
+    with open(path, "rb") as file:
+        data = file.read()
+    if old in data:
+        mode = os.stat(path).st_mode
+        os.unlink(path)
+        with open(path, "wb") as file:
+            file.write(data.replace(old, new))
+        os.chmod(path, mode)
+
+
+def _put(host: Host, here: str, place: str) -> None:
+    """Put a complete environment in its place; a damaged one that lies there goes."""
+    old = f"{os.path.dirname(place)}/.{os.path.basename(place)}{environment.REMOVING}"
+    host.remove_tree(old)
+    if host.exists(place):
+        host.rename(place, old)
+    host.rename(here, place)
+    host.remove_tree(old)

@@ -1,0 +1,267 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One run of python_env: look, and where something differs, build, switch the link, and sweep.
+
+What stands in the way raises before the link is touched, so that the environment in use stays the one in use.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
+from ansible_collections.precog.fleet.plugins.module_utils import _environment_check as check
+from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ansible_collections.precog.fleet.plugins.module_utils._environment import Interpreter, Request
+    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+
+LOCK = ".lock"
+PATIENCE = 1800.0  # seconds; another run may be fetching half a gigabyte over a slow line
+UMASK = 0o022  # who runs from an environment is not who made it
+ABSENT = "absent"
+
+
+class View(NamedTuple):
+    """What a look at the host found.
+
+    :ivar interpreter: None where it is not there yet.
+    :ivar name: of the folder of the environment asked for; "" where it depends on a missing interpreter.
+    :ivar linked: the name that the link leads to, or None.
+    :ivar wrong: why the environment asked for can't be used as it is: `ABSENT`, what is damaged, or "".
+    :ivar lacking: Debian packages that were asked for and are not installed.
+    :ivar remains: what killed runs left.
+    """
+
+    interpreter: Interpreter | None
+    name: str
+    linked: str | None
+    wrong: str
+    lacking: tuple[str, ...]
+    remains: tuple[str, ...]
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.wrong or self.lacking or self.remains or self.name != self.linked)
+
+
+def look(host: Host, asked: Request) -> View:
+    """Look at the host, and change nothing.
+
+    :raises HostError: the interpreter is not there, and no Debian package is known to bring it.
+    """
+    linked, lacking = environment.linked(host, asked), tuple(_lacking(asked.system_packages))
+    remains = tuple(environment.remains(host, asked))
+    path = environment.program(asked.interpreter)
+    if not path:
+        package = environment.debian_package(asked.interpreter)
+        if not package:
+            raise HostError(f"interpreter is {asked.interpreter}, which is not on this host: name one that is there")
+        return View(None, "", linked, ABSENT, (*lacking, package), remains)
+    interpreter = environment.inspect(path)
+    name = environment.folder_name(asked, interpreter)
+    place = f"{asked.root}/{name}"
+    wrong = check.damage(place, full=asked.full) if host.exists(place) else ABSENT
+    return View(interpreter, name, linked, wrong, lacking, remains)
+
+
+def _lacking(packages: Sequence[str]) -> list[str]:
+    """Return which Debian packages are not installed."""
+    if not packages:
+        return []
+    argv = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\\n", "--", *packages]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=COMMAND_ENVIRONMENT)
+    except OSError as error:
+        raise HostError("system_packages can only be looked for on Debian: leave it empty here") from error
+    installed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("installed ")}
+    return [name for name in packages if name not in installed]
+
+
+def present(host: Host, asked: Request, *, check_mode: bool) -> dict[str, Any]:
+    """Bring the environment asked for into place, and return the module's result.
+
+    :raises HostError: it can't be; the message says what is used instead.
+    :raises environment.Missing: the control node has to bring something first.
+    """
+    began = time.monotonic()
+    before = look(host, asked)
+    steps: dict[str, float] = {}
+    done = before
+    if not before.settled:
+        if check_mode:
+            _foresee(asked, before)
+        else:
+            steps = _locked(host, asked)
+            done = look(host, asked)
+    result = _report(asked, before, done)
+    return {**result, "seconds": {**steps, "all": round(time.monotonic() - began, 2)}}
+
+
+def _foresee(asked: Request, view: View) -> None:
+    """Find out in check mode what would stand in the way."""
+    from ansible_collections.precog.fleet.plugins.module_utils import _environment_build, _environment_lock
+
+    if view.interpreter:
+        _environment_build.expect(asked, view.interpreter)
+    else:
+        _environment_lock.parse(asked.lock)
+
+
+def _locked(host: Host, asked: Request) -> dict[str, float]:
+    """Do what is to be done, after whoever else is at it."""
+    mask = os.umask(UMASK)
+    try:
+        with host.lock(f"{asked.root}/{LOCK}", PATIENCE):
+            os.chmod(asked.root, 0o755)  # the lock's folder is made for root alone
+            return _apply(host, asked, look(host, asked))
+    except OSError as error:
+        raise HostError(f"{engine.told(error)}. {engine.remedy(error)} {_unchanged(host, asked)}") from error
+    except HostError as error:
+        raise HostError(f"{error}. {_unchanged(host, asked)}") from error
+    finally:
+        os.umask(mask)
+
+
+def _unchanged(host: Host, asked: Request) -> str:
+    linked = environment.linked(host, asked)
+    return f"Nothing was changed: {asked.link} is still {linked}" if linked else "There is no environment yet"
+
+
+def _apply(host: Host, asked: Request, view: View) -> dict[str, float]:
+    from ansible_collections.precog.fleet.plugins.module_utils import _environment_build as building
+
+    if view.interpreter:
+        building.expect(asked, view.interpreter)
+    debian, wheels = list(view.lacking), []
+    if view.wrong:
+        debian += building.missing()
+        wheels = [one.sha256 for one in asked.packages if not one.path]
+    if debian or wheels:
+        raise environment.Missing(debian, wheels)
+    for name in view.remains:
+        host.remove_tree(f"{asked.root}/{name}")
+    steps = {}
+    if view.wrong and view.interpreter:
+        steps = building.build(host, asked, view.interpreter, view.name)
+    if view.linked != view.name:
+        host.replace_link(asked.link, view.name)
+        _prune(host, asked)
+    return steps
+
+
+def _prune(host: Host, asked: Request) -> None:
+    """Remove the environments that nothing needs any more, the oldest first."""
+    have = {name: _made(f"{asked.root}/{name}") for name in environment.environments(host, asked)}
+    needed = [*environment.users(asked), environment.linked(host, asked) or ""]
+    for name in environment.superfluous(have, asked.keep, needed):
+        _remove(host, asked, name)
+
+
+def _made(place: str) -> float:
+    try:
+        return os.stat(f"{place}/{check.MARKER}").st_mtime
+    except OSError:
+        return 0.0
+
+
+def _remove(host: Host, asked: Request, name: str) -> None:
+    """Remove an environment so that no half of it is ever found under its name."""
+    doomed = f"{asked.root}/.{name}{environment.REMOVING}"
+    host.remove_tree(doomed)
+    host.rename(f"{asked.root}/{name}", doomed)
+    host.remove_tree(doomed)
+
+
+def _report(asked: Request, before: View, done: View) -> dict[str, Any]:
+    changed = not before.settled
+    row = engine.Change(f"python_env:{asked.name}", desired=done.name or None)
+    row.before, row.persisted_before = before.linked, before.linked
+    row.after = row.persisted = done.name or None
+    row.persisted_by = asked.link
+    row.status = engine.CHANGED if changed else engine.OK
+    row.reason = _reason(asked, before)
+    place = f"{asked.root}/{done.name}" if done.name else asked.link
+    return {
+        "changed": changed,
+        "settings": [row.row()],
+        "environment": place,
+        "environment_variables": {str(level): environment.variables(place, level) for level in asked.optimize},
+        "interpreter": done.interpreter._asdict() if done.interpreter else None,
+        "diff": {"before": f"{before.linked or ''}\n", "after": f"{done.name}\n", "before_header": asked.link},
+    }
+
+
+def _reason(asked: Request, before: View) -> str:
+    texts = []
+    if before.interpreter is None:
+        texts.append(f"{asked.interpreter} is not installed yet; its build decides the name")
+    if before.wrong and before.wrong != ABSENT:
+        texts.append(f"it is built again: {before.wrong}")
+    if before.lacking:
+        texts.append(f"needs {', '.join(before.lacking)}")
+    if before.remains and before.linked == before.name and not before.wrong:
+        texts.append("what a stopped run left is removed")
+    return "; ".join(texts)
+
+
+def absent(host: Host, asked: Request, *, check_mode: bool) -> dict[str, Any]:
+    """Remove the environments of this name, the link, and what only they needed; return the module's result.
+
+    :raises HostError: something still runs from one of them.
+    """
+    began = time.monotonic()
+    names = environment.environments(host, asked)
+    used = {name: links for name, links in environment.users(asked).items() if name in names}
+    if used:
+        told = "; ".join(f"{name} by {', '.join(links)}" for name, links in sorted(used.items()))
+        raise HostError(f"environments of {asked.name} are in use: {told}. Remove what uses them first (miner_service)")
+    linked = environment.linked(host, asked)
+    changed = bool(names or linked or environment.remains(host, asked))
+    if changed and not check_mode:
+        try:
+            with host.lock(f"{asked.root}/{LOCK}", PATIENCE):
+                _clear(host, asked)
+        except OSError as error:
+            raise HostError(f"{engine.told(error)}. {engine.remedy(error)}") from error
+        host.remove_if_empty(asked.root)
+        host.remove_if_empty(os.path.dirname(asked.root))
+    row = engine.Change(f"python_env:{asked.name}", before=linked, persisted_before=linked, persisted_by=asked.link)
+    row.status = engine.CHANGED if changed else engine.OK
+    return {
+        "changed": changed,
+        "settings": [row.row()],
+        "environment": "",
+        "environment_variables": {},
+        "interpreter": None,
+        "diff": {"before": f"{linked or ''}\n", "after": "\n", "before_header": asked.link},
+        "seconds": {"all": round(time.monotonic() - began, 2)},
+    }
+
+
+def _clear(host: Host, asked: Request) -> None:
+    host.remove(asked.link)
+    for name in environment.environments(host, asked):
+        _remove(host, asked, name)
+    for name in environment.remains(host, asked):
+        host.remove_tree(f"{asked.root}/{name}")
+    others = [name for name in host.list_dir(asked.root) if not name.startswith(".")]
+    if others:
+        return
+    # uv, what it has fetched, and the lock serve all environments of this folder.
+    from ansible_collections.precog.fleet.plugins.module_utils import _environment_build as building
+
+    for name in host.list_dir(asked.root):
+        if name.startswith(".tool-"):
+            host.remove_tree(f"{asked.root}/{name}")
+    host.remove_tree(building.CACHE)
+    host.remove_if_empty(os.path.dirname(building.CACHE))
+    host.remove(f"{asked.root}/{LOCK}")

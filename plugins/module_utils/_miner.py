@@ -1,0 +1,282 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The miner's service on one host: what a run of the module does, and what it tells."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan, _processes, _psutil
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Release, Store
+from ansible_collections.precog.fleet.plugins.module_utils._miner_units import SECRETS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance, Plan, Secret
+
+UPSTREAM = "upstream"
+GIT = "/usr/bin/git"
+SHOWN_VARIABLES = ("PYTHON", "PRECOG_MINER_")
+
+
+class PackageMissing(Exception):
+    """A Debian package is wanted, which its argument names; nothing was touched."""
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    :ivar failure: "" or what failed, where, with which figures, and what runs now.
+    """
+
+    changed: bool = False
+    release: str = ""
+    settings: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    diff: list[dict[str, str]] = field(default_factory=list)
+    instances: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+    def result(self) -> dict[str, Any]:
+        """Return what the module returns."""
+        statuses = [row["status"] for row in self.settings]
+        return {
+            "changed": self.changed,
+            "release": self.release,
+            "settings": self.settings,
+            "summary": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
+            "diff": self.diff,
+            "psutil": self.instances,
+        }
+
+
+def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
+    """Bring the release that the arguments stand for into place, through its gate.
+
+    :raises HostError: the arguments, or the host, stand in the way; nothing was touched.
+    """
+    work = rollout.Rollout(host, params)
+    store = work.store
+    if params["release"]:
+        return _roll(host, work, store.load(store.resolve(params["release"])), {}, check_mode=check_mode)
+    plan, links = _planned(host, params, check_mode=check_mode)
+    outcome = Outcome(warnings=[*plan.warnings, *rollout.small(host, params, plan)])
+    if not store.is_whole(plan):
+        _expect_room(host, params)
+        if check_mode:
+            return _foreseen(host, work, plan, outcome)
+        store.save(plan, links)
+    _make_user(host, params, check_mode=check_mode)
+    done = _roll(host, work, store.load(plan.release), plan.secrets, check_mode=check_mode)
+    done.warnings = [*outcome.warnings, *done.warnings]
+    return done
+
+
+def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
+    """Stop all instances, and remove all but what they wrote: the folder of their state, without the secrets in it."""
+    store = Store(host, params["root"])
+    known = rollout.user(host, params["user"])
+    found = [*rollout.ours(host), *store.names(), *([params["user"]] if known else [])]
+    row = _row("miner", None, ", ".join(found) or None, None, systemd.UNITS)
+    if found and not check_mode:
+        rollout.leave_nothing(host)
+        store.remove()
+        host.remove_tree(f"{params['root']}/{UPSTREAM}")
+        for path in _secret_folders(host, params["state_root"]):
+            host.remove_tree(path)
+        if known:
+            host.run(["userdel", params["user"]])
+    return Outcome(changed=bool(found), settings=[row])
+
+
+def _secret_folders(host: Host, state_root: str) -> list[str]:
+    return [SECRETS, *(f"{state_root}/{name}/wallets" for name in host.list_dir(state_root))]
+
+
+def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tuple[Plan, dict[str, str]]:
+    """Return the plan, and what its release is linked to."""
+    if not params["environment"]:
+        raise HostError("miner_service_environment is empty: run the role python_env first, or name an environment")
+    known = {**params, **_facts_of(host, params["environment"])}
+    links = {"environment": known["environment"]}
+    plan = _miner_plan.plan(known, "")
+    if all(instance.engine != UPSTREAM for instance in plan.instances):
+        return plan, links
+    from ansible_collections.precog.fleet.plugins.module_utils import _miner_upstream
+
+    if not host.exists(GIT):
+        raise PackageMissing("git")
+    source = _miner_plan.upstream(params)
+    commit = _miner_upstream.commit(host, source)
+    plan = _miner_plan.plan(known, commit)
+    if not check_mode:
+        links[UPSTREAM] = _miner_upstream.ensure(host, source, commit, known["environment"], params["root"])
+    return plan, links
+
+
+def _facts_of(host: Host, environment: str) -> dict[str, Any]:
+    """Return what a plan has to know of an environment, by name: its real path, so that a process keeps to it."""
+    real = host.locate(environment)
+    return {
+        "environment": real,
+        "implementation": "pypy" if host.exists(f"{real}/bin/pypy3") else "cpython",
+    }
+
+
+def _expect_room(host: Host, params: Mapping[str, Any]) -> None:
+    wanted = params["minimum_disk_mb"]
+    try:
+        host.expect_room(f"{params['root']}/releases/new/file", wanted << 20)
+    except OSError as error:
+        raise HostError(
+            f"there is no room for a new release at {params['root']} (miner_service_minimum_disk_mb is {wanted}): "
+            f"{error.strerror}. Free space there, then run again; what runs now was not touched"
+        ) from error
+
+
+def _make_user(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> None:
+    if rollout.user(host, params["user"]) is None and not check_mode:
+        rollout.make_user(host, params["user"], params["state_root"])
+
+
+def _foreseen(host: Host, work: rollout.Rollout, plan: Plan, outcome: Outcome) -> Outcome:
+    """Fill in what a run would do that makes a new release."""
+    release = Release(plan.release, plan.units, plan.instances)
+    seen = rollout.look(host, work.store, release, plan.secrets)
+    todo = rollout.compare(release, plan.secrets, seen)
+    outcome.changed, outcome.release = True, plan.release
+    outcome.settings = [_instance_row(one, release, seen, seen.live, "", todo) for one in release.instances]
+    outcome.diff = _diff(seen, todo, release)
+    return outcome
+
+
+def _roll(
+    host: Host,
+    work: rollout.Rollout,
+    release: Release,
+    secrets: Mapping[str, Secret],
+    *,
+    check_mode: bool,
+) -> Outcome:
+    """Bring a release that lies on the host about."""
+    seen = rollout.look(host, work.store, release, secrets)
+    todo = rollout.compare(release, secrets, seen)
+    if work.store.past().trying == release.name:
+        todo = todo._replace(start=tuple(instance.name for instance in release.instances))
+    outcome = Outcome(changed=not todo.idle, release=release.name, diff=_diff(seen, todo, release))
+    if not todo.idle and not check_mode:
+        outcome.failure = work.carry_out(release, todo, secrets, seen)
+    now = systemd.look(host, seen.live) if outcome.changed and not check_mode else seen.live
+    outcome.settings = [
+        *(_instance_row(one, release, seen, now, outcome.failure, todo, work) for one in release.instances),
+        *(_row(f"miner:{name}", None, seen.live[name].state, now[name].state, systemd.UNITS) for name in todo.stop),
+    ]
+    for one in release.instances:
+        outcome.settings += _limit_rows(host, one.name, release, now[one.name])
+        outcome.instances[one.name] = _facts(host, one, now[one.name])
+    return outcome
+
+
+def _limit_rows(host: Host, name: str, release: Release, live: systemd.Live) -> list[dict[str, Any]]:
+    """Return a row for each limit that an instance's unit names: wanted, and what its process really has.
+
+    systemd gives a unit less than it names, without a word, where it may not raise its own hard limit.
+    """
+    if not live.pid:
+        return []
+    path = f"{systemd.service(name)}.d/{rollout.DROP_IN}"
+    given = _processes.parse_limits(host.read_text(f"/proc/{live.pid}/limits"))
+    rows = []
+    for limit, value in re.findall(r"^Limit([A-Z]+)=(\S+)$", release.units[path].decode(), re.MULTILINE):
+        wanted = value if ":" in value else f"{value}:{value}"
+        has = ":".join(map(str, given.get(limit.lower(), ("?", "?"))))
+        row = _row(f"miner:{name}:{limit.lower()}", wanted, has, has, f"{systemd.UNITS}/{path}")
+        if has != wanted.replace("infinity", "-1"):
+            row["status"] = "unsupported"
+            row["reason"] = (
+                "systemd gave the process less than its unit names: it may not raise its own hard limit here"
+            )
+        rows.append(row)
+    return rows
+
+
+def _instance_row(
+    instance: Instance,
+    release: Release,
+    seen: rollout.Seen,
+    now: Mapping[str, systemd.Live],
+    failure: str,
+    todo: rollout.Work,
+    work: rollout.Rollout | None = None,
+) -> dict[str, Any]:
+    """Return the row of an instance.
+
+    :param failure: what failed, which stands in the row of each instance that was to be started.
+    """
+    name = instance.name
+    unit = f"{systemd.UNITS}/{rollout.TEMPLATE}"
+    before = _state(seen.live[name])
+    row = _row(f"miner:{name}", f"{instance.digest} active", before, _state(now[name]), unit)
+    row["persisted_before"], row["persisted"] = seen.current or None, release.name
+    if failure:
+        row["status"], row["reason"] = "refused", failure
+        row["persisted"] = seen.current or None
+    elif name in todo.start or name in todo.enable or todo.switch:
+        row["status"] = "changed"
+        figures = work.figures.get(name) if work else None
+        row["reason"] = f"{instance.engine}: {rollout.told(figures)}" if figures else instance.engine
+    return row
+
+
+def _state(live: systemd.Live) -> str:
+    return f"{live.digest} {live.active}" if live.digest else live.state
+
+
+def _row(name: str, desired: str | None, before: str | None, after: str | None, where: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "desired": desired,
+        "before": before,
+        "after": after,
+        "persisted_before": None,
+        "persisted": None,
+        "persisted_by": where,
+        "status": "ok" if before == after else "changed",
+        "reason": "",
+    }
+
+
+def _diff(seen: rollout.Seen, todo: rollout.Work, release: Release) -> list[dict[str, str]]:
+    """Return the difference of each unit, and of the release; secrets have none."""
+    shown = [
+        {
+            "before_header": f"{systemd.UNITS}/{name}",
+            "after_header": f"{systemd.UNITS}/{name}",
+            "before": seen.units.get(name, b"").decode("utf-8", "replace"),
+            "after": (data or b"").decode("utf-8", "replace"),
+        }
+        for name, data in todo.units.items()
+    ]
+    if todo.switch:
+        release_diff = {"before": f"release {seen.current or 'none'}\n", "after": f"release {release.name}\n"}
+        shown.append({"before_header": "current", "after_header": "current", **release_diff})
+    return shown
+
+
+def _facts(host: Host, instance: Instance, live: systemd.Live) -> dict[str, Any]:
+    """Return an instance's process as psutil sees it, and the variables of Python and ours that it was started with."""
+    try:
+        process = _processes.process(live.pid) if live.pid else None
+    except _psutil.PsutilMissingError as error:
+        process = {"error": str(error)}
+    variables = systemd.environment_of(host, live.pid) if live.pid else {}
+    shown = {name: value for name, value in variables.items() if name.startswith(SHOWN_VARIABLES)}
+    return {"engine": instance.engine, "process": process, "variables": shown}

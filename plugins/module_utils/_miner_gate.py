@@ -1,0 +1,547 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The gate of a release: is an instance ready, does it answer rightly and in time, and no worse than before.
+
+It asks over HTTP as a validator would, at a steady rate, and judges every answer. What it asks of an engine:
+
+runtime
+    `GET /readyz`, then `POST /predict` for all assets at the time of the request.
+upstream
+    the same at the port of its metrics, and any answer at all from the axon, which answers validators only.
+simulator
+    `GET /control`, and once for prices: it allows few requests, and they are for those who need prices.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import socket
+import threading
+import time
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from http.client import HTTPConnection, HTTPException
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ansible_collections.precog.fleet.plugins.module_utils._arguments import GATE
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance
+
+MOST_AT_ONCE = 32  # requests in flight; where all of them are, the next ones of the rate are left out
+LARGEST_BODY = 1 << 20  # bytes; an answer of 32 assets has less than 8 KiB
+CLOCK_S = 2.0  # by how much an answer's timestamp may be off the time of its request
+LONGEST_TEXT = 120  # characters of an answer that are shown
+MOST_TEXTS = 5  # kinds of wrong answers that are told
+POLL_S = 0.1  # between looks at whether an instance is ready
+PATIENCE_S = 1.0  # for one such look: a socket of systemd takes a connection whether or not a process will answer it
+CONTROL = "/control"
+PRICES = "/v4/timeseries/asset-metrics?assets=*&metrics=ReferenceRateUSD&frequency=1s&limit_per_asset=1"
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+FAULTS = ("latency", "hang", "drop", "429", "500", "cut", "garbage", "late")  # of a simulator: shares of requests
+# What an answer says when its prices are old. That is the source's doing, not the release's.
+STALE = re.compile(r"prices are [^;]* s old(; |$)")
+MOMENT = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]{1,9})?(?:Z|\+00:00)")
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+class Limits(NamedTuple):
+    """What an instance is held to; the names and defaults are those of `miner_service_gate`."""
+
+    ready_s: float
+    soak_s: float
+    rate_hz: float
+    deadline_ms: float
+    p99_ms: float
+    p99_factor: float
+    p99_slack_ms: float
+    error_rate: float
+    price_tolerance: float
+    drain_s: float
+
+
+class Bounds(NamedTuple):
+    """Which values a limit can have."""
+
+    least: float
+    most: float
+    unit: str
+
+
+BOUNDS = {
+    "ready_s": Bounds(0.1, 3600, "seconds"),
+    "soak_s": Bounds(0, 600, "seconds"),
+    "rate_hz": Bounds(0.1, 200, "requests a second"),
+    "deadline_ms": Bounds(1, 60_000, "milliseconds"),
+    "p99_ms": Bounds(1, 60_000, "milliseconds"),
+    "p99_factor": Bounds(1, 1000, "times the p99 of before"),
+    "p99_slack_ms": Bounds(0, 60_000, "milliseconds"),
+    "error_rate": Bounds(0, 1, "the share of requests"),
+    "price_tolerance": Bounds(0, 1000, "the share of the price of before"),
+    "drain_s": Bounds(0, 600, "seconds"),
+}
+
+
+def limits(given: Mapping[str, Any] | None) -> Limits:
+    """Return the limits, those that are not given at their defaults.
+
+    :param given: `miner_service_gate`; a null leaves the default.
+    :raises HostError: a name or a value can't be used; all of them are told.
+    """
+    values = {name: float(argument["default"]) for name, argument in GATE.items()}
+    problems = []
+    for name, value in (given or {}).items():
+        bounds = BOUNDS.get(name)
+        number = _amount(value)
+        if bounds is None:
+            problems.append(f"there is no {name}. Choose from {', '.join(BOUNDS)}")
+        elif value is not None and (number is None or not bounds.least <= number <= bounds.most):
+            wanted = f"give {bounds.unit} from {bounds.least:g} to {bounds.most:g}"
+            problems.append(f"{name} is {value!r}: {wanted}")
+        elif number is not None:
+            values[name] = number
+    if problems:
+        raise HostError("\n".join(f"miner_service_gate: {problem}" for problem in problems))
+    return Limits(**values)
+
+
+def _amount(value: object) -> float | None:
+    """Return a number that may come as text, as from the command line; None if it is none."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return _number(value)
+
+
+def _number(value: object) -> float | None:
+    """Return a number of JSON, or None: for what is none, and for what is too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+# -- judging answers: pure --------------------------------------------------------------------------------------------
+
+
+class Figures(NamedTuple):
+    """What was measured of an instance.
+
+    Times are those of all requests that an answer was waited for, but the first: it pays for what a new process does
+    once. The p99 is a time that at least one percent of them and at least one exceed, as far as there are two: a
+    single slow answer among few is none of the release's ways.
+    """
+
+    requests: int
+    errors: int  # without an answer of status 200 in time
+    wrong: tuple[str, ...]  # what is not right with answers, each kind once
+    p50_ms: float
+    p99_ms: float  # both 0 where nothing was timed
+    prices: dict[str, float]  # the median of the predictions, USD by asset
+    age_s: float  # the greatest age of the newest price of an asset
+    faults: tuple[str, ...] = ()  # why requests were errors, each kind once
+
+
+class Judgement(NamedTuple):
+    """What one answer says, and what is wrong with it."""
+
+    wrong: dict[str, str]  # an example, by what is wrong
+    prices: dict[str, float]
+    age_s: float
+
+
+class Sample(NamedTuple):
+    """One request and what came of it."""
+
+    seconds: float | None  # None where a failure says nothing of speed
+    fault: str = ""  # why it has no answer in time
+    judgement: Judgement = Judgement({}, {}, 0.0)
+
+
+def judge(body: bytes, assets: Sequence[str], sent: float, received: float) -> Judgement:
+    """Judge the answer of `/predict` to a request for all assets at the present time. It never raises.
+
+    Old prices alone are not wrong, as they are the source's doing: their age is told.
+
+    :param assets: what has to be answered; if empty, at least one asset.
+    :param sent: when the request was sent, seconds since the epoch.
+    :param received: when the answer was there.
+    """
+    answer = _object(body)
+    if not answer:
+        return Judgement({"an answer is no JSON object with anything in it": _short(body)}, {}, 0.0)
+    wrong = _wrong_whole(answer, sent, received)
+    predictions = _table(answer, "predictions")
+    asked = tuple(assets) or tuple(predictions)
+    if not asked:
+        wrong["no asset is answered"] = _short(body)
+    for asset in asked:
+        wrong.update(_wrong_asset(answer, asset))
+    prices = {asset: price for asset in asked if (price := _price(predictions.get(asset))) is not None}
+    ages = [age for age in map(_number, _table(answer, "age_s").values()) if age is not None and age >= 0]
+    return Judgement(wrong, prices, max(ages, default=0.0))
+
+
+def _wrong_whole(answer: Mapping[str, Any], sent: float, received: float) -> dict[str, str]:
+    wrong = {}
+    moment = _moment(answer.get("timestamp"))
+    if moment is None or not sent - CLOCK_S <= moment <= received + CLOCK_S:
+        wrong["the timestamp of an answer is not that of its request"] = _short(answer.get("timestamp"))
+    if answer.get("refused"):
+        wrong["an answer refuses something"] = _short(answer["refused"])
+    return wrong
+
+
+def _wrong_asset(answer: Mapping[str, Any], asset: str) -> dict[str, str]:
+    point = _table(answer, "predictions").get(asset)
+    interval = _table(answer, "intervals").get(asset)
+    price = _price(point)
+    if price is None:
+        return {f"{asset} has no prediction that is a price": _short(point)}
+    wrong = {}
+    low, high = map(_price, interval) if isinstance(interval, list) and len(interval) == 2 else (None, None)
+    if low is None or high is None or not low <= price <= high:
+        wrong[f"{asset} has no interval around its prediction"] = f"{_short(interval)} around {price:g}"
+    degraded = _table(answer, "degraded").get(asset)
+    reason = STALE.sub("", degraded, count=1) if isinstance(degraded, str) else degraded
+    if reason:
+        wrong[f"{asset} is not answered by the model that is wanted"] = _short(reason)
+    return wrong
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Return a JSON object; an empty one for what is none."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _table(answer: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = answer.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _price(value: object) -> float | None:
+    number = _number(value)
+    return number if number is not None and 0 < number < math.inf else None
+
+
+def _moment(text: object) -> float | None:
+    """Return the second of a timestamp such as 2026-11-23T21:05:00.000000Z, since the epoch, or None."""
+    whole = MOMENT.fullmatch(text) if isinstance(text, str) else None
+    try:
+        return datetime.fromisoformat(f"{whole[1]}+00:00").timestamp() if whole else None
+    except ValueError:
+        return None
+
+
+def _short(value: object) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    try:
+        shown = text if isinstance(text, str) else repr(value)
+    except (RecursionError, ValueError):  # too deep, or a number of too many digits
+        shown = "..."
+    return shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]}..."
+
+
+def figures(samples: Sequence[Sample]) -> Figures:
+    """Return what samples amount to, the first of them made before the others."""
+    times = sorted(sample.seconds for sample in samples[1:] or samples if sample.seconds is not None)
+    kinds = Counter(what for sample in samples for what in sample.judgement.wrong)
+    examples = {what: text for sample in samples for what, text in sample.judgement.wrong.items()}
+    prices: dict[str, list[float]] = {}
+    for sample in samples:
+        for asset, price in sample.judgement.prices.items():
+            prices.setdefault(asset, []).append(price)
+    faults = Counter(sample.fault for sample in samples if sample.fault)
+    return Figures(
+        requests=len(samples),
+        errors=sum(faults.values()),
+        wrong=tuple(f"{what}: {examples[what]}" for what, _times in kinds.most_common(MOST_TEXTS)),
+        p50_ms=_quantile(times, 0.5),
+        p99_ms=_quantile(times, 0.99),
+        prices={asset: sorted(all_)[len(all_) // 2] for asset, all_ in sorted(prices.items())},
+        age_s=max((sample.judgement.age_s for sample in samples), default=0.0),
+        faults=tuple(fault for fault, _times in faults.most_common(MOST_TEXTS)),
+    )
+
+
+def _quantile(times: Sequence[float], share: float) -> float:
+    """Return a quantile of sorted times in milliseconds: the next lower one of them where it lies between two."""
+    return round(times[int(share * (len(times) - 1))] * 1000, 3) if times else 0.0
+
+
+# -- the verdict: pure ------------------------------------------------------------------------------------------------
+
+
+def verdict(instance: Instance, before: Figures | None, after: Figures, limits: Limits) -> list[str]:
+    """Return what speaks against a release, each with check, figure and limit; nothing if it is good.
+
+    :param before: the same of the release that ran before; None, or figures without an answer, compare with nothing.
+    """
+    baseline = _baseline(before)
+    problems = [f"the answers are wrong: {wrong}" for wrong in after.wrong]
+    problems += _wrong_rate(baseline, after, limits)
+    problems += _wrong_p99(baseline, after, limits)
+    if baseline is not None and after.requests > after.errors:
+        for asset in baseline.prices:
+            problems += _wrong_price(instance, asset, baseline.prices[asset], after.prices.get(asset), limits)
+    return problems
+
+
+def _baseline(before: Figures | None) -> Figures | None:
+    """Return the figures if there is anything in them to compare with."""
+    return before if before is not None and before.requests > before.errors else None
+
+
+def _wrong_rate(before: Figures | None, after: Figures, limits: Limits) -> list[str]:
+    rate = after.errors / after.requests if after.requests else 1.0
+    allowed = max(limits.error_rate, before.errors / before.requests if before else 0.0)
+    # A release that answers nothing is never good, however bad the one before was.
+    if rate <= allowed and rate < 1:
+        return []
+    of_before = f", before the release it was {allowed:.1%}" if allowed > limits.error_rate else ""
+    told = f"the error rate is {rate:.1%} ({after.errors} of {after.requests} requests)"
+    why = f": {'; '.join(after.faults)}" if after.faults else ""
+    return [f"{told}; the limit is {limits.error_rate:.1%} (gate error_rate){of_before}{why}"]
+
+
+def _wrong_p99(before: Figures | None, after: Figures, limits: Limits) -> list[str]:
+    told = f"p99 is {after.p99_ms:.0f} ms"
+    if after.p99_ms > limits.p99_ms:
+        return [f"{told}; the limit is {limits.p99_ms:g} ms (gate p99_ms)"]
+    if before is None:
+        return []
+    allowed = before.p99_ms * limits.p99_factor + limits.p99_slack_ms
+    if after.p99_ms <= allowed:
+        return []
+    how = f"{limits.p99_factor:g} times the {before.p99_ms:.0f} ms of before and {limits.p99_slack_ms:g} ms"
+    return [f"{told}; the limit is {allowed:.0f} ms: {how} (gate p99_factor, p99_slack_ms)"]
+
+
+def _wrong_price(instance: Instance, asset: str, old: float, new: float | None, limits: Limits) -> list[str]:
+    if new is None:
+        if instance.assets and asset not in instance.assets:
+            return []  # taken out on purpose
+        wanted = "if that is wanted, name the assets in the instance's variable PRECOG_RUNTIME_ASSETS"
+        return [f"{asset} has no price any more, before the release it had; the limit is none lost: {wanted}"]
+    off = abs(new / old - 1)
+    if off <= limits.price_tolerance:
+        return []
+    told = f"the prediction of {asset} is {new:g}, before the release it was {old:g}, {off:.1%} away"
+    return [f"{told}; the limit is {limits.price_tolerance:.1%} (gate price_tolerance)"]
+
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+
+class Reply(NamedTuple):
+    """What came of one exchange."""
+
+    status: int  # 0 if there is no whole answer
+    body: bytes
+    seconds: float
+    fault: str  # why there is none
+    late: bool  # whether it was given up at its deadline
+
+
+class Place:
+    """An address that answers HTTP, with connections that are kept from request to request. For several threads.
+
+    :param host: an address; that of all interfaces stands for this machine.
+    :param timeout_s: what a request has from the first byte sent to the last byte received.
+    """
+
+    def __init__(self, host: str, port: int, timeout_s: float) -> None:
+        bare = host.strip("[]")
+        self._host, self._port, self._timeout_s = ANYWHERE.get(bare, bare), port, timeout_s
+        self._idle: deque[HTTPConnection] = deque()
+
+    @property
+    def name(self) -> str:
+        """The address as it is shown."""
+        return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> Reply:
+        """Send a request and return what came of it. It never raises, and a failed request is not repeated."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        began = time.monotonic()
+        status, content, fault = self._exchange(connection, method, path, body)
+        seconds = time.monotonic() - began
+        late = seconds >= self._timeout_s
+        if late:
+            fault = f"{self.name} gave no answer to {path.partition('?')[0]} within {self._timeout_s * 1000:g} ms"
+        if fault:
+            connection.close()
+            return Reply(0, b"", seconds, fault, late)
+        self._idle.append(connection)
+        return Reply(status, content, seconds, "", False)
+
+    def _exchange(
+        self, connection: HTTPConnection, method: str, path: str, body: bytes | None
+    ) -> tuple[int, bytes, str]:
+        """Return status, body, and why there are none."""
+        deadline = threading.Timer(self._timeout_s, lambda: None)
+        try:
+            if connection.sock is None:
+                connection.connect()
+            # The socket's own time-out begins anew with each byte.
+            deadline = threading.Timer(self._timeout_s, _end, (connection.sock,))
+            deadline.start()
+            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            response = connection.getresponse()
+            content = response.read(LARGEST_BODY + 1)
+        except (OSError, HTTPException, ValueError) as error:
+            return 0, b"", f"{self.name}: {_told(error)}"
+        finally:
+            deadline.cancel()
+        if len(content) > LARGEST_BODY:
+            return 0, b"", f"{self.name}: an answer of more than {LARGEST_BODY} bytes"
+        if response.length:
+            return 0, b"", f"{self.name}: an answer that ends {response.length} bytes too soon"
+        return response.status, content, ""
+
+    def close(self) -> None:
+        """Give the connections back."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+def _end(connected: socket.socket) -> None:
+    """End a connection under whoever waits for it in another thread."""
+    try:
+        connected.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it has ended by itself
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:1].lower() + error.strerror[1:]
+    return f"{type(error).__name__}: {_short(str(error))}" if str(error) else type(error).__name__
+
+
+def _web(instance: Instance, timeout_s: float) -> Place:
+    return Place(instance.http_host, instance.http_port, timeout_s)
+
+
+def wait_ready(instance: Instance, limits: Limits, alive: Callable[[], str]) -> str:
+    """Wait until an instance says that it is ready, for `ready_s` at most.
+
+    :param alive: returns "", or why the instance can't become ready any more.
+    :returns: "", or why it is not ready.
+    """
+    end = time.monotonic() + limits.ready_s
+    with _web(instance, PATIENCE_S) as web, Place(instance.host, instance.port, PATIENCE_S) as axon:
+        while True:
+            seen = _unready(instance, web, axon)
+            dead = alive() if seen else ""
+            if not seen or dead:
+                return dead
+            if time.monotonic() + POLL_S >= end:
+                return f"not ready after {limits.ready_s:g} s (gate ready_s): {seen}"
+            time.sleep(POLL_S)
+
+
+def _unready(instance: Instance, web: Place, axon: Place) -> str:
+    """Return "" if an instance is ready now, or why not."""
+    path = CONTROL if instance.engine == "simulator" else "/readyz"
+    seen = _unanswered(web, path, web.ask("GET", path))
+    return axon.ask("GET", "/").fault if not seen and instance.engine == "upstream" else seen
+
+
+def measure(instance: Instance, limits: Limits, seconds: float) -> Figures:
+    """Ask an instance at the gate's rate for some seconds, and at least once; judge the answers.
+
+    It takes `seconds` and two deadlines at most.
+    """
+    if instance.engine == "simulator":
+        return figures(list(_look_at_simulator(instance, limits)))
+    with _web(instance, limits.deadline_ms / 1000) as web:
+        samples = [_sample(web, instance.assets)]
+        samples += _steadily(lambda: _sample(web, instance.assets), limits.rate_hz, seconds)
+    if instance.engine == "upstream":
+        with Place(instance.host, instance.port, limits.deadline_ms / 1000) as axon:
+            samples.append(Sample(None, axon.ask("GET", "/").fault))
+    return figures(samples)
+
+
+def soak(instance: Instance, before: Figures | None, limits: Limits) -> tuple[Figures, list[str]]:
+    """Measure an instance for `soak_s`; return the figures, and what speaks against the release.
+
+    Where that is nothing but the p99, it is measured once more, and that counts: a host that was busy for a moment is
+    not a slow release, and a slow release is slow again.
+    """
+    after = measure(instance, limits, limits.soak_s)
+    problems = verdict(instance, before, after, limits)
+    if problems and problems == _wrong_p99(_baseline(before), after, limits):
+        after = measure(instance, limits, limits.soak_s)
+        problems = verdict(instance, before, after, limits)
+    return after, problems
+
+
+def _sample(web: Place, assets: Sequence[str]) -> Sample:
+    sent = time.time()
+    reply = web.ask("POST", "/predict", b"{}")
+    received = time.time()
+    fault = _unanswered(web, "/predict", reply)
+    if fault:
+        return Sample(reply.seconds if reply.late or reply.status else None, fault)
+    return Sample(reply.seconds, "", judge(reply.body, assets, sent, received))
+
+
+def _steadily(ask: Callable[[], Sample], rate_hz: float, seconds: float) -> list[Sample]:
+    """Ask at a steady rate, whether or not earlier requests are answered; return what came of all of them."""
+    slots = threading.BoundedSemaphore(MOST_AT_ONCE)
+    began = time.monotonic()
+    asked = []
+    with ThreadPoolExecutor(MOST_AT_ONCE) as threads:
+        for number in range(int(rate_hz * seconds)):
+            time.sleep(max(0.0, began + number / rate_hz - time.monotonic()))
+            if slots.acquire(blocking=False):
+                asked.append(threads.submit(ask))
+                asked[-1].add_done_callback(lambda _done: slots.release())
+    return [each.result() for each in asked]
+
+
+def _look_at_simulator(instance: Instance, limits: Limits) -> Iterator[Sample]:
+    """Look whether a stand-in for the market works. Its speed is its settings' matter, and so are its faults."""
+    with _web(instance, limits.ready_s) as web:
+        control = web.ask("GET", CONTROL)
+        faults = _object(control.body)
+        yield Sample(None, _unanswered(web, CONTROL, control))
+        if control.status != 200 or any(_number(faults.get(name)) for name in FAULTS):
+            return
+        prices = web.ask("GET", PRICES)
+        if prices.status == 429:
+            return  # it works, and allows no more requests for now
+        lacking = {} if _object(prices.body).get("data") else {"the market has no prices": _short(prices.body)}
+        yield Sample(None, _unanswered(web, PRICES, prices), Judgement(lacking, {}, 0.0))
+
+
+def _unanswered(web: Place, path: str, reply: Reply) -> str:
+    """Return "" where a reply has status 200, or what it has instead."""
+    told = f"{web.name}{path.partition('?')[0]} answers {reply.status} {_short(reply.body)}"
+    return reply.fault or ("" if reply.status == 200 else told)

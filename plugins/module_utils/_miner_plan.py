@@ -1,0 +1,395 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A host's miners as files: the release's folder, systemd's units and the secrets, all made from what is wanted. Pure.
+
+`plan` looks at nothing and writes nothing; two calls with the same arguments return the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_instances as instances
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_wallet as wallets
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import (
+    LOOPBACK,
+    RUNTIME,
+    SIMULATOR,
+    UPSTREAM,
+    Notes,
+    Settings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+RELEASE_FILE = "release.json"
+ROOT, MINER = "root", "miner"  # who owns a secret
+DIGITS = 12  # of a digest
+API_KEY = "PRECOG_RUNTIME_API_KEY"
+DIGEST = "PRECOG_MINER_DIGEST"
+ASSETS = "PRECOG_RUNTIME_ASSETS"
+FORWARD = "precog_fleet"  # the drop-in's module in precog/miners of the checkout
+
+UPSTREAM_DEFAULTS: dict[str, Any] = {
+    "repository": "https://github.com/coinmetrics/precog",
+    "version": "75eb6469f07eda88231bedc2e1c239abe4ed7327",  # v3.0.0
+    "netuid": 55,
+    "chain_endpoint": "wss://entrypoint-finney.opentensor.ai:443",
+    "logging_level": "info",
+    "timeout": 16,
+    "vpermit_tao_limit": 2,
+}
+LOGGING_LEVELS = ("info", "debug", "trace")
+
+_PATH = re.compile(r"/[A-Za-z0-9._+@-]+(/[A-Za-z0-9._+@-]+)*", re.ASCII)
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+_KEY = re.compile(r"[!-~]{1,512}")
+_CREDENTIALS = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
+# What the unit hides from the service, or gives it empty.
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp", "/dev")
+
+
+class File(NamedTuple):
+    """A file of a release: its bytes, and its mode."""
+
+    data: bytes
+    mode: int
+
+
+class Secret(NamedTuple):
+    """A file with mode 0400, and who owns it: ROOT or MINER."""
+
+    data: bytes
+    owner: str
+
+
+class Instance(NamedTuple):
+    """What is to be known of an instance to start, ask and compare it.
+
+    :ivar host, port: where it serves: HTTP, or the axon.
+    :ivar http_host, http_port: where /readyz and /predict are.
+    :ivar assets: what it answers; empty for the runtime's default.
+    :ivar digest: 12 hex digits for all that it runs with, but the secrets.
+    """
+
+    name: str
+    engine: str
+    host: str
+    port: int
+    http_host: str
+    http_port: int
+    assets: tuple[str, ...]
+    digest: str
+
+
+class Plan(NamedTuple):
+    """All that a release is.
+
+    :ivar release: its ID, 12 hex digits.
+    :ivar files: by path below the release's folder.
+    :ivar units: by path below /etc/systemd/system.
+    :ivar secrets: by absolute path.
+    :ivar instances: simulators first.
+    """
+
+    release: str
+    files: dict[str, File]
+    units: dict[str, bytes]
+    secrets: dict[str, Secret]
+    instances: tuple[Instance, ...]
+    warnings: tuple[str, ...]
+
+
+class _Context(NamedTuple):
+    """What instances share."""
+
+    places: units.Places
+    environment: str
+    checkout: str
+    upstream: dict[str, Any]
+    api_key: str
+    hotkeys: Mapping[str, Any]
+    shared: dict[str, bytes]
+
+
+class _Made(NamedTuple):
+    """What one instance comes to."""
+
+    instance: Instance
+    files: dict[str, File]
+    units: dict[str, bytes]
+    secrets: dict[str, Secret]
+
+
+def plan(params: Mapping[str, Any], commit: str) -> Plan:
+    """Return what the host is to have.
+
+    :param params: the module's arguments (`_arguments.MINER_SERVICE`), `environment` a real path, not a link; and, from
+        the host: `implementation` (`cpython` or `pypy`).
+    :param commit: of upstream's checkout; "" where it is not known yet, or no instance wants one.
+    :raises HostError: something can't be used; the message has all problems.
+    """
+    notes = Notes()
+    wanted = instances.understand(params, notes)
+    context = _context(params, commit, notes)
+    secrets = {one.name: _secrets(one, context, notes) for one in wanted}
+    _one_address(wanted, secrets, notes)
+    if notes.problems:
+        raise HostError("\n".join(notes.problems))
+    made = [_make(one, secrets[one.name], context) for one in wanted]
+    files = {path: file for one in made for path, file in one.files.items()}
+    files[RELEASE_FILE] = _record(context, commit, made)
+    all_units = {**context.shared, **{path: data for one in made for path, data in one.units.items()}}
+    return Plan(
+        release=_identity(files, all_units),
+        files=files,
+        units=all_units,
+        secrets={path: secret for one in made for path, secret in one.secrets.items()},
+        instances=tuple(one.instance for one in made),
+        warnings=tuple(notes.warnings),
+    )
+
+
+def upstream(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of upstream's engine over their defaults.
+
+    :raises HostError: one can't be used.
+    """
+    notes = Notes()
+    options = _upstream_options(params["upstream"], notes)
+    if notes.problems:
+        raise HostError("\n".join(notes.problems))
+    return options
+
+
+# -- what all instances share -----------------------------------------------------------------------------------------
+
+
+def _upstream_options(given: Any, notes: Notes) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        notes.refuse("upstream", given, "is no dictionary of options")
+        return dict(UPSTREAM_DEFAULTS)
+    for name in given.keys() - UPSTREAM_DEFAULTS.keys():
+        notes.nearest("upstream", str(name), UPSTREAM_DEFAULTS)
+    known = {name: value for name, value in given.items() if name in UPSTREAM_DEFAULTS and value is not None}
+    options = {**UPSTREAM_DEFAULTS, **known}
+    for name, highest in (("netuid", 65535), ("timeout", 120), ("vpermit_tao_limit", 10**9)):
+        options[name] = int(instances.number("upstream", name, options[name], 0, highest, notes))
+    if options["logging_level"] not in LOGGING_LEVELS:
+        reason = f"is no level of upstream's: {', '.join(LOGGING_LEVELS)} are"
+        notes.refuse("upstream.logging_level", options["logging_level"], reason)
+    if not str(options["chain_endpoint"]).startswith(("ws://", "wss://")):
+        reason = f"is no address of a chain, such as {UPSTREAM_DEFAULTS['chain_endpoint']}"
+        notes.refuse("upstream.chain_endpoint", options["chain_endpoint"], reason)
+    if _CREDENTIALS.match(str(options["repository"])):
+        notes.problems.append(
+            "upstream.repository: it holds a password, which git would show to everyone on the host. "
+            "Name a repository that can be read without one"
+        )
+    return options
+
+
+def _context(params: Mapping[str, Any], commit: str, notes: Notes) -> _Context:
+    for name in ("root", "state_root", "environment"):
+        _expect_path(name, str(params[name]), notes)
+    state = str(params["state_root"])
+    if not state.startswith(f"{units.STATE_ROOT}/"):
+        notes.refuse("state_root", state, f"is not below {units.STATE_ROOT}, where systemd keeps the state of services")
+    user = str(params["user"])
+    if not _USER.fullmatch(user) or user == "root":
+        notes.refuse("user", user, "is no name of a system user of the miner's own, such as precog-miner")
+    places = units.Places(str(params["root"]), state, user, params.get("implementation") == "pypy")
+    api_key = str(params["api_key"] or "").strip()
+    if api_key and not _KEY.fullmatch(api_key):
+        notes.problems.append("api_key: it is no key of an API: letters, digits and signs without spaces are wanted")
+    hotkeys = params["hotkeys"]
+    if not isinstance(hotkeys, dict):
+        notes.problems.append(
+            "hotkeys: it is no dictionary. Give the text of a hotkey file by the name of its instance"
+        )
+        hotkeys = {}
+    return _Context(
+        places=places,
+        environment=str(params["environment"]),
+        checkout=f"{places.root}/upstream/{commit}",
+        upstream=_upstream_options(params["upstream"], notes),
+        api_key=api_key,
+        hotkeys=hotkeys,
+        shared=units.common(places),
+    )
+
+
+def _expect_path(name: str, path: str, notes: Notes) -> None:
+    if not _PATH.fullmatch(path) or "/.." in path:
+        notes.refuse(name, path, "is no absolute path of letters, digits and ._+@-")
+    elif path.startswith(tuple(f"{folder}/" for folder in _HIDDEN)):
+        notes.refuse(name, path, f"is hidden from the service, as are {', '.join(_HIDDEN)}. Choose one below /opt")
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def _secrets(one: Settings, context: _Context, notes: Notes) -> dict[str, Secret]:
+    """Return an instance's secret files by path."""
+    found = {}
+    if one.engine != SIMULATOR and context.api_key:
+        found[units.secrets_file(one.name)] = Secret(environment_file({API_KEY: context.api_key}), ROOT)
+    if one.engine == UPSTREAM:
+        wallet = f"{context.places.state}/{one.name}/wallets/{one.wallet}"
+        data = _hotkey(one, context.hotkeys, notes)
+        found[f"{wallet}/hotkeys/{one.hotkey}"] = Secret(data, MINER)
+        # No secret, but bittensor wants it beside the hotkey: the axon is announced with both addresses.
+        found[f"{wallet}/coldkeypub.txt"] = Secret(json.dumps({"ss58Address": one.coldkey}).encode() + b"\n", MINER)
+    return found
+
+
+def _hotkey(one: Settings, hotkeys: Mapping[str, Any], notes: Notes) -> bytes:
+    if one.name not in hotkeys:
+        there = f"for {', '.join(sorted(map(str, hotkeys)))} only" if hotkeys else "for none"
+        notes.problems.append(
+            f"hotkeys: there is one {there}, not for instance {one.name}. Give under its name the text of the file "
+            f"wallets/{one.wallet}/hotkeys/{one.hotkey}, encrypted with Ansible Vault"
+        )
+        return b""
+    try:
+        return wallets.hotkey_file(hotkeys[one.name])
+    except ValueError as error:
+        notes.problems.append(f"hotkeys.{one.name}: it {error}")
+        return b""
+
+
+def _one_address(wanted: Iterable[Settings], secrets: Mapping[str, dict[str, Secret]], notes: Notes) -> None:
+    """Refuse one hotkey for two instances: the chain knows one address of a hotkey, that of the last to start."""
+    known: dict[bytes, str] = {}
+    for one in wanted:
+        for path, secret in secrets[one.name].items():
+            if "/hotkeys/" not in path or not secret.data:
+                continue
+            key = (wallets.address(secret.data) or secret.data.decode()).encode()
+            if key in known:
+                reason = f"is that of instances.{known[key]} too. A hotkey has one address: leave one of them out"
+                notes.refuse(f"instances.{one.name}.hotkey", f"{one.wallet}/{one.hotkey}", reason)
+            known[key] = one.name
+
+
+# -- one instance -----------------------------------------------------------------------------------------------------
+
+
+def _make(one: Settings, secrets: dict[str, Secret], context: _Context) -> _Made:
+    own = units.own(one)
+    start = _start(one, context)
+    variables = _variables(one, context)
+    digest = _digest(start, environment_file(variables), *_items(context.shared), *_items(own))
+    http = (LOOPBACK, one.metrics_port) if one.engine == UPSTREAM else (one.host, one.port)
+    instance = Instance(one.name, one.engine, one.host, one.port, *http, _assets(one), digest)
+    folder = f"instances/{one.name}"
+    files = {
+        f"{folder}/start": File(start, 0o755),
+        f"{folder}/environment": File(environment_file({**variables, DIGEST: digest}), 0o600),
+    }
+    return _Made(instance, files, own, secrets)
+
+
+def _start(one: Settings, context: _Context) -> bytes:
+    """Return the script that becomes the process; its paths are real ones, as a process keeps to its release."""
+    words = [f"{context.environment}/bin/python", *_command(one, context), *one.arguments]
+    return f"#!/bin/sh\nexec {' '.join(map(shlex.quote, words))}\n".encode()
+
+
+def _command(one: Settings, context: _Context) -> list[str]:
+    if one.engine != UPSTREAM:
+        command = "serve" if one.engine == RUNTIME else "simulate-market"
+        return ["-m", "precog_runtime", command, "--host", one.host, "--port", str(one.port)]
+    options = context.upstream
+    flags = {
+        "--neuron.name": one.name,
+        "--wallet.path": f"{context.places.state}/{one.name}/wallets",
+        "--wallet.name": one.wallet,
+        "--wallet.hotkey": one.hotkey,
+        "--subtensor.chain_endpoint": options["chain_endpoint"],
+        "--axon.port": one.port,
+        "--netuid": options["netuid"],
+        "--logging.level": options["logging_level"],
+        "--timeout": options["timeout"],
+        "--vpermit_tao_limit": options["vpermit_tao_limit"],
+        "--forward_function": FORWARD,
+    }
+    if one.host != instances.EVERYWHERE:
+        flags["--axon.ip"] = one.host
+    script = f"{context.checkout}/source/precog/miners/miner.py"
+    return [script, *(str(word) for flag in flags.items() for word in flag)]
+
+
+def _variables(one: Settings, context: _Context) -> dict[str, str]:
+    state = f"{context.places.state}/{one.name}"
+    found = {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **environment.variables(context.environment, one.optimize),
+        **one.variables,
+        "HOME": state,
+    }
+    if one.engine != SIMULATOR:
+        found["PRECOG_RUNTIME_STATE_DIR"] = state
+    if one.engine == UPSTREAM:
+        found["PRECOG_RUNTIME_METRICS_PORT"] = str(one.metrics_port)
+        # Its script stands in precog/miners, from where `import precog` finds nothing; the metadata name its version.
+        found["PYTHONPATH"] = f"{context.checkout}/source:{context.checkout}/metadata"
+    return found
+
+
+def _assets(one: Settings) -> tuple[str, ...]:
+    names = (name.strip() for name in one.variables.get(ASSETS, "").split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def environment_file(variables: Mapping[str, str]) -> bytes:
+    """Return variables as a file for systemd's EnvironmentFile, sorted by name.
+
+    :param variables: names, and values without control characters.
+    """
+    return "".join(f"{name}={_quoted(value)}\n" for name, value in sorted(variables.items())).encode()
+
+
+def _quoted(value: str) -> str:
+    """Return a value in double quotes, in which systemd takes a backslash before these four for an escape."""
+    return '"' + re.sub(r'([\\"`$])', r"\\\1", value) + '"'
+
+
+# -- identities -------------------------------------------------------------------------------------------------------
+
+
+def _record(context: _Context, commit: str, made: Iterable[_Made]) -> File:
+    """Return release.json: what a later run has to know of this release."""
+    content = {
+        "format": 1,
+        "environment": context.environment,
+        "commit": commit,
+        "instances": [one.instance._asdict() for one in made],
+    }
+    return File(json.dumps(content, indent=1, sort_keys=True).encode() + b"\n", 0o644)
+
+
+def _identity(files: Mapping[str, File], all_units: Mapping[str, bytes]) -> str:
+    modes = {path: f"{file.mode:o} ".encode() + file.data for path, file in files.items()}
+    return _digest(*_items(modes), b"units", *_items(all_units))
+
+
+def _items(files: Mapping[str, bytes]) -> list[bytes]:
+    return [part for path in sorted(files) for part in (path.encode(), files[path])]
+
+
+def _digest(*parts: bytes) -> str:
+    """Return hex digits for parts, with their lengths, so that no two lists of parts run together."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(b"%d:" % len(part) + part)
+    return found.hexdigest()[:DIGITS]

@@ -1,0 +1,182 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The instances of the miner as systemd and /proc show them, and the commands that start and stop them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+
+UNITS = "/etc/systemd/system"
+PREFIX = "precog-miner@"
+DIGEST = "PRECOG_MINER_DIGEST"
+PROPERTIES = ("Id", "ActiveState", "SubState", "MainPID", "UnitFileState", "NRestarts", "Result")
+JOURNAL_LINES = 200  # of several tries, each a traceback
+TOLD_LINES = 4
+# So many failed starts in a row are no accident.
+MOST_RESTARTS = 3
+
+
+class Live(NamedTuple):
+    """An instance as it is now.
+
+    :ivar active: systemd's ActiveState, "active" where it runs.
+    :ivar state: ActiveState and SubState for an operator.
+    :ivar pid: of the main process, 0 where none runs.
+    :ivar enabled: whether the next boot starts it.
+    :ivar restarts: how often systemd started it again by itself.
+    :ivar digest: what the process runs, by its own environment; "" where none runs.
+    """
+
+    active: str = "inactive"
+    state: str = "inactive (dead)"
+    pid: int = 0
+    enabled: bool = False
+    restarts: int = 0
+    digest: str = ""
+
+
+def service(name: str) -> str:
+    """Return the unit of an instance."""
+    return f"{PREFIX}{name}.service"
+
+
+def socket(name: str) -> str:
+    """Return the socket unit of an instance."""
+    return f"{PREFIX}{name}.socket"
+
+
+def version(host: Host) -> int:
+    """Return systemd's version."""
+    words = host.run(["systemctl", "--version"]).split()
+    return int(words[1]) if len(words) > 1 and words[1].isdecimal() else 0
+
+
+def look(host: Host, names: Iterable[str]) -> dict[str, Live]:
+    """Return the instances of these names, by name."""
+    wanted = list(dict.fromkeys(names))
+    if not wanted:
+        return {}
+    units = [service(name) for name in wanted]
+    text = host.run(["systemctl", "show", f"--property={','.join(PROPERTIES)}", "--", *units])
+    shown = {unit["Id"]: unit for unit in map(_fields, text.split("\n\n")) if "Id" in unit}
+    return {name: _live(host, shown.get(service(name), {})) for name in wanted}
+
+
+def _fields(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def _live(host: Host, unit: Mapping[str, str]) -> Live:
+    pid = int(unit.get("MainPID") or 0)
+    return Live(
+        active=unit.get("ActiveState", "inactive"),
+        state=f"{unit.get('ActiveState', 'inactive')} ({unit.get('SubState', 'dead')})",
+        pid=pid,
+        enabled=unit.get("UnitFileState") == "enabled",
+        restarts=int(unit.get("NRestarts") or 0),
+        digest=environment_of(host, pid).get(DIGEST, "") if pid else "",
+    )
+
+
+def environment_of(host: Host, pid: int) -> dict[str, str]:
+    """Return a process's environment as it was started with; of one that is gone, nothing."""
+    try:
+        text = host.read_text(f"/proc/{pid}/environ")
+    except OSError:
+        return {}
+    return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
+
+
+def hopeless(host: Host, name: str, restarts: int, since: float) -> str:
+    """Return why an instance won't get ready any more, or "".
+
+    :param restarts: how often systemd had started it again when this run told it to.
+    :param since: when that was, seconds since the epoch.
+    """
+    live = look(host, [name])[name]
+    if live.active != "failed" and live.restarts - restarts < MOST_RESTARTS:
+        return ""
+    return f"its process ends at start ({live.state}); it said: {last_words(host, name, since) or 'nothing'}"
+
+
+def last_words(host: Host, name: str, since: float) -> str:
+    """Return the last lines that an instance's process wrote since some time, in one."""
+    # Of the process alone: what systemd says of the unit has another identifier.
+    origin = f"--identifier={PREFIX}{name}"
+    argv = [
+        "journalctl",
+        "--quiet",
+        "--no-pager",
+        "--output=cat",
+        f"--lines={JOURNAL_LINES}",
+        f"--since=@{since:.0f}",
+        origin,
+    ]
+    try:
+        lines = host.run(argv).splitlines()
+    except HostError:
+        return ""
+    # Each line once, as a process that fails again and again says the same; its last ones name the cause.
+    told = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    return " | ".join(told[-TOLD_LINES:])
+
+
+def reload(host: Host) -> None:
+    """Have systemd read its units again."""
+    host.run(["systemctl", "daemon-reload"])
+
+
+def start(host: Host, name: str, sockets: Sequence[str], *, new_socket: bool) -> None:
+    """Start an instance, or start it again, now and at every boot; its readiness is not waited for.
+
+    The socket stays open meanwhile, so that requests wait instead of being refused; unless it is another one now.
+
+    :param sockets: its socket unit, if it has one.
+    """
+    enable(host, name, sockets)
+    forgive(host, name)
+    if sockets and (new_socket or not _is_active(host, sockets[0])):
+        host.run(["systemctl", "stop", service(name)])
+        host.run(["systemctl", "restart", *sockets])
+    host.run(["systemctl", "--no-block", "restart", service(name)])
+
+
+def enable(host: Host, name: str, sockets: Sequence[str]) -> None:
+    """Have every boot start an instance."""
+    host.run(["systemctl", "--quiet", "enable", service(name), *sockets])
+
+
+def stop(host: Host, names: Iterable[str]) -> None:
+    """Stop instances, now and at every boot; what isn't there is fine.
+
+    The sockets first, or a request would start the service again.
+    """
+    for name in names:
+        for unit in (socket(name), service(name)):
+            if unit_file_state(host, unit):
+                host.run(["systemctl", "--quiet", "disable", "--now", unit])
+        forgive(host, name)
+
+
+def forgive(host: Host, name: str) -> None:
+    """Forget how often an instance's units failed, which would keep them from being started.
+
+    As a pattern, since naming a unit that systemd has not loaded is an error.
+    """
+    host.run(["systemctl", "reset-failed", f"{PREFIX}{name}.*"])
+
+
+def _is_active(host: Host, unit: str) -> bool:
+    return host.run(["systemctl", "show", "--property=ActiveState", "--value", "--", unit]).strip() == "active"
+
+
+def unit_file_state(host: Host, unit: str) -> str:
+    """Return "enabled", "disabled" and the like; "" where systemd knows no such unit file."""
+    return host.run(["systemctl", "show", "--property=UnitFileState", "--value", "--", unit]).strip()

@@ -1,0 +1,209 @@
+#!/usr/bin/python
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Rolls a release of the miner out on a host, and back where its gate fails, in one call."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: miner_service
+short_description: Rolls a release of the miner out on a host, and back where its gate fails
+version_added: 0.2.0
+author:
+  - The precog-fleet authors (@precog-fleet)
+description:
+  - Makes a release of what the arguments say (instances, their variables, limits and units, the Python environment,
+    the checkout of upstream) in a folder of its own, and switches the host to it atomically.
+  - Only what differs is started again, one instance after the other, each through a gate. Its unit is active,
+    C(/readyz) says so, every asset is answered rightly and within the deadline, and errors and p99 over a few seconds
+    are no worse than they were before.
+  - Where the gate fails, the host goes back to its previous release by itself and is measured again. The task then
+    fails and says which instance, which check, and which figures.
+  - Sockets are systemd's, so that requests wait while an instance starts again; none is refused.
+  - A run with nothing to do is one look at the host, whatever the number of instances.
+  - Tells of each instance what its process really got, such as its limits.
+options:
+  state:
+    description:
+      - V(present) runs the instances.
+      - V(absent) stops them and removes units, releases, secrets and the user. What the instances wrote stays.
+    type: str
+    choices: [present, absent]
+    default: present
+  environment:
+    description: The Python environment that the release runs in, as M(precog.fleet.python_env) returns it.
+    type: path
+    default: ''
+  release:
+    description:
+      - A release that is kept on the host, or V(previous), to go back to.
+      - Without it the release is made of the other arguments.
+    type: str
+    default: ''
+  instances:
+    description: The instances by name, each with the options that differ from O(instance_defaults).
+    type: dict
+    default: {main: {}}
+  instance_defaults:
+    description: Options of all instances.
+    type: dict
+    default: {}
+  hotkeys:
+    description: The content of each instance's hotkey file, by the instance's name.
+    type: dict
+    default: {}
+  api_key:
+    description: Key of the paid Coin Metrics API.
+    type: str
+    default: ''
+  variables:
+    description: Variables of the environment for all instances.
+    type: dict
+    default: {}
+  upstream:
+    description: Repository and version of the upstream miner, and what its command line says.
+    type: dict
+    default: {}
+  gate:
+    description: What the gate holds an instance to, where that differs from its defaults.
+    type: dict
+    default: {}
+  keep:
+    description: How many good releases are kept.
+    type: int
+    default: 3
+  root:
+    description: Where the releases lie.
+    type: path
+    default: /opt/precog
+  state_root:
+    description: Where the instances keep what they write.
+    type: path
+    default: /var/lib/precog-miner
+  user:
+    description: The user that the instances run as; it is made where it is missing, without a shell.
+    type: str
+    default: precog-miner
+  minimum_memory_mb:
+    description: Memory in MB that an engine wants; on a smaller host there is a warning with the figures.
+    type: dict
+    default: {upstream: 8192}
+  minimum_cpus:
+    description: CPUs that an engine wants; on a smaller host there is a warning with the figures.
+    type: dict
+    default: {upstream: 2}
+  minimum_disk_mb:
+    description: MB that have to be free below O(root) for a new release.
+    type: int
+    default: 64
+  on_unsupported:
+    description: Whether a limit that the host did not give to a process fails the task.
+    type: str
+    choices: [report, fail]
+    default: report
+attributes:
+  check_mode:
+    support: full
+    description: Looks and compares, and changes nothing.
+  diff_mode:
+    support: full
+    description: Shows the units and the release; secrets are never shown.
+  platform:
+    support: full
+    platforms: linux
+    description: Linux with systemd.
+requirements:
+  - psutil for the facts in the report
+"""
+
+EXAMPLES = r"""
+- name: Run one miner at port 8092
+  precog.fleet.miner_service:
+    environment: "{{ python_env_result.environment }}"
+
+- name: Go back to the release before
+  precog.fleet.miner_service:
+    release: previous
+"""
+
+RETURN = r"""
+release:
+  description: The release that was wanted.
+  returned: always
+  type: str
+settings:
+  description: A row for each instance, and for each limit that its unit names.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: V(miner:) and the instance's name; of a limit, V(:) and its name too.
+      type: str
+    desired:
+      description: What the instance is to run, and that it is active; soft and hard limit.
+      type: str
+    before:
+      description: What it ran before this run.
+      type: str
+    after:
+      description: What it runs after it, by its process's own environment.
+      type: str
+    persisted_before:
+      description: The release that the next boot would have started before this run.
+      type: str
+    persisted:
+      description: The release that the next boot starts.
+      type: str
+    persisted_by:
+      description: The unit that decides it.
+      type: str
+    status:
+      description: One of ok, changed, unsupported, refused.
+      type: str
+    reason:
+      description: What was measured at the gate, or what failed there, and what runs now.
+      type: str
+needs:
+  description: The Debian packages that are missing, by V(debian); the action plugin installs them.
+  returned: when one is missing
+  type: dict
+summary:
+  description: How many settings have each status.
+  returned: always
+  type: dict
+psutil:
+  description:
+    - By instance, its process as psutil sees it (limits in force, open files, threads, memory), its engine, and the
+      variables of Python that it was started with.
+  returned: always
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner
+from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner_rollout import LOCK
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(_arguments.MINER_SERVICE, supports_check_mode=True)
+    host = Host()
+    act = _miner.deploy if module.params["state"] == "present" else _miner.withdraw
+    try:
+        with host.lock(LOCK):
+            outcome = act(host, module.params, check_mode=module.check_mode)
+    except _miner.PackageMissing as missing:
+        module.exit_json(changed=True, settings=[], needs={"debian": list(missing.args)})
+    except (HostError, OSError) as error:
+        module.fail_json(msg=str(error), settings=[])
+    for warning in outcome.warnings:
+        module.warn(warning)
+    if outcome.failure:
+        module.fail_json(msg=outcome.failure, **outcome.result())
+    module.exit_json(**outcome.result())
+
+
+if __name__ == "__main__":
+    main()

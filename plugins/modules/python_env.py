@@ -1,0 +1,217 @@
+#!/usr/bin/python
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Builds or checks a Python environment, in one call."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: python_env
+short_description: Builds a Python environment from a lock with hashes, or checks it
+version_added: 0.1.0
+author:
+  - The precog-fleet authors (@precog-fleet)
+description:
+  - Builds an environment in a folder of its own below O(root), named after a digest of all that it is made of, checks
+    it, compiles its bytecode for each level of O(optimize), and then switches the link O(name) to it.
+  - What is there already is verified against the list of files written when it was made. One that is damaged is built
+    again; one that was never finished is swept.
+  - Only wheels are installed, each proved by a hash of the lock. Where anything fails, the link stays as it was.
+  - Wheels are made of projects on the control node, and Debian packages that building takes are installed by it, only
+    when a host says that it lacks them. A run with nothing to do is one call on the host.
+options:
+  state:
+    description:
+      - V(present) brings the environment into place.
+      - V(absent) removes all environments of this name, and what only they needed. It is refused while one is in use.
+    type: str
+    choices: [present, absent]
+    default: present
+  name:
+    description: The name of the link below O(root) that leads to the environment in use.
+    type: str
+    default: miner
+  root:
+    description: The folder that environments lie in.
+    type: path
+    default: /opt/precog/env
+  interpreter:
+    description:
+      - The interpreter, by its name or path. Another build of it makes another environment.
+      - V(python3), V(python3.N) and V(pypy3) are installed from Debian where they are missing.
+    type: str
+    default: python3
+  installer:
+    description: What fills the environment.
+    type: str
+    choices: [uv, pip]
+    default: uv
+  lock:
+    description:
+      - V(runtime), V(upstream), or a file of the control node; the first where nothing is said.
+      - Every requirement in it has to have its hashes.
+    type: str
+    default: ''
+  uv_lock:
+    description: The lock of uv itself, likewise; V(uv) where nothing is said.
+    type: str
+    default: ''
+  packages:
+    description:
+      - Wheels of the control node, or folders of projects that their wheels are made of by hatchling.
+      - V(runtime), which is also meant where nothing is said, is the project of that name beside the collection.
+    type: list
+    elements: raw
+    default: []
+  optimize:
+    description: For which levels of E(PYTHONOPTIMIZE) bytecode is compiled.
+    type: list
+    elements: int
+    default: [0, 1]
+  verify:
+    description: Whether a finished environment is checked by the sizes of its files, or by their content.
+    type: str
+    choices: [quick, full]
+    default: quick
+  keep:
+    description: How many environments of this name stay when the link is switched, the one in use included.
+    type: int
+    default: 2
+  in_use:
+    description: Patterns of links; an environment that one of them leads to is never removed.
+    type: list
+    elements: str
+    default: [/opt/precog/releases/*/environment]
+  index_url:
+    description:
+      - The package index. It takes the place of what pip or uv are configured to use on the host.
+      - Without it pip looks at C(/etc/pip.conf), and uv at C(/etc/uv/uv.toml).
+    type: str
+    default: ''
+  system_packages:
+    description: Debian packages that have to be installed as well.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    support: full
+    description: Nothing is brought, built or switched; the path that the environment would have is told.
+  diff_mode:
+    support: full
+    description: Shows where the link leads.
+  platform:
+    support: full
+    platforms: linux
+    description: Debian, or any Linux that has the interpreter and the wheel of pip that belongs to it.
+"""
+
+EXAMPLES = r"""
+- name: Build the environment of the runtime
+  precog.fleet.python_env:
+    lock: runtime
+    packages: [runtime]
+  register: made
+
+- name: Build one for upstream's miner by pip
+  precog.fleet.python_env:
+    name: upstream
+    lock: upstream
+    packages: [dist/precog_runtime-0.1.0-py3-none-any.whl]
+    installer: pip
+    system_packages: [git]
+
+- name: Remove them
+  precog.fleet.python_env:
+    state: absent
+"""
+
+RETURN = r"""
+settings:
+  description: One row, named V(python_env:) and O(name).
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: V(python_env:) and the name.
+      type: str
+    desired:
+      description: The folder that the environment has to lie in; null where it is removed.
+      type: str
+    before:
+      description: The folder that the link led to before this run.
+      type: str
+    after:
+      description: The folder that it leads to now.
+      type: str
+    persisted_before:
+      description: The same as V(before).
+      type: str
+    persisted:
+      description: The same as V(after).
+      type: str
+    persisted_by:
+      description: The link.
+      type: str
+    status:
+      description: V(ok) or V(changed).
+      type: str
+    reason:
+      description: What was found damaged, missing or left over.
+      type: str
+environment:
+  description: The path of the environment; in check mode, where it depends on an interpreter not there yet, the link's.
+  returned: success
+  type: str
+environment_variables:
+  description: What a process needs in its environment to start without compiling, by the level of optimisation.
+  returned: success
+  type: dict
+interpreter:
+  description: The interpreter's path, implementation, version and what it says of its build.
+  returned: success
+  type: dict
+seconds:
+  description: How long this took, by step and in all.
+  returned: success
+  type: dict
+needs:
+  description: What the control node has to bring, Debian packages and the SHA-256 of wheels; it does so by itself.
+  returned: when something is missing
+  type: dict
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _environment, _environment_run
+from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+
+ARGUMENTS = {
+    **_arguments.PYTHON_ENV,
+    # The action takes paths, and gives the module what it has to know of them.
+    "packages": {"type": "list", "elements": "raw", "default": []},
+    "system_packages": {"type": "list", "elements": "str", "default": []},
+}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    try:
+        if os.geteuid() != 0:
+            raise HostError("root is needed to write below root and to see who uses what: run with become: true")
+        asked = _environment.request(module.params)
+        run = _environment_run.present if module.params["state"] == "present" else _environment_run.absent
+        result = run(Host(), asked, check_mode=module.check_mode)
+    except _environment.Missing as missing:
+        needs = {"debian": missing.debian, "wheels": missing.wheels}
+        module.fail_json(msg=f"this host lacks {missing}", settings=[], needs=needs)
+    except HostError as error:
+        module.fail_json(msg=str(error), settings=[])
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The pure part of bench/environment.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from bench import environment
+from bench.process import BenchError
+
+SERIES = {environment.FIRST: [4.0], environment.UV: [2.0], environment.PIP: [8.0], environment.GUIDE: [16.0]}
+
+
+def test_the_modules_own_time_is_read():
+    output = 'env-1 | CHANGED => {\n "changed": true,\n "seconds": {"install": 1.0, "all": 4.25}\n}\n'
+    assert environment.module_seconds(output) == 4.25
+
+
+@pytest.mark.parametrize("output", ["env-1 | FAILED! => {", "", 'env-1 | SUCCESS => {"seconds": {"all": 0.1}}'])
+def test_a_run_that_built_nothing_is_no_time(output):
+    with pytest.raises(BenchError, match="no environment was built"):
+        environment.module_seconds(output)
+
+
+def test_the_figures_to_reach():
+    assert [(one.ratio, one.met) for one in environment.targets(SERIES)] == [(0.5, True), (0.25, True), (0.25, True)]
+
+
+def test_the_report_names_the_load():
+    lines = environment.report(SERIES, {"cores": 2, "before": 0.5, "after": 1.0})
+    assert lines[0].startswith("2 cores, load 0.5 before and 1.0 after")
+    assert any("uv, fetched first, to pip" in line for line in lines)

@@ -1,0 +1,379 @@
+"""Environments really made, by uv and pip, from an index on this machine's own address."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
+from ansible_collections.precog.fleet.plugins.module_utils import _environment_build as building
+from ansible_collections.precog.fleet.plugins.module_utils import _environment_run as running
+from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, pin, serve, sha256
+
+UV = f"uv==0.0.0 --hash=sha256:{'0' * 64}"
+NOWHERE = "http://127.0.0.1:9/simple/"
+
+
+@pytest.fixture(autouse=True)
+def _own_places(monkeypatch, tmp_path):
+    """The cache is not the machine's, and the disk is not waited for."""
+    monkeypatch.setattr(building, "CACHE", str(tmp_path / "cache/uv"))
+    monkeypatch.setattr(os, "sync", lambda: None)
+
+
+@pytest.fixture
+def index(tmp_path):
+    (tmp_path / "index").mkdir()
+    with serve(tmp_path / "index") as served:
+        yield served
+
+
+class Maker:
+    """python_env with arguments of its own; *root* is where environments lie."""
+
+    def __init__(self, tmp_path, index):
+        self.root = tmp_path / "srv/env"
+        self.index = index
+        self.one, self.two = index.add("one", "1.0"), index.add("two", "2.0")
+        self.params = {
+            "state": "present",
+            "name": "miner",
+            "root": str(self.root),
+            "interpreter": "python3",
+            "installer": "uv",
+            "lock": pin(self.one) + pin(self.two),
+            "uv_lock": UV,
+            "packages": [],
+            "optimize": [0],
+            "verify": "quick",
+            "keep": 2,
+            "in_use": [str(tmp_path / "releases/*/environment")],
+            "index_url": index.url,
+            "system_packages": [],
+        }
+
+    def __call__(self, *, check_mode=False, **given):
+        params = {**self.params, **given}
+        run = running.present if params["state"] == "present" else running.absent
+        return run(Host(), environment.request(params), check_mode=check_mode)
+
+    @property
+    def link(self):
+        return self.root / "miner"
+
+    def python(self, *arguments, **variables):
+        """What the environment's Python prints, for somebody who may not write there."""
+        # As a start script does: bytecode for -O is found by the real path.
+        argv = [str(self.link.resolve() / "bin/python"), *arguments]
+        env = {"PATH": "/usr/bin:/bin", **variables}
+        return subprocess.run(argv, capture_output=True, text=True, check=True, env=env, cwd="/").stdout.strip()
+
+    def names(self):
+        """What lies beside the environments, without the lock."""
+        return sorted(path.name for path in self.root.iterdir() if path.name != running.LOCK)
+
+
+@pytest.fixture
+def make(tmp_path, index):
+    maker = Maker(tmp_path, index)
+    # uv as an earlier run fetched it.
+    tool = maker.root / f".tool-{hashlib.sha256(UV.encode()).hexdigest()[:12]}/bin"
+    tool.mkdir(parents=True)
+    (tool / "uv").symlink_to(shutil.which("uv"))
+    return maker
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_made_once_and_then_left_alone(make, installer, monkeypatch):
+    make.params["uv_lock"] = pin(make.index.add_uv())
+    first = make(installer=installer)
+    assert first["changed"]
+    place = Path(first["environment"])
+    assert (place.parent, make.link.resolve()) == (make.root, place)
+    assert make.python("-c", "import one, two; print(one.VERSION, two.VERSION)") == "1.0 2.0"
+    assert [(row["name"], row["status"], row["before"], row["after"]) for row in first["settings"]] == [
+        ("python_env:miner", "changed", None, place.name)
+    ]
+    monkeypatch.setattr(building, "build", None)
+    again = make(installer=installer)
+    assert (again["changed"], again["environment"]) == (False, first["environment"])
+    assert again["settings"][0]["status"] == "ok"
+    assert not make(installer=installer, verify="full")["changed"]
+
+
+def test_nothing_tells_of_where_it_was_made(make):
+    make(packages=[])
+    found = subprocess.run(
+        ["grep", "-rlF", environment.BUILDING, str(make.link.resolve())], capture_output=True, text=True, check=False
+    )
+    assert found.stdout == ""
+
+
+def test_others_may_read_it_whatever_the_umask(make):
+    mask = os.umask(0o077)
+    try:
+        make()
+    finally:
+        assert os.umask(mask) == 0o077
+    for top, _folders, names in os.walk(make.link.resolve()):
+        assert Path(top).stat().st_mode & 0o055 == 0o055
+        assert all(Path(top, name).stat().st_mode & 0o044 == 0o044 for name in names)
+    assert make.root.stat().st_mode & 0o055 == 0o055
+
+
+def test_with_optimisation_nothing_is_left_to_compile(make):
+    variables = make(optimize=[0, 1])["environment_variables"]
+    script = "import one, json, email.message"
+    for level in ("0", "1"):
+        said = subprocess.run(
+            [str(make.link.resolve() / "bin/python"), "-v", "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONDONTWRITEBYTECODE": "1", **variables[level]},
+        ).stderr
+        read = [line for line in said.splitlines() if line.startswith("# code object from")]
+        assert any("one" in line and ".pyc" in line for line in read)
+        assert [line for line in read if ".pyc" not in line] == []
+    assert make.python("-c", "import one; print(one.__cached__)", **variables["1"]).endswith(".opt-1.pyc")
+    # What a traceback shows.
+    where = make.python("-c", "import one; print(one.__loader__.get_code('one').co_filename)", **variables["1"])
+    assert where == str(make.link.resolve() / f"lib/{Path(where).parts[-3]}/site-packages/one.py")
+
+
+def test_check_mode_tells_the_path_and_makes_nothing(make):
+    told = make(check_mode=True)
+    assert (told["changed"], make.link.is_symlink()) == (True, False)
+    assert [name for name in make.names() if name.startswith("miner")] == []
+    assert told["environment"] == make()["environment"]
+
+
+def test_check_mode_tells_of_an_interpreter_that_is_not_there(make, monkeypatch):
+    monkeypatch.setattr(environment, "program", lambda _word: "")
+    told = make(check_mode=True)
+    assert told["environment"] == str(make.link)
+    assert told["settings"][0]["reason"].startswith("python3 is not installed yet")
+
+
+# -- what goes wrong leaves the one in use in use ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def working(make):
+    """One that works, before something goes wrong with the next."""
+    make()
+    before = sorted(make.names())
+    yield make
+    assert make.python("-c", "import one; print(one.VERSION)") == "1.0"
+    assert sorted(make.names()) == before
+
+
+def refused(make, **given):
+    with pytest.raises(HostError) as error:
+        make(**given)
+    assert f"Nothing was changed: {make.link} is still {make.link.resolve().name}" in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_a_hash_that_does_not_match(working, installer):
+    wheel = working.index.add("three", "3.0")
+    told = refused(working, lock=pin(wheel, digest="0" * 64), installer=installer)
+    assert "a downloaded file of three==3.0 is not the one that the lock has the hash of" in told
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_no_network(working, installer):
+    wheel = working.index.add("three", "3.0")
+    told = refused(working, lock=pin(wheel), installer=installer, index_url=NOWHERE)
+    assert "the package index can't be reached" in told
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_no_wheel_for_this_interpreter(working, installer):
+    wheel = working.index.add("three", "3.0", tag="cp27-cp27m-win32")
+    told = refused(working, lock=pin(wheel), installer=installer)
+    assert "three==3.0 has no wheel for cpython 3." in told
+
+
+def test_a_lock_without_hashes(working):
+    told = refused(working, lock="three==3.0\n")
+    assert "line 1 has no hash: three==3.0" in told
+
+
+def test_a_package_for_another_python(working, tmp_path):
+    told = refused(working, packages=[wheel_of(make_wheel(tmp_path, "four", "4.0"), requires_python=">=3.99")])
+    assert "four 4.0 wants Python >=3.99" in told
+
+
+def test_a_requirement_without_what_it_depends_on(working):
+    metadata = "Metadata-Version: 2.1\nName: three\nVersion: 3.0\nRequires-Dist: absent>=1\n"
+    wheel = working.index.add("three", "3.0", files={"INFO/METADATA": metadata})
+    assert "absent" in refused(working, lock=pin(wheel))
+
+
+def test_a_missing_interpreter(working):
+    with pytest.raises(HostError, match="interpreter is /no/python, which is not on this host"):
+        working(interpreter="/no/python")
+
+
+def test_a_full_disk(working, monkeypatch):
+    def full(*_words):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere")
+
+    monkeypatch.setattr(building, "_finish", full)
+    told = refused(working, lock=pin(working.one))
+    assert "cannot write /somewhere: No space left on device. Free space" in told
+
+
+def test_compiling_onto_a_full_disk_is_no_success(working, monkeypatch):
+    monkeypatch.setattr(building, "ROOM", 1 << 60)
+    assert "No space left on device" in refused(working, lock=pin(working.one))
+
+
+def test_a_wheel_that_was_changed_on_its_way(working, tmp_path):
+    package = wheel_of(make_wheel(tmp_path, "four", "4.0"))
+    Path(package["path"]).write_bytes(b"something else")
+    assert "it was changed on its way" in refused(working, packages=[package])
+
+
+# -- what the control node brings --------------------------------------------------------------------------------------
+
+
+def wheel_of(path, **more):
+    name, version = path.name.split("-")[:2]
+    return {
+        **{"name": name, "version": version, "sha256": sha256(path), "file": path.name, "path": str(path)},
+        **{"requires_python": "", **more},
+    }
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_a_wheel_is_asked_for_only_where_it_is_needed(make, tmp_path, installer):
+    package = wheel_of(make_wheel(tmp_path, "four", "4.0"))
+    with pytest.raises(environment.Missing) as missing:
+        make(packages=[{**package, "path": ""}], installer=installer)
+    assert (missing.value.debian, missing.value.wheels) == ([], [package["sha256"]])
+    assert make(packages=[package], installer=installer)["changed"]
+    assert make.python("-c", "import four; print(four.VERSION)") == "4.0"
+    assert not make(packages=[{**package, "path": ""}], installer=installer)["changed"]
+
+
+def test_debian_packages_are_asked_for_together(make, monkeypatch, tmp_path):
+    monkeypatch.setattr(building, "pip_wheel", lambda: "")
+    monkeypatch.setattr(environment, "program", lambda _word: "")
+    package = {**wheel_of(make_wheel(tmp_path, "four", "4.0")), "path": ""}
+    with pytest.raises(environment.Missing) as missing:
+        make(interpreter="pypy3", packages=[package], system_packages=["dpkg", "no-such-package"])
+    assert missing.value.debian == ["no-such-package", "pypy3", "python3-pip-whl"]
+    assert missing.value.wheels == [package["sha256"]]
+
+
+# -- damage, remains, and what goes ------------------------------------------------------------------------------------
+
+
+def test_a_damaged_one_is_made_again(make):
+    first = Path(make()["environment"])
+    module = next(first.glob("lib/*/site-packages/one.py"))
+    module.write_text("VERSION = 'harm'\n")
+    told = make()
+    assert told["changed"]
+    assert "it is built again: " in told["settings"][0]["reason"]
+    assert make.python("-c", "import one; print(one.VERSION)") == "1.0"
+    assert make(verify="full")["changed"] is False
+
+
+def test_of_the_same_size_it_is_found_by_a_full_check(make):
+    module = next(Path(make()["environment"]).glob("lib/*/site-packages/one.py"))
+    module.write_text(module.read_text().replace("1.0", "9.9"))
+    assert not make()["changed"]
+    assert make(verify="full")["changed"]
+    assert "1.0" in module.read_text()
+
+
+def test_what_killed_runs_left_is_swept(make):
+    name = Path(make()["environment"]).name
+    for left in (f".{name}.building", f".{name}.work", ".miner-0123456789ab.removing"):
+        (make.root / left / "lib").mkdir(parents=True)
+    (make.root / ".other-0123456789ab.building").mkdir()
+    told = make()
+    assert (told["changed"], told["settings"][0]["reason"]) == (True, "what a stopped run left is removed")
+    assert [left for left in make.names() if left.startswith(".") and "tool" not in left] == [
+        ".other-0123456789ab.building"
+    ]
+    assert not make()["changed"]
+
+
+def test_one_that_was_never_finished_is_made_again(make):
+    place = Path(make()["environment"])
+    (place / "environment.json").unlink()
+    assert make()["settings"][0]["reason"] == "it is built again: it is not complete"
+    assert not make()["changed"]
+
+
+def test_a_way_back_is_a_switch_of_the_link(make, monkeypatch):
+    first, second = make(), make(lock=pin(make.one))
+    assert make.link.resolve() == Path(second["environment"])
+    monkeypatch.setattr(building, "build", None)
+    back = make()
+    assert (back["changed"], make.link.resolve()) == (True, Path(first["environment"]))
+
+
+def test_the_oldest_goes_unless_a_release_uses_it(make, tmp_path):
+    first = Path(make(keep=1)["environment"])
+    release = tmp_path / "releases/r1"
+    release.mkdir(parents=True)
+    (release / "environment").symlink_to(first)
+    second = Path(make(keep=1, lock=pin(make.one))["environment"])
+    assert first.exists()
+    third = Path(make(keep=1, lock=pin(make.two))["environment"])
+    assert [first.exists(), second.exists(), third.exists()] == [True, False, True]
+    with pytest.raises(HostError, match=r"in use: .* Remove what uses them first"):
+        make(state="absent")
+    (release / "environment").unlink()
+    make(state="absent")
+    assert not make.root.exists()
+
+
+def test_absent_takes_all_away_but_not_others(make, tmp_path):
+    make()
+    make(name="other")
+    told = make(state="absent", check_mode=True)
+    assert (told["changed"], make.link.exists()) == (True, True)
+    told = make(state="absent")
+    assert (told["changed"], told["settings"][0]["after"]) == (True, None)
+    assert [name for name in make.names() if name.startswith("miner")] == []
+    assert (make.root / "other/bin/python").exists()
+    assert not make(state="absent")["changed"]
+    make(state="absent", name="other")
+    assert not make.root.exists()
+    assert not (tmp_path / "cache/uv").exists()
+
+
+def test_two_runs_at_once_make_one(make):
+    script = (
+        "import json, sys\n"
+        "from ansible_collections.precog.fleet.plugins.module_utils import _environment as e, _environment_build as b, "
+        "_environment_run as r\n"
+        "from ansible_collections.precog.fleet.plugins.module_utils._host import Host\n"
+        f"b.CACHE = {building.CACHE!r}\n"
+        "print(json.dumps(r.present(Host(), e.request(json.loads(sys.argv[1])), check_mode=False)['seconds']))\n"
+    )
+    import json
+    import sys
+
+    collections = Path(__file__).resolve().parents[2] / ".ansible/collections"
+    argv = [sys.executable, "-c", script, json.dumps(make.params)]
+    env = {**os.environ, "PYTHONPATH": str(collections)}
+    began = time.monotonic()
+    both = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=env) for _ in range(2)]
+    built = [json.loads(process.communicate(timeout=60)[0]) for process in both]
+    assert sum("install" in seconds for seconds in built) == 1, (built, time.monotonic() - began)
+    assert not make()["changed"]

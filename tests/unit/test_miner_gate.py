@@ -1,0 +1,510 @@
+"""The gate: what counts as right, in time, and no worse than before."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import pytest
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
+from ansible_collections.precog.fleet.plugins.module_utils._arguments import GATE
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner_gate import Figures, Judgement, Sample
+from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance
+from ansible_collections.precog.fleet.tests.unit.made_miner import ASSETS, PRICES, answer, made_miner
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+NOW = 1_790_000_000.0
+
+
+@pytest.fixture
+def miner():
+    with made_miner() as running:
+        yield running
+
+
+def instance(port=1, engine="runtime", assets=ASSETS, **changes):
+    about = {"name": "one", "host": "127.0.0.1", "port": port, "http_host": "127.0.0.1", "http_port": port}
+    return Instance(**{**about, "engine": engine, "assets": assets, "digest": "0" * 12, **changes})
+
+
+def quick(**changes):
+    return gate.limits({"deadline_ms": 5000, "rate_hz": 40, "ready_s": 2, **changes})
+
+
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as here:
+        return here.getsockname()[1]
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_word_the_limits_are_the_defaults():
+    assert gate.limits(None) == gate.limits({}) == gate.Limits(**{name: each["default"] for name, each in GATE.items()})
+    assert set(gate.BOUNDS) == set(GATE)
+
+
+def test_numbers_may_be_text_and_null_leaves_the_default():
+    made = gate.limits({"p99_ms": "80", "soak_s": 0, "rate_hz": None})
+    assert (made.p99_ms, made.soak_s, made.rate_hz) == (80.0, 0.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    "value", ["quick", "", -1, 0, True, [1], {}, 1e9, float("nan"), float("inf"), "nan", 10**400], ids=str
+)
+def test_a_value_that_is_no_limit_is_told(value):
+    with pytest.raises(HostError) as told:
+        gate.limits({"p99_ms": value})
+    assert str(told.value) == f"miner_service_gate: p99_ms is {value!r}: give milliseconds from 1 to 60000"
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    with pytest.raises(HostError, match=r"p99_factor is 0.5.*\n.*there is no p98_ms. Choose from ready_s, .*") as told:
+        gate.limits({"p99_factor": 0.5, "p98_ms": 1})
+    assert str(told.value).count("miner_service_gate: ") == 2
+
+
+# -- judging one answer -----------------------------------------------------------------------------------------------
+
+
+def judged(assets=ASSETS, **changes):
+    return gate.judge(json.dumps(answer(NOW, **changes)).encode(), assets, NOW, NOW + 0.1)
+
+
+def test_a_right_answer_has_its_prices_and_its_age():
+    assert judged() == Judgement({}, PRICES, 1.0)
+    assert judged(()) == Judgement({}, PRICES, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"timestamp": None}, "the timestamp of an answer is not that of its request: None"),
+        ({"timestamp": "soon"}, "the timestamp of an answer is not that of its request: soon"),
+        ({"timestamp": "2026-99-21T14:13:20Z"}, "the timestamp of an answer is not that of its request"),
+        ({"timestamp": "2026-09-21T14:13:23Z"}, "the timestamp of an answer is not that of its request"),
+        ({"timestamp": "2026-09-21T14:13:17Z"}, "the timestamp of an answer is not that of its request"),
+        ({"refused": {"btc": "no"}}, "an answer refuses something: {'btc': 'no'}"),
+        ({"predictions": {"btc": 1}, "intervals": {"btc": [1, 1]}}, "eth has no prediction that is a price: None"),
+        ({"predictions": {"btc": -1, "eth": 3000}}, "btc has no prediction that is a price: -1"),
+        ({"predictions": {"btc": "90000", "eth": 3000}}, "btc has no prediction that is a price: 90000"),
+        ({"predictions": {"btc": float("nan"), "eth": 3000}}, "btc has no prediction that is a price: nan"),
+        ({"predictions": {"btc": float("inf"), "eth": 3000}}, "btc has no prediction that is a price: inf"),
+        ({"predictions": {"btc": 10**400, "eth": 3000}}, "btc has no prediction that is a price: 1000"),
+        ({"predictions": {"btc": True, "eth": 3000}}, "btc has no prediction that is a price: True"),
+        ({"predictions": []}, "btc has no prediction that is a price: None"),
+        ({"intervals": None}, "btc has no interval around its prediction: None around 90000"),
+        ({"intervals": {"btc": [91000, 92000]}}, "btc has no interval around its prediction: [91000, 92000]"),
+        ({"intervals": {"btc": [92000, 80000]}}, "btc has no interval around its prediction: [92000, 80000]"),
+        ({"intervals": {"btc": [0, 92000]}}, "btc has no interval around its prediction: [0, 92000]"),
+        ({"intervals": {"btc": [1, 2, 3]}}, "btc has no interval around its prediction: [1, 2, 3]"),
+        (
+            {"degraded": {"btc": "model failed: TypeError"}},
+            "btc is not answered by the model that is wanted: model failed: TypeError",
+        ),
+        (
+            {"degraded": {"eth": "prices are 12 s old; model too slow"}},
+            "eth is not answered by the model that is wanted: model too slow",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told(changes, told):
+    wrong = judged(**changes).wrong
+    assert told in [f"{what}: {how}"[: len(told)] for what, how in wrong.items()]
+
+
+def test_a_timestamp_may_be_two_seconds_off():
+    for text in ("2026-09-21T14:13:18Z", "2026-09-21T14:13:22.000000Z", "2026-09-21T14:13:20+00:00"):
+        assert judged(timestamp=text).wrong == {}
+
+
+def test_old_prices_are_told_and_not_wrong():
+    one = judged(degraded={"btc": "prices are 120 s old"}, age_s={"btc": 120.5, "eth": None})
+    assert (one.wrong, one.age_s) == ({}, 120.5)
+
+
+def test_without_named_assets_one_has_to_be_answered():
+    assert judged((), predictions={"sol": 5}, intervals={"sol": [4, 6]}).wrong == {}
+    assert "no asset is answered" in judged((), predictions={}).wrong
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"null", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000])
+def test_what_is_no_answer_is_told(body):
+    assert list(gate.judge(body, ASSETS, NOW, NOW).wrong) == ["an answer is no JSON object with anything in it"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["btc", "eth", "", "x"]), inner),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(answer(NOW), JSON)), st.sampled_from([(), ASSETS]))
+@example({"predictions": {"btc": 10**400}, "intervals": {"btc": [10**400, 1]}, "age_s": {"btc": 10**400}}, ASSETS)
+@example({"timestamp": "9999-12-31T23:59:59Z"}, ())
+@example({"timestamp": "0000-00-00T00:00:00Z"}, ())
+def test_any_answer_is_judged(changes, assets):
+    about = gate.judge(json.dumps({**answer(NOW), **changes}).encode(), assets, NOW, NOW)
+    assert all(price > 0 for price in about.prices.values())
+    assert all(len(how) <= 300 for how in about.wrong.values())
+    # Each figure of it can be told as JSON.
+    assert json.loads(json.dumps(about, allow_nan=False))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_judged(body):
+    assert gate.judge(body, ASSETS, NOW, NOW).wrong
+
+
+@pytest.mark.parametrize("depth", range(10, 3000, 47))
+def test_any_depth_is_judged(depth):
+    body = b'{"predictions": {"btc": ' + b"[" * depth + b"]" * depth + b"}}"
+    assert gate.judge(body, ASSETS, NOW, NOW).wrong
+
+
+# -- what samples amount to -------------------------------------------------------------------------------------------
+
+
+def made(times, **about):
+    return [Sample(seconds, judgement=Judgement({}, PRICES, 0.0), **about) for seconds in times]
+
+
+def test_the_first_request_pays_for_the_start_and_is_not_timed():
+    assert gate.figures(made([0.9, 0.01])).p99_ms == 10
+    assert gate.figures(made([0.001, 0.01])).p50_ms == 10
+    assert gate.figures(made([0.9])).p99_ms == 900
+
+
+def test_one_slow_answer_among_few_is_not_the_p99_and_two_are():
+    assert gate.figures(made([0.01] * 60 + [0.8])).p99_ms == 10
+    assert gate.figures(made([0.01] * 60 + [0.8, 0.8])).p99_ms == 800
+
+
+def test_errors_wrong_answers_and_medians_are_counted():
+    wrong = Sample(0.01, judgement=Judgement({"bad": "first"}, {"btc": 10.0}, 7.0))
+    other = Sample(0.01, judgement=Judgement({"bad": "second", "rare": "x"}, {"btc": 30.0}, 3.0))
+    samples = [wrong, other, Sample(None, "gone"), Sample(2.0, "late"), Sample(None, "gone")]
+    told = gate.figures(samples)
+    assert (told.requests, told.errors, told.faults) == (5, 3, ("gone", "late"))
+    assert told.wrong == ("bad: second", "rare: x")
+    assert (told.prices, told.age_s) == ({"btc": 30.0}, 7.0)
+    assert told.p99_ms == 10
+
+
+def test_the_most_frequent_kinds_are_told():
+    samples = [Sample(0.01, str(kind), Judgement({str(kind): "x"}, {}, 0.0)) for kind in range(9) for _ in range(kind)]
+    told = gate.figures(samples)
+    assert told.faults == ("8", "7", "6", "5", "4")
+    assert told.wrong == ("8: x", "7: x", "6: x", "5: x", "4: x")
+
+
+def test_without_an_answer_there_are_no_times():
+    told = gate.figures([Sample(None, "gone")])
+    assert (told.p50_ms, told.p99_ms, told.prices) == (0.0, 0.0, {})
+
+
+# -- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def told_of(**changes):
+    values = {"requests": 100, "errors": 0, "wrong": (), "p50_ms": 5.0, "p99_ms": 20.0, "prices": PRICES, "age_s": 1.0}
+    return Figures(**{**values, **changes})
+
+
+VERDICTS = {
+    "as before": ({}, {}, {}, ""),
+    "wrong": ({}, {"wrong": ("btc: -1",)}, {}, "the answers are wrong: btc: -1"),
+    "an error": (
+        {},
+        {"errors": 2, "faults": ("refused",)},
+        {},
+        "the error rate is 2.0% (2 of 100 requests); the limit is 0.0% (gate error_rate): refused",
+    ),
+    "errors that are allowed": ({}, {"errors": 2}, {"error_rate": 0.02}, ""),
+    "errors as before": ({"errors": 2}, {"errors": 2}, {}, ""),
+    "more errors than before": (
+        {"errors": 2},
+        {"errors": 3},
+        {"error_rate": 0.01},
+        "the error rate is 3.0% (3 of 100 requests); the limit is 1.0% (gate error_rate), "
+        "before the release it was 2.0%",
+    ),
+    "no answer, as before": (
+        {"errors": 100, "prices": {}},
+        {"errors": 100, "prices": {}},
+        {},
+        "the error rate is 100.0% (100 of 100 requests); the limit is 0.0% (gate error_rate)",
+    ),
+    "no answer, whatever is allowed": (
+        None,
+        {"errors": 100, "prices": {}},
+        {"error_rate": 1},
+        "the error rate is 100.0% (100 of 100 requests); the limit is 100.0% (gate error_rate)",
+    ),
+    "no request": (
+        None,
+        {"requests": 0},
+        {},
+        "the error rate is 100.0% (0 of 0 requests); the limit is 0.0% (gate error_rate)",
+    ),
+    "slow": ({}, {"p99_ms": 812.4}, {}, "p99 is 812 ms; the limit is 500 ms (gate p99_ms)"),
+    "slow at first": (None, {"p99_ms": 501}, {}, "p99 is 501 ms; the limit is 500 ms (gate p99_ms)"),
+    "slower than before": (
+        {},
+        {"p99_ms": 91},
+        {},
+        "p99 is 91 ms; the limit is 90 ms: 2 times the 20 ms of before and 50 ms (gate p99_factor, p99_slack_ms)",
+    ),
+    "hardly slower than before": ({}, {"p99_ms": 90}, {}, ""),
+    "slower, and nothing before to compare with": ({"errors": 100, "p99_ms": 0.0}, {"p99_ms": 91}, {}, ""),
+    "slower, and nothing before": (None, {"p99_ms": 91}, {}, ""),
+    "another price": (
+        {},
+        {"prices": {**PRICES, "btc": 99000.0}},
+        {},
+        "the prediction of btc is 99000, before the release it was 90000, 10.0% away; "
+        "the limit is 5.0% (gate price_tolerance)",
+    ),
+    "another price, within the limit": ({}, {"prices": {**PRICES, "btc": 94000.0}}, {}, ""),
+    "another price, allowed": ({}, {"prices": {**PRICES, "btc": 99000.0}}, {"price_tolerance": 0.2}, ""),
+    "a price less": (
+        {},
+        {"prices": {"btc": 90000.0}},
+        {},
+        "eth has no price any more, before the release it had; the limit is none lost: "
+        "if that is wanted, name the assets in the instance's variable PRECOG_RUNTIME_ASSETS",
+    ),
+    "a price more": ({"prices": {"btc": 90000.0}}, {}, {}, ""),
+    "older prices": ({}, {"age_s": 1000.0}, {}, ""),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "limits", "told"), VERDICTS.values(), ids=VERDICTS)
+def test_verdict(before, after, limits, told):
+    before = None if before is None else told_of(**before)
+    assert gate.verdict(instance(), before, told_of(**after), gate.limits(limits)) == ([told] if told else [])
+
+
+def test_an_asset_may_be_taken_out_on_purpose():
+    without = told_of(prices={"btc": 90000.0})
+    assert gate.verdict(instance(assets=("btc",)), told_of(), without, gate.limits({})) == []
+    assert len(gate.verdict(instance(assets=()), told_of(), without, gate.limits({}))) == 1
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def test_a_right_miner_is_measured_at_the_rate(miner):
+    began = time.monotonic()
+    told = gate.measure(instance(miner.port), quick(rate_hz=50), 0.4)
+    assert 0.35 < time.monotonic() - began < 3
+    assert (told.requests, told.errors, told.wrong, told.faults) == (21, 0, (), ())
+    assert told.prices == PRICES
+    assert 0 < told.p50_ms <= told.p99_ms < 5000
+    assert miner.of("POST", "/predict") == 21
+    assert set(miner.bodies) == {b"{}"}
+    assert gate.verdict(instance(miner.port), told, told, quick(p99_ms=5000)) == []
+
+
+def test_connections_are_kept(miner):
+    assert gate.measure(instance(miner.port), quick(rate_hz=20), 1).requests == 21
+    assert miner.connections < 21
+
+
+def test_at_least_one_request_is_made(miner):
+    assert gate.measure(instance(miner.port), quick(), 0).requests == 1
+
+
+@pytest.mark.parametrize(
+    ("manner", "fault"),
+    [
+        ("broken", "/predict answers 500 Traceback: it broke"),
+        ("reset", "RemoteDisconnected"),
+        ("nonsense", "BadStatusLine"),
+        ("cut", "an answer that ends 999 bytes too soon"),
+        ("endless", "an answer of more than 1048576 bytes"),
+    ],
+)
+def test_a_request_that_fails_is_an_error_and_is_not_repeated(miner, manner, fault):
+    miner.manner = manner
+    told = gate.measure(instance(miner.port), quick(), 0.1)
+    assert told.errors == told.requests == 5 == len(miner.bodies)
+    assert len(told.faults) == 1
+    assert fault in told.faults[0]
+    assert gate.verdict(instance(miner.port), None, told, quick())
+
+
+@pytest.mark.parametrize("manner", ["right", "drip"])
+def test_an_answer_that_is_late_is_an_error_and_is_given_up(miner, manner):
+    miner.manner, miner.slow_s = manner, 30.0 if manner == "right" else 0.0
+    began = time.monotonic()
+    told = gate.measure(instance(miner.port), quick(deadline_ms=300), 0.2)
+    assert time.monotonic() - began < 3
+    assert told.errors == told.requests == 9
+    assert told.faults == (f"127.0.0.1:{miner.port} gave no answer to /predict within 300 ms",)
+    assert told.p99_ms >= 300
+
+
+def test_a_slow_miner_is_asked_at_the_same_rate(miner):
+    """Otherwise the slowest would be asked least, and its p99 would look better than it is."""
+    miner.slow_s = 0.2
+    began = time.monotonic()
+    told = gate.measure(instance(miner.port), quick(), 0.5)
+    assert time.monotonic() - began < 3
+    assert (told.requests, told.errors) == (21, 0)
+    assert told.p50_ms >= 200
+    assert gate.verdict(instance(miner.port), told_of(), told, quick())[0].startswith("p99 is ")
+
+
+def test_so_many_at_once_and_no_more(miner):
+    miner.slow_s = 30.0
+    told = gate.measure(instance(miner.port), quick(rate_hz=200, deadline_ms=400), 0.3)
+    assert told.requests == 1 + gate.MOST_AT_ONCE
+
+
+def test_wrong_answers_are_told_once_each(miner):
+    miner.changes = {"predictions": {"btc": -5.0}}
+    told = gate.measure(instance(miner.port), quick(), 0.1)
+    assert told.wrong == ("btc has no prediction that is a price: -5.0", "eth has no prediction that is a price: None")
+    assert (told.errors, told.prices) == (0, {})
+    miner.manner = "garbage"
+    assert "an answer is no JSON object" in gate.measure(instance(miner.port), quick(), 0).wrong[0]
+
+
+def test_nobody_there_is_an_error():
+    told = gate.measure(instance(closed_port()), quick(), 0.1)
+    assert told.errors == told.requests == 5
+    assert told.faults[0].endswith("connection refused")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_all_interfaces_are_this_machine(miner, host):
+    assert gate.measure(instance(miner.port, http_host=host), quick(), 0).errors == 0
+
+
+def test_the_addresses_of_version_6_are_this_machine_too():
+    names = {gate.Place(host, 8092, 1).name for host in ("::", "[::]", "::1", "[::1]")}
+    assert names == {"[::1]:8092"}
+
+
+def test_an_upstream_miner_needs_its_axon_too(miner):
+    axon = gate.measure(instance(miner.port, "upstream"), quick(), 0)
+    assert (axon.requests, axon.errors) == (2, 0)
+    lost = gate.measure(instance(closed_port(), "upstream", http_port=miner.port), quick(), 0)
+    assert (lost.requests, lost.errors) == (2, 1)
+
+
+def test_a_market_is_asked_for_prices_once(miner):
+    told = gate.measure(instance(miner.port, "simulator"), quick(), 0.5)
+    assert (told.requests, told.errors, told.wrong, told.p99_ms) == (2, 0, (), 0.0)
+    assert miner.of("GET", "/v4/timeseries/asset-metrics") == 1
+    assert gate.verdict(instance(miner.port, "simulator"), told, told, quick()) == []
+
+
+@pytest.mark.parametrize(
+    ("prices", "errors", "wrong"),
+    [
+        ((429, {}), 0, 0),
+        ((500, {}), 1, 1),
+        ((200, {"data": []}), 0, 1),
+        ((200, b"oops"), 0, 1),
+    ],
+)
+def test_a_market_without_prices_is_told(miner, prices, errors, wrong):
+    miner.prices = prices
+    told = gate.measure(instance(miner.port, "simulator"), quick(), 0)
+    assert (told.errors, len(told.wrong)) == (errors, wrong)
+
+
+def test_a_market_that_has_been_told_to_fail_may(miner):
+    miner.faults, miner.prices = {"500": 0.5, "latency_ms": 1000.0}, (500, {})
+    told = gate.measure(instance(miner.port, "simulator"), quick(), 0)
+    assert (told.requests, told.errors, told.wrong) == (1, 0, ())
+
+
+@pytest.fixture
+def soaked(monkeypatch):
+    """Soak with figures that are made up: tells what speaks against the release, and which of them counted."""
+
+    def run(*measured):
+        left = list(measured)
+        monkeypatch.setattr(gate, "measure", lambda _instance, _limits, _seconds: left.pop(0))
+        after, problems = gate.soak(instance(), told_of(), quick())
+        return problems, measured.index(after), len(measured) - len(left)
+
+    return run
+
+
+def test_a_host_that_was_busy_for_a_moment_is_measured_again(soaked):
+    assert soaked(told_of(p99_ms=300), told_of()) == ([], 1, 2)
+
+
+def test_a_release_that_is_slow_twice_is_slow(soaked):
+    problems, counted, measured = soaked(told_of(p99_ms=300), told_of(p99_ms=200))
+    assert problems[0].startswith("p99 is 200 ms")
+    assert (counted, measured) == (1, 2)
+
+
+@pytest.mark.parametrize("bad", [{"errors": 1}, {"wrong": ("x",)}, {"wrong": ("x",), "p99_ms": 300.0}, {}])
+def test_nothing_else_is_measured_again(soaked, bad):
+    problems, counted, measured = soaked(told_of(**bad), told_of())
+    assert bool(problems) == bool(bad)
+    assert (counted, measured) == (0, 1)
+
+
+# -- being ready ------------------------------------------------------------------------------------------------------
+
+
+def test_ready_at_once(miner):
+    assert gate.wait_ready(instance(miner.port), quick(), lambda: "unasked") == ""
+    assert gate.wait_ready(instance(miner.port, "simulator"), quick(), lambda: "unasked") == ""
+
+
+def test_ready_after_a_while(miner):
+    miner.ready = (503, {"ready": False})
+
+    def alive():
+        if miner.of("GET", "/readyz") == 3:
+            miner.ready = (200, {"ready": True})
+        return ""
+
+    assert gate.wait_ready(instance(miner.port), quick(ready_s=30), alive) == ""
+    assert miner.of("GET", "/readyz") == 4
+
+
+def test_never_ready_tells_the_last_thing_seen(miner):
+    miner.ready = (503, {"ready": False, "age_s": {"btc": None}})
+    began = time.monotonic()
+    told = gate.wait_ready(instance(miner.port), quick(ready_s=0.4), lambda: "")
+    assert time.monotonic() - began < 3
+    seen = f'127.0.0.1:{miner.port}/readyz answers 503 {{"ready": false, "age_s": {{"btc": null}}}}'
+    assert told == f"not ready after 0.4 s (gate ready_s): {seen}"
+
+
+def test_what_can_never_be_ready_is_not_waited_for():
+    began = time.monotonic()
+    told = gate.wait_ready(instance(closed_port()), quick(ready_s=60), lambda: "the unit has failed: exit code 1")
+    assert told == "the unit has failed: exit code 1"
+    assert time.monotonic() - began < 5
+
+
+def test_a_socket_without_a_process_behind_it_is_not_waited_for_long():
+    """As with a socket of systemd: connections are taken, and nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as waiting:
+        began = time.monotonic()
+        told = gate.wait_ready(instance(waiting.getsockname()[1]), quick(ready_s=1), lambda: "")
+        assert time.monotonic() - began < 4
+    assert "gave no answer to /readyz within 1000 ms" in told
+
+
+def test_an_upstream_miner_is_ready_when_its_axon_is(miner):
+    there = instance(miner.port, "upstream")
+    assert gate.wait_ready(there, quick(), lambda: "") == ""
+    told = gate.wait_ready(there._replace(port=closed_port()), quick(ready_s=0.3), lambda: "")
+    assert told.endswith("connection refused")

@@ -1,0 +1,285 @@
+"""The module python_env and its action: what they say to Ansible, and what is brought to a host."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from ansible.errors import AnsibleError
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.precog.fleet.plugins.action import python_env as action
+from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.modules import python_env
+from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, sha256
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "made-up"
+version = "0.1.0"
+requires-python = ">=3.10"
+[tool.hatch.build.targets.wheel]
+packages = ["src/made_up"]
+"""
+
+
+# -- the module --------------------------------------------------------------------------------------------------------
+
+
+def test_the_documentation_is_the_argument_spec():
+    documented = yaml.safe_load(python_env.DOCUMENTATION)["options"]
+    known = ("type", "choices", "default", "required", "elements")
+    assert {
+        name: {field: option[field] for field in known if field in option} for name, option in documented.items()
+    } == python_env.ARGUMENTS
+
+
+def test_the_documented_rows_are_the_rows():
+    documented = yaml.safe_load(python_env.RETURN)["settings"]["contains"]
+    assert sorted(documented) == sorted(engine.Change("x").row())
+
+
+def test_the_examples_are_valid():
+    for task in yaml.safe_load(python_env.EXAMPLES):
+        assert set(task["precog.fleet.python_env"]) <= set(python_env.ARGUMENTS)
+
+
+def test_the_role_gives_all_arguments():
+    (task,) = yaml.safe_load((ROOT / "roles/python_env/tasks/main.yml").read_text())
+    assert set(task["precog.fleet.python_env"]) == set(python_env.ARGUMENTS)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run main() with a look at the host that ends as it is told; return what it told Ansible."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+    def call(outcome, **arguments):
+        def end(_host, asked, *, check_mode):
+            if isinstance(outcome, Exception):
+                raise outcome
+            return {**outcome, "name": asked.name, "check_mode": check_mode}
+
+        monkeypatch.setattr(python_env._environment_run, "present", end)
+        monkeypatch.setattr(python_env._environment_run, "absent", end)
+        with patch_module_args({"lock": "x", "uv_lock": "y", **arguments}), pytest.raises(SystemExit):
+            python_env.main()
+        return json.loads(capsys.readouterr().out)
+
+    return call
+
+
+def test_a_result_is_told(run):
+    told = run({"changed": False}, name="other", _ansible_check_mode=True)
+    assert (told["changed"], told["name"], told["check_mode"]) == (False, "other", True)
+
+
+def test_what_is_missing_is_told_to_the_action(run):
+    told = run(environment.Missing(["git"], ["abc"]))
+    assert told["failed"]
+    assert told["needs"] == {"debian": ["git"], "wheels": ["abc"]}
+
+
+def test_errors_are_told(run):
+    assert run(HostError("no such thing"))["msg"] == "no such thing"
+    assert run({}, keep=0)["msg"].startswith("keep is 0")
+
+
+def test_without_root_the_remedy_is_told(run, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "run with become: true" in run({})["msg"]
+
+
+# -- the action --------------------------------------------------------------------------------------------------------
+
+
+class Made(action.ActionModule):
+    """The action on a host that answers as it is told, with what it did to it."""
+
+    def __init__(self, args, answers, apt=None):
+        self._task = SimpleNamespace(args=args)
+        self._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="", join_path=lambda *parts: "/".join(parts)))
+        self._loader = SimpleNamespace(path_dwim=lambda name: f"/playbook/{name}")
+        self.answers = list(answers)
+        self.apt = apt or {"changed": True}
+        self.calls = []
+
+    def _find_needle(self, _folder, name):
+        if not Path(name).is_file():
+            raise AnsibleError(f"could not find {name}")
+        return name
+
+    def _execute_module(self, module_name, module_args, task_vars):
+        self.calls.append((module_name, json.loads(json.dumps(module_args))))
+        return dict(self.apt) if module_name.endswith("apt") else dict(self.answers.pop(0))
+
+    def _make_tmp_path(self):
+        return "/remote"
+
+    def _transfer_file(self, local, remote):
+        self.calls.append(("transfer", f"{local} {remote}"))
+
+    def _fixup_perms2(self, paths):
+        self.calls.append(("readable", paths))
+
+    def _remove_tmp_path(self, path):
+        self.calls.append(("removed", path))
+
+    def go(self):
+        """Run, and return the result; what was called is in *calls*, the removal of the folder left out."""
+        result = action.ActionModule.run(self, task_vars={})
+        self.calls = [call for call in self.calls if call[0] != "removed"]
+        return result
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch, tmp_path):
+    monkeypatch.setattr(action.ActionBase, "run", lambda *_words: {})
+    monkeypatch.setenv("PRECOG_FLEET_CACHE", str(tmp_path / "cache"))
+
+
+OK = {"changed": False, "environment": "/e"}
+
+
+def test_a_host_with_nothing_to_do_is_asked_once(tmp_path):
+    wheel = make_wheel(tmp_path, "one", "1.0")
+    made = Made({"packages": [str(wheel)]}, [OK])
+    assert made.go() == OK
+    ((name, args),) = made.calls
+    assert name == "precog.fleet.python_env"
+    assert args["lock"] == (ROOT / "roles/python_env/files/runtime.txt").read_text()
+    assert args["uv_lock"] == (ROOT / "roles/python_env/files/uv.txt").read_text()
+    assert [(one["name"], one["version"], one["sha256"], one["path"]) for one in args["packages"]] == [
+        ("one", "1.0", sha256(wheel), "")
+    ]
+
+
+def test_what_a_host_lacks_is_brought(tmp_path):
+    wheel = make_wheel(tmp_path, "one", "1.0")
+    digest = sha256(wheel)
+    needs = {"failed": True, "needs": {"debian": ["pypy3"], "wheels": [digest]}}
+    made = Made({"packages": [str(wheel)]}, [needs, OK])
+    assert made.go() == {**OK, "changed": True}
+    _first, apt, transfer, _readable, (_name, args) = made.calls
+    assert (apt[0], apt[1]["name"]) == ("ansible.builtin.apt", ["pypy3"])
+    assert transfer == ("transfer", f"{wheel} /remote/{digest[:12]}.whl")
+    assert args["packages"][0]["path"] == f"/remote/{digest[:12]}.whl"
+
+
+def test_a_debian_package_that_can_not_be_installed_is_told():
+    needs = {"failed": True, "needs": {"debian": ["python3.99"], "wheels": []}}
+    made = Made({"packages": []}, [needs], apt={"failed": True, "msg": "No package matching"})
+    told = made.go()
+    assert told["failed"]
+    assert "needs the Debian package python3.99, which could not be installed: No package matching" in told["msg"]
+
+
+def test_a_host_that_never_has_enough_fails_in_the_end():
+    needs = {"failed": True, "msg": "lacks", "needs": {"debian": ["git"], "wheels": []}}
+    made = Made({"packages": []}, [needs] * 9)
+    assert made.go()["failed"]
+    assert len(made.answers) == 9 - action.MOST_ROUNDS
+
+
+def test_to_remove_nothing_is_read_or_made():
+    made = Made({"state": "absent", "packages": ["/nowhere.whl"], "lock": "/nowhere"}, [OK])
+    made.go()
+    assert made.calls[0][1] == {"state": "absent", "packages": [], "lock": ""}
+
+
+def test_upstreams_miner_wants_git():
+    made = Made({"lock": "upstream", "packages": []}, [OK])
+    made.go()
+    assert made.calls[0][1]["system_packages"] == ["git"]
+
+
+def test_pip_needs_no_lock_of_uv():
+    made = Made({"installer": "pip", "packages": []}, [OK])
+    made.go()
+    assert "uv_lock" not in made.calls[0][1]
+
+
+def test_a_lock_of_ones_own(tmp_path):
+    (tmp_path / "own.txt").write_text("mine==1")
+    made = Made({"lock": str(tmp_path / "own.txt"), "packages": []}, [OK])
+    made.go()
+    assert made.calls[0][1]["lock"] == "mine==1"
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ({"lock": "/nowhere.txt"}, "could not find /nowhere.txt"),
+        ({"packages": ["/nowhere.whl"]}, "could not find /nowhere.whl"),
+        ({"packages": ["project"]}, "names project, which is neither a wheel nor a folder with pyproject.toml"),
+    ],
+)
+def test_what_the_control_node_lacks_is_told(args, told):
+    made = Made({"packages": [], **args}, [OK])
+    assert told in made.go()["msg"]
+    assert made.calls == []
+
+
+def test_an_installed_collection_has_no_runtime(monkeypatch, tmp_path):
+    monkeypatch.setattr(action, "COLLECTION", tmp_path)
+    assert "an installed collection has none" in Made({}, [OK]).go()["msg"]
+
+
+def test_what_is_no_wheel_is_told(tmp_path):
+    path = tmp_path / "one-1-py3-none-any.whl"
+    path.write_bytes(b"no zip")
+    with pytest.raises(ValueError, match="is no wheel"):
+        action.describe(path)
+
+
+@pytest.fixture
+def project(tmp_path):
+    folder = tmp_path / "made-up"
+    (folder / "src/made_up").mkdir(parents=True)
+    (folder / "tests").mkdir()
+    (folder / "pyproject.toml").write_text(PROJECT)
+    (folder / "src/made_up/__init__.py").write_text("")
+    return folder
+
+
+def test_a_project_is_made_into_its_wheel_once(project, monkeypatch):
+    wheel = action.built(project)
+    about = action.describe(wheel)
+    assert (about["name"], about["version"], about["requires_python"]) == ("made-up", "0.1.0", ">=3.10")
+    monkeypatch.setattr(action, "build", None)
+    (project / "tests/test_it.py").write_text("")
+    (project / "src/made_up/__pycache__").mkdir()
+    (project / "src/made_up/__pycache__/x.pyc").write_text("")
+    assert action.built(project) == wheel
+
+
+def test_the_same_files_make_the_same_wheel(project, tmp_path):
+    first = sha256(action.built(project))
+    (project / "src/made_up/__init__.py").write_text("X = 1\n")
+    assert sha256(action.built(project)) != first
+    (project / "src/made_up/__init__.py").write_text("")
+    for wheel in (tmp_path / "cache").rglob("*.whl"):
+        wheel.unlink()
+    assert sha256(action.built(project)) == first
+
+
+def test_a_project_that_can_not_be_made_is_told(project):
+    (project / "pyproject.toml").write_text(PROJECT.replace("version", "vision"))
+    with pytest.raises(AnsibleError, match="no wheel could be made of"):
+        action.built(project)
+
+
+def test_the_runtimes_own_wheel_can_be_made():
+    about = action.describe(action.built(ROOT / "runtime"))
+    assert about["name"] == "precog-runtime"
+    assert re.fullmatch(r"precog_runtime-[\d.]+-py3-none-any\.whl", about["file"])
