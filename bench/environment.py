@@ -64,7 +64,7 @@ class Host:
 
     def __init__(self, inventory: Path, work: Path) -> None:
         self._inventory = inventory
-        self._env = fleet.ansible_environment(work)
+        self._env = {**fleet.ansible_environment(work), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
 
     def ssh(self, command: str, stdin: str = "") -> float:
         """Run a command as root; returns seconds."""
@@ -83,19 +83,17 @@ class Host:
         self.ssh(f"rm -rf {PLACES}{'' if contestant == UV else ' ' + TOOL}")
         if contestant == GUIDE:
             return self.ssh(COMMANDS)
-        return self._module("pip" if contestant == PIP else "uv")
+        return module_seconds(self._module("pip" if contestant == PIP else "uv"))
 
-    def _module(self, installer: str) -> float:
+    def _module(self, installer: str) -> str:
         arguments = json.dumps({"installer": installer})
         argv = ["ansible", "-i", str(self._inventory), HOST, "--become", "-m", "precog.fleet.python_env"]
-        output = run([*argv, "-a", arguments], env=self._env).output
-        return module_seconds(output) if '"install":' in output else 0.0
+        return run([*argv, "-a", arguments], env=self._env).output
 
 
 def targets(series: Mapping[str, Sequence[float]]) -> list[Target]:
-    """Return the figures to reach, with what was measured."""
-    pairs = ((FIRST, PIP), (UV, PIP), (FIRST, GUIDE))
-    return [Target(f"{name}, to {base}", ratio(series, name, base), LIMIT) for name, base in pairs]
+    """Return the figure to reach, with what was measured: by the same role, to the same result."""
+    return [Target(f"{UV}, to {PIP}", ratio(series, UV, PIP), LIMIT)]
 
 
 def report(series: Mapping[str, Sequence[float]], machine: Mapping[str, Any]) -> list[str]:

@@ -276,7 +276,12 @@ def _run(argv: Sequence[str], asked: Request, interpreter: str, more: Mapping[st
     :raises HostError: it failed; the message says what that means.
     """
     env = {**COMMAND_ENVIRONMENT, **{name: os.environ[name] for name in PASSED if name in os.environ}}
-    env |= {"UV_HTTP_TIMEOUT": str(TIMEOUT), "PIP_DEFAULT_TIMEOUT": str(TIMEOUT), "PIP_RETRIES": "2", "UV_HTTP_RETRIES": "2"}
+    env |= {
+        "UV_HTTP_TIMEOUT": str(TIMEOUT),
+        "PIP_DEFAULT_TIMEOUT": str(TIMEOUT),
+        "PIP_RETRIES": "2",
+        "UV_HTTP_RETRIES": "2",
+    }
     env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore", "PIP_NO_INPUT": "1"}
     if os.path.exists(CERTIFICATES):
         env |= {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES}

@@ -218,8 +218,8 @@ class Rollout:
         live = systemd.look(self._host, [name])[name]
         if live.active != "active" or live.digest != instance.digest:
             return f"its unit is {live.state} and runs {live.digest or 'nothing'}, not {instance.digest}"
-        self.figures[name] = gate.measure(instance, self._limits, self._limits.soak_s)
-        return "; ".join(gate.verdict(instance, before, self.figures[name], self._limits))
+        self.figures[name], problems = gate.soak(instance, before, self._limits)
+        return "; ".join(problems)
 
     def _wait_until_gone(self, name: str, pid: int) -> None:
         """Wait until a process has ended that was told to: it answers until then, and would pass for its successor."""

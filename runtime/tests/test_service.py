@@ -1,4 +1,4 @@
-"""`serve` and `simulate-market` as systemd runs them: readiness, watchdog, a socket that outlives them, draining, the end."""
+"""`serve` and `simulate-market` as systemd runs them: readiness, watchdog, a socket that outlives them, the end."""
 
 from __future__ import annotations
 

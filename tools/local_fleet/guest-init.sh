@@ -19,7 +19,11 @@ done
 # Once in the host's life: a restart keeps what its roles have made of it. Debian has a group `operator` already.
 if [ ! -e /etc/precog-host ]; then
     tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
-    # Those of the machine underneath, if it has any of its own.
+    # The kernel has one table of binary formats for all; where many hosts boot at once, looking at it may hang.
+    for unit in systemd-binfmt.service proc-sys-fs-binfmt_misc.automount proc-sys-fs-binfmt_misc.mount; do
+        ln -sf /dev/null "/etc/systemd/system/$unit"
+    done
+    # The certificates of the machine underneath, if it has any of its own.
     if ls /usr/local/share/ca-certificates/*.crt >/dev/null 2>&1; then update-ca-certificates >/dev/null; fi
     id -u operator >/dev/null 2>&1 || useradd --create-home --no-user-group --shell /bin/bash operator
     install -d -m 0700 -o operator /home/operator/.ssh

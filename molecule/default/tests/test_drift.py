@@ -1,4 +1,4 @@
-"""Somebody moves what site.yml has set: the audit tells what and where, changes nothing, and site.yml repairs it."""
+"""Somebody moves what tune.yml has set: the audit tells what and where, changes nothing, and tune.yml repairs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 AUDIT = ROOT / "playbooks/audit.yml"
-SITE = ROOT / "site.yml"
+TUNE = ROOT / "playbooks/tune.yml"
 FILE = "/etc/sysctl.d/99-zz-precog-fleet.conf"
 READ, WRITE = "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"
 WANTED = "4096 65536 134217728"
@@ -19,11 +19,11 @@ SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text())
 
 @pytest.fixture(scope="module")
 def audit_of_a_moved_host(host, play):
-    """The audit after somebody moved one key at run time and one on disk; then site.yml repairs."""
+    """The audit after somebody moved one key at run time and one on disk; then tune.yml repairs."""
     host.check_output("sysctl -w %s='4096 5000 6000'", READ)
     host.check_output("sed -i 's/^%s = .*/%s = 4096 1 2/' %s", WRITE, WRITE, FILE)
     yield play(AUDIT, code=2)
-    assert play(SITE).stats["changed"] == 1
+    assert play(TUNE).stats["changed"] == 1
 
 
 def test_the_audit_tells_drift_at_run_time_from_drift_on_disk(audit_of_a_moved_host):
@@ -51,7 +51,7 @@ def test_the_audit_changes_nothing(audit_of_a_moved_host, host, kernel):
 
 @pytest.mark.usefixtures("audit_of_a_moved_host")
 def test_a_host_that_is_not_fit_is_not_touched(kernel, play):
-    run = play(SITE, {"preflight_minimum_memory_mb": 88888888}, code=2)
+    run = play(TUNE, {"preflight_minimum_memory_mb": 88888888}, code=2)
     assert "This host can't be tuned yet (1 to do)" in run.output
     assert run.stats["changed"] == 0
     assert kernel[READ] == "4096 5000 6000"
