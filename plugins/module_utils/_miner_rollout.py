@@ -215,7 +215,7 @@ class Rollout:
         why = gate.wait_ready(instance, self._limits, lambda: systemd.hopeless(self._host, name, restarts, since))
         if why:
             return why
-        live = systemd.look(self._host, [name])[name]
+        live = self._settled(name)
         if live.active != "active" or live.digest != instance.digest:
             return f"its unit is {live.state} and runs {live.digest or 'nothing'}, not {instance.digest}"
         self.figures[name], problems = gate.soak(instance, before, self._limits)
@@ -225,6 +225,15 @@ class Rollout:
         """Wait until a process has ended that was told to: it answers until then, and would pass for its successor."""
         deadline = time.monotonic() + self._limits.ready_s
         while pid and systemd.look(self._host, [name])[name].pid == pid and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+    def _settled(self, name: str) -> systemd.Live:
+        """Return an instance that answers once its unit is active too: it tells systemd a moment later."""
+        deadline = time.monotonic() + self._limits.ready_s
+        while True:
+            live = systemd.look(self._host, [name])[name]
+            if live.active != "activating" or time.monotonic() > deadline:
+                return live
             time.sleep(POLL_S)
 
     def _drain(self, name: str) -> None:

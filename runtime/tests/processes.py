@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,6 +35,40 @@ class Command:
         return self.process.wait(PATIENCE_S)
 
 
+class Manager:
+    """Hears what services tell, in systemd's place.
+
+    :ivar address: for NOTIFY_SOCKET.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(address.replace("@", "\0", 1) if address.startswith("@") else address)
+
+    def __enter__(self) -> Manager:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._socket.close()
+
+    def hear(self, within_s: float = PATIENCE_S) -> dict[str, str]:
+        """Return the next message's assignments; none if there is no message in time."""
+        self._socket.settimeout(within_s)
+        try:
+            lines = self._socket.recv(4096).decode().split("\n")
+        except TimeoutError:
+            return {}
+        return dict(line.split("=", 1) for line in lines)
+
+    def wait_for(self, name: str) -> dict[str, str]:
+        """Return the next message with this assignment."""
+        while name not in (message := self.hear()):
+            if not message:
+                raise AssertionError(f"nobody told {name}")
+        return message
+
+
 def environment(**more: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PRECOG_RUNTIME_")}
     return {**kept, "PYTHONPATH": str(SOURCE), **more}
@@ -52,10 +87,25 @@ def done(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+# systemd hands a socket over as descriptor 3 to the process that LISTEN_PID names.
+HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 @contextmanager
-def running(*arguments: object, **more: str) -> Iterator[Command]:
-    """Run a server command until the block is left."""
-    process = subprocess.Popen(words(*arguments), stdout=subprocess.PIPE, text=True, env=environment(**more))
+def running(*arguments: object, listener: socket.socket | None = None, **more: str) -> Iterator[Command]:
+    """Run a server command until the block is left.
+
+    :param listener: handed over to it as systemd does.
+    """
+    command, handed = words(*arguments), [listener.fileno()] if listener else []
+    if handed:
+        command = [sys.executable, "-SE", "-c", HAND_OVER, str(handed[0]), *command]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(**more), pass_fds=handed)
     try:
         yield Command(process, json.loads(_first_line(process))["listening"])
     finally:

@@ -232,6 +232,7 @@ def test_one_bad_answer_in_a_burst_leaves_the_others_right() -> None:
     result = burst(sometimes, 8, now=lambda: 1000.0)
     assert (result.requests, len(result.latencies_s), result.failed) == (8, 7, 1)
     assert result.failures == {"http 500": load.Failures(1, 1000.0, 1000.0)}
+    assert result.errors == ((1000.0, "http 500"),)
 
 
 def test_a_latency_holds_the_wait_for_the_answer() -> None:
@@ -255,7 +256,8 @@ def test_results_add_up(one: list[float], other: list[float]) -> None:
 
 
 def test_the_summary_is_json_even_when_nothing_was_right() -> None:
-    summary = load.Result(2, np.empty(0), {"timeout": load.Failures(2, 0, 60)}, seconds=4.0).summary()
+    errors = ((0.0, "timeout"), (60.0, "timeout"))
+    summary = load.Result(2, np.empty(0), {"timeout": load.Failures(2, 0, 60)}, 0, 0, 4.0, errors).summary()
     assert json.loads(json.dumps(summary, allow_nan=False)) == {
         "requests": 2,
         "right": 0,
@@ -266,6 +268,10 @@ def test_the_summary_is_json_even_when_nothing_was_right() -> None:
         "failures": {
             "timeout": {"count": 2, "first": "1970-01-01T00:00:00.000000Z", "last": "1970-01-01T00:01:00.000000Z"}
         },
+        "errors": [
+            {"at": "1970-01-01T00:00:00.000Z", "failure": "timeout"},
+            {"at": "1970-01-01T00:01:00.000Z", "failure": "timeout"},
+        ],
         "stale": 0,
         "degraded": 0,
     }
@@ -326,6 +332,20 @@ def test_a_steady_rate_tells_when_a_rollout_failed_first_and_last() -> None:
     assert result.requests == 10
     assert {kind: each.count for kind, each in result.failures.items()} == {"http 503": 3}
     assert 1000 <= result.failures["http 503"].first < result.failures["http 503"].last
+
+
+def test_of_many_errors_the_first_ones_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "ERRORS_TOLD", 3)
+
+    async def broken(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500)
+
+    clock = itertools.count(1.0)
+    one = burst(broken, 8, now=lambda: next(clock))
+    assert (one.failed, len(one.errors)) == (8, 3)
+    earlier = load.Result(1, errors=((0.5, "timeout"),))
+    assert [kind for _, kind in one.beside(earlier).errors] == ["timeout", "http 500", "http 500"]
+    assert one.beside(load.Result(seconds=9.0)).seconds == 9.0
 
 
 def test_a_steady_rate_asks_for_the_latest_mark() -> None:
@@ -455,6 +475,25 @@ def test_the_command_fails_when_an_answer_is_wrong_or_too_slow() -> None:
     assert "above 0.001 ms" in told
 
 
+def test_several_servers_are_asked_at_once_and_told_apart() -> None:
+    async def scene() -> tuple[tuple[int, str, str], str, str]:
+        async def broken(_request: web.Request) -> web.StreamResponse:
+            return web.Response(status=500)
+
+        async with serving(answer) as good, serving(broken) as bad:
+            words = (good, bad, "--duration-s", "0.2", "--rate", "50")
+            return await command(*words, "--json"), (await command(*words))[1], good
+
+    (code, out, _), table, good = asyncio.run(scene())
+    summary = json.loads(out)
+    assert code == 1
+    assert (summary["requests"], summary["right"], summary["failed"]) == (20, 10, 10)
+    assert [each["failure"] for each in summary["errors"]] == ["http 500"] * 10
+    assert [each["right"] for each in summary["servers"].values()] == [10, 0]
+    assert summary["servers"][good]["failed"] == 0
+    assert f"{good}: 10 of 10 right" in table
+
+
 def test_a_steady_command_that_is_ended_still_says_what_came_of_it() -> None:
     async def scene() -> tuple[int | None, bytes]:
         came = asyncio.Event()
@@ -483,6 +522,8 @@ def test_a_steady_command_that_is_ended_still_says_what_came_of_it() -> None:
         (["--duration-s", "5"], "go together"),
         (["--rate", "5"], "go together"),
         (["--mark-s", "0", "--at-marks"], "need marks"),
+        (["http://a", "ftp://b"], "ftp://b is no URL"),
+        (["http://a", "http://b"], "to ask several"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(

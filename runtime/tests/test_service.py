@@ -66,7 +66,7 @@ def test_without_systemd_nothing_is_told_and_one_that_has_gone_is_survived(monke
     assert "could not be told READY=1" in caplog.text
 
 
-OURS = str(os.getpid())
+OURS = "ours"  # stands for our process id, which would make the tests' names differ from run to run
 WATCHDOGS = [
     ({}, 0),
     ({"WATCHDOG_USEC": "30000000"}, 10),
@@ -82,14 +82,14 @@ def test_the_watchdog_is_told_at_a_third_of_its_limit_if_it_asks_us(monkeypatch,
     for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, str(os.getpid()) if value == OURS else value)
     assert service.watchdog_s() == every_s
 
 
 @pytest.mark.parametrize(("asked_of", "count"), [("1", "1"), ("", "1"), (OURS, "0"), (OURS, "")])
 def test_no_socket_for_us_is_none_and_the_variables_are_cleared(monkeypatch, asked_of, count):
     for name, value in {"LISTEN_PID": asked_of, "LISTEN_FDS": count, "LISTEN_FDNAMES": "x"}.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, str(os.getpid()) if value == OURS else value)
     assert service.inherited() is None
     assert not {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} & set(os.environ)
 
@@ -112,7 +112,7 @@ def test_what_is_no_listening_tcp_socket_is_refused(tmp_path):
 
 
 def test_more_than_one_socket_is_refused(monkeypatch):
-    monkeypatch.setenv("LISTEN_PID", OURS)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "2")
     with pytest.raises(serve.SettingError, match="LISTEN_FDS is 2: one socket is served"):
         service.inherited()
