@@ -66,7 +66,8 @@ def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcom
     work = rollout.Rollout(host, params)
     store = work.store
     if params["release"]:
-        return _roll(host, work, store.load(store.resolve(params["release"])), {}, check_mode=check_mode)
+        named = store.load(store.resolve(params["release"]))
+        return _held(_roll(host, work, named, {}, check_mode=check_mode), params)
     plan, links = _planned(host, params, check_mode=check_mode)
     outcome = Outcome(warnings=[*plan.warnings, *rollout.small(host, params, plan)])
     if not store.is_whole(plan):
@@ -77,7 +78,15 @@ def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcom
     _make_user(host, params, check_mode=check_mode)
     done = _roll(host, work, store.load(plan.release), plan.secrets, check_mode=check_mode)
     done.warnings = [*outcome.warnings, *done.warnings]
-    return done
+    return _held(done, params)
+
+
+def _held(outcome: Outcome, params: Mapping[str, Any]) -> Outcome:
+    """Return an outcome, failed if a process lacks what its unit names and that is asked for."""
+    lacking = [row["name"] for row in outcome.settings if row["status"] == "unsupported"]
+    if params["on_unsupported"] == "fail" and lacking and not outcome.failure:
+        outcome.failure = f"{', '.join(lacking)}: less is in force than wanted (miner_service_on_unsupported is fail)"
+    return outcome
 
 
 def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
