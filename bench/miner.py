@@ -108,7 +108,7 @@ class Bench:
         found = []
         for host in self._hosts.hosts:
             output = self._ssh(host, *argv, f"http://127.0.0.1:{FIRST_PORT}")
-            found.append(float(json.loads(output[output.index("{") :])["p99_ms"]))
+            found.append(float(json.loads(output[output.index("{") :])["latency_ms"]["p99"]))
         return found
 
     def _still(self, count: int) -> float:

@@ -83,7 +83,9 @@ PYTHON_ENV: Arguments = {
     "installer": {"type": "str", "choices": ["uv", "pip"], "default": "uv"},
     "lock": {"type": "str", "default": ""},
     "uv_lock": {"type": "str", "default": ""},
-    "packages": {"type": "list", "elements": "dict", "default": []},
+    # The action takes paths, and gives the module what it has to know of them.
+    "packages": {"type": "list", "elements": "raw", "default": []},
+    "system_packages": {"type": "list", "elements": "str", "default": []},
     "optimize": {"type": "list", "elements": "int", "default": [0, 1]},
     "verify": {"type": "str", "choices": ["quick", "full"], "default": "quick"},
     "keep": {"type": "int", "default": 2},

@@ -188,17 +188,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _environment, _environment_run
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 
-ARGUMENTS = {
-    **_arguments.PYTHON_ENV,
-    # The action takes paths, and gives the module what it has to know of them.
-    "packages": {"type": "list", "elements": "raw", "default": []},
-    "system_packages": {"type": "list", "elements": "str", "default": []},
-}
-
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    module = AnsibleModule(_arguments.PYTHON_ENV, supports_check_mode=True)
     try:
         if os.geteuid() != 0:
             raise HostError("root is needed to write below root and to see who uses what: run with become: true")

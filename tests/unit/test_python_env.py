@@ -13,6 +13,7 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.action import python_env as action
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
@@ -41,7 +42,7 @@ def test_the_documentation_is_the_argument_spec():
     known = ("type", "choices", "default", "required", "elements")
     assert {
         name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == python_env.ARGUMENTS
+    } == _arguments.PYTHON_ENV
 
 
 def test_the_documented_rows_are_the_rows():
@@ -51,12 +52,12 @@ def test_the_documented_rows_are_the_rows():
 
 def test_the_examples_are_valid():
     for task in yaml.safe_load(python_env.EXAMPLES):
-        assert set(task["precog.fleet.python_env"]) <= set(python_env.ARGUMENTS)
+        assert set(task["precog.fleet.python_env"]) <= set(_arguments.PYTHON_ENV)
 
 
 def test_the_role_gives_all_arguments():
     (task,) = yaml.safe_load((ROOT / "roles/python_env/tasks/main.yml").read_text())
-    assert set(task["precog.fleet.python_env"]) == set(python_env.ARGUMENTS)
+    assert set(task["precog.fleet.python_env"]) == set(_arguments.PYTHON_ENV)
 
 
 @pytest.fixture

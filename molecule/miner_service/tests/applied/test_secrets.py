@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+PRINTABLE = "tr -cd '[:print:]\\n'"  # of binary files, what a text may have
+
 
 @pytest.fixture
 def is_clean(secrets):
@@ -18,7 +20,7 @@ def test_the_search_finds_what_is_there(host, miners, is_clean, secrets):
 
 
 def test_the_journal_has_none(host, is_clean):
-    journal = host.check_output("journalctl --all --no-pager -o export | strings")
+    journal = host.check_output(f"journalctl --all --no-pager -o export | {PRINTABLE}")
     assert "precog-miner@" in journal
     assert is_clean(journal)
 
@@ -45,7 +47,7 @@ def test_no_other_file_has_one(host, is_clean):
     places = "/opt/precog/releases /opt/precog/upstream /opt/precog/*.json /etc /run /tmp /var/tmp /var/log /root /home"
     left_out = "-path /etc/precog-miner -prune -o -path /run/log -prune -o"
     files = f"find {places} -xdev {left_out} -type f -size -4M -print0 2>/dev/null"
-    text = host.check_output(f"{files} | xargs -0 cat 2>/dev/null | strings; true")
+    text = host.check_output(f"{files} | xargs -0 cat 2>/dev/null | {PRINTABLE}; true")
     assert "PRECOG_MINER_DIGEST" in text
     assert is_clean(text)
 
