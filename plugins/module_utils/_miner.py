@@ -126,6 +126,8 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
     source = _miner_plan.upstream(params)
     commit = _miner_upstream.commit(host, source)
     plan = _miner_plan.plan(known, commit)
+    if moving := _miner_upstream.moving_name(source, commit):
+        plan = plan._replace(warnings=(*plan.warnings, moving))
     if not check_mode:
         links[UPSTREAM] = _miner_upstream.ensure(host, source, commit, known["environment"], params["root"])
     return plan, links

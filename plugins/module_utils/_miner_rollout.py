@@ -163,7 +163,7 @@ class Rollout:
         failure = self._activate(release, work, secrets, baseline)
         if not failure:
             self.store.note(passed(past, release.name, self._params["keep"]))
-            self.store.prune(self._params["keep"])
+            self._prune()
             return ""
         return f"{failure} {self._go_back(release, previous, secrets, seen, baseline, past)}"
 
@@ -265,10 +265,18 @@ class Rollout:
         self.figures.clear()
         failure = self._activate(previous, compare(previous, {}, now), {}, baseline)
         self.store.note(Past(past.good, ""))
-        self.store.prune(self._params["keep"])
+        self._prune()
         if failure:
             return f"Going back to {previous.name} did not bring it right either: {failure}"
         return f"This host is back on {previous.name}, and that is healthy: {self._told_figures()}."
+
+    def _prune(self) -> None:
+        """Remove old releases, and the checkouts of upstream's repository that no release is linked to any more."""
+        self.store.prune(self._params["keep"])
+        if self._host.is_dir(f"{self._params['root']}/upstream"):
+            from ansible_collections.precog.fleet.plugins.module_utils import _miner_upstream
+
+            _miner_upstream.remove_unused(self._host, self.store.checkouts(), self._params["root"])
 
     def _told_figures(self) -> str:
         return "; ".join(f"{name}: {told(figures)}" for name, figures in self.figures.items()) or "nothing was touched"
@@ -276,7 +284,7 @@ class Rollout:
     def _leave_nothing(self) -> None:
         leave_nothing(self._host)
         self.store.switch("")
-        self.store.prune(self._params["keep"])
+        self._prune()
 
     def _place_units(self, work: Work) -> None:
         """Write the units that differ, once there is room for all of them; stop and remove what is wanted no more."""

@@ -166,6 +166,11 @@ class Store:
             if name not in kept:
                 self._host.remove_tree(self.folder(name))
 
+    def checkouts(self) -> list[str]:
+        """Return the commits of upstream's repository that releases are linked to."""
+        targets = (self._host.readlink(f"{self.folder(name)}/upstream") or "" for name in self.names())
+        return [target.rpartition("/")[2] for target in targets if target]
+
     def remove(self) -> None:
         """Remove all releases."""
         self._host.remove(f"{self._root}/current")

@@ -117,6 +117,12 @@ def test_the_last_good_releases_and_the_current_one_are_kept(releases):
     assert releases.names() == ["a", "d", "e"]
 
 
+def test_checkouts_are_those_that_releases_are_linked_to(releases):
+    for name, links in (("a", {"upstream": "/opt/precog/upstream/11"}), ("b", {}), ("c", {"upstream": "/x/22"})):
+        releases.save(plan(name), links)
+    assert releases.checkouts() == ["11", "22"]
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"good": 1}', "[]", '{"good": []}'])
 def test_a_past_that_can_t_be_read_is_none(releases, tmp_path, text):
     (tmp_path / "opt/precog").mkdir(parents=True)
