@@ -322,6 +322,11 @@ def frames(draw: st.DrawFn) -> pd.DataFrame:
     return frame
 
 
+@pytest.mark.parametrize("values", [["0", "0", ""], ["0", ""], ["b", "a", np.nan, "b"]], ids=str)
+def test_categories_that_were_not_in_order_take_no_more_than_the_text(values: list[object]) -> None:
+    lossless(pd.DataFrame({"x": pd.Series(values, dtype=object)}))
+
+
 @settings(deadline=None, max_examples=200)
 @given(frame=frames())
 def test_any_frame_comes_back_whole_and_never_larger(frame: pd.DataFrame) -> None:

@@ -152,8 +152,7 @@ def test_the_watchdog_hears_of_it_until_the_event_loop_hangs(market, manager):
         for _ in range(5):
             assert manager.hear() == {"WATCHDOG": "1"}
         command.process.send_signal(signal.SIGSTOP)
-        while manager.hear(within_s=1.0):
-            pass
+        wait_until(lambda: not manager.hear(within_s=1.0))
         command.process.send_signal(signal.SIGCONT)
         assert manager.hear() == {"WATCHDOG": "1"}
 

@@ -36,7 +36,7 @@ class SometimesAway(SimulatedMarket):
 
 
 def test_a_day_with_a_burst_each_five_minutes(tmp_path):
-    settings = Settings(poll_s=30.0, monitor_s=60.0, state_dir=str(tmp_path), window_s=6 * 3600)
+    settings = Settings(poll_s=30.0, monitor_s=60.0, state_dir=str(tmp_path), window_s=3600)
     process, sizes, wrong, stale = psutil.Process(), {}, [], []
 
     async def bursts(running, loop):

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from axon.challenge import Challenge
 from axon.loopback import EVERYTHING, ago, free_port, question, wait_until
+from processes import Manager
 
+from precog_runtime.axon import answering
 from precog_runtime.axon.forward import Background, asked, forward_by
 from precog_runtime.axon.verify import announced
 from precog_runtime.errors import ModelError, SettingError
@@ -168,32 +170,76 @@ def test_metrics_can_be_scraped_and_a_port_in_use_is_told():
     assert not served._thread.is_alive()
 
 
-@pytest.mark.parametrize("optimised", [[], ["-O"]], ids=["plain", "-O"])
-def test_upstreams_way_in_a_process_of_its_own(tmp_path, optimised):
-    home = tmp_path / "home"
+@contextlib.contextmanager
+def upstream_like(folder, port, *optimised, **variables):
+    """Run a miner in upstream's manner; yield it as it is before its axon starts."""
+    home = folder / "home"
     home.mkdir()
     miner = subprocess.Popen(
-        [sys.executable, *optimised, str(HERE / "upstream_like.py"), str(free_port())],
+        [sys.executable, *optimised, str(HERE / "upstream_like.py"), str(port)],
         env={
             "HOME": str(home),
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{SOURCE}:{HERE.parent}",
             "PYTHONDONTWRITEBYTECODE": "1",
+            **variables,
         },
-        cwd=tmp_path,
+        cwd=folder,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        told = json.loads(next(line for line in miner.stdout if line.startswith("{")))
-        assert told["answered"] == [200, sorted(EVERYTHING)]
-        assert told["unsigned"] == 401
-        miner.send_signal(signal.SIGINT)
-        miner.wait(10)
-        assert "precog_runtime" not in miner.stderr.read()
+        assert told(miner) == {"made": True}
+        yield miner
     finally:
         miner.kill()
         miner.communicate()
+
+
+def told(miner):
+    return json.loads(next(line for line in miner.stdout if line.startswith("{")))
+
+
+def let_start(miner):
+    miner.stdin.write("\n")
+    miner.stdin.flush()
+
+
+@pytest.mark.parametrize("optimised", [[], ["-O"]], ids=["plain", "-O"])
+def test_upstreams_way_in_a_process_of_its_own(tmp_path, optimised):
+    with upstream_like(tmp_path, free_port(), *optimised) as miner:
+        let_start(miner)
+        assert told(miner) == {"answered": [200, sorted(EVERYTHING)], "unsigned": 401}
+        miner.send_signal(signal.SIGINT)
+        miner.wait(10)
+        assert "precog_runtime" not in miner.stderr.read()
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
-    assert {path.name for path in home.iterdir()} == {".bittensor", "wallets"}
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {".bittensor", "wallets"}
+
+
+def test_systemd_hears_of_a_miner_while_its_axon_answers(tmp_path):
+    port, metrics_port = free_port(), free_port()
+    variables = {"PRECOG_RUNTIME_METRICS_PORT": str(metrics_port), "WATCHDOG_USEC": "300000"}
+    with (
+        Manager(str(tmp_path / "notify")) as manager,
+        upstream_like(tmp_path, port, NOTIFY_SOCKET=manager.address, **variables) as miner,
+    ):
+        # The metrics are served by now, and aren't taken for the axon.
+        assert b"precog" in urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10).read()
+        assert manager.hear(within_s=5 * answering.LOOK_S) == {}
+        let_start(miner)
+        assert manager.hear() == {"READY": "1", "STATUS": f"The axon answers at port {port}"}
+        assert asyncio.run(answering.answers(("127.0.0.1", port)))
+        assert told(miner)["answered"][0] == 200
+        for _ in range(5):
+            assert manager.hear() == {"WATCHDOG": "1"}
+        miner.send_signal(signal.SIGUSR1)
+        wait_until(lambda: not manager.hear(within_s=1.0))
+        assert not asyncio.run(answering.answers(("127.0.0.1", port), within_s=0.5))
+        assert miner.poll() is None
+        miner.send_signal(signal.SIGINT)
+        assert manager.hear() == {"STOPPING": "1"}
+        said = "".join(miner.communicate(timeout=20))
+        assert "UnknownSynapse" not in said, "the axon logs each look at it as an error"

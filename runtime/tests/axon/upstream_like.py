@@ -1,4 +1,7 @@
-"""A miner in upstream's manner in a process of its own, which asks itself once and then runs until SIGINT."""
+"""A miner in upstream's manner in a process of its own, which asks itself once and then runs until SIGINT.
+
+Its axon starts when standard input has a line or ends. At SIGUSR1 the axon's event loop stands still.
+"""
 
 import asyncio
 import importlib
@@ -7,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import types
 
 # Ignored where the tests run in a shell's background, and passed on to us.
@@ -43,7 +47,10 @@ def main(port):
     from axon.loopback import Letter, wait_until, wallet
     from bittensor.core.axon import Tuple
 
+    axons_loop = []
+
     async def forward(synapse: Challenge) -> Challenge:
+        axons_loop.append(asyncio.get_running_loop())
         return await forward_module.forward(synapse, None)
 
     async def blacklist(synapse: Challenge) -> Tuple[bool, str]:
@@ -55,6 +62,8 @@ def main(port):
     key = wallet("validator").hotkey
     axon = bt.Axon(wallet("miner"), ip="127.0.0.1", external_ip="127.0.0.1", port=port)
     axon.attach(forward_fn=forward, blacklist_fn=blacklist, priority_fn=priority)
+    print(json.dumps({"made": True}), flush=True)
+    sys.stdin.readline()
     axon.start()
     wait_until(lambda: axon.fast_server.started)
 
@@ -64,6 +73,7 @@ def main(port):
         told = {"answered": [status, sorted(answer["predictions"])], "unsigned": unsigned}
         print(json.dumps(told), flush=True)
 
+    signal.signal(signal.SIGUSR1, lambda *_: axons_loop[0].call_soon_threadsafe(time.sleep, 3600))
     threading.Thread(target=look, daemon=True).start()
     asyncio.new_event_loop().run_forever()
 

@@ -17,6 +17,8 @@ from precog_runtime import service
 logger = logging.getLogger(__name__)
 
 ANSWER_S = 5.0  # an axon that has not answered by then hangs
+# No request at all: the axon's loop answers 400. A well-formed one that names no synapse would be logged as an error.
+QUESTION = b"?\r\n\r\n"
 LOOK_S = 0.2  # between looks for an axon that is not started yet
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where to ask one that listens at all addresses
 
@@ -32,15 +34,12 @@ async def report(metrics_port: int) -> None:
     """
     if not service.managed():
         return
-    axon = await _started(metrics_port)
-    service.notify("READY=1", f"STATUS=The axon answers at port {axon[1]}")
-    every_s = service.watchdog_s()
-    while every_s:
-        if await answers(axon):
-            service.notify("WATCHDOG=1")
-        else:
-            logger.warning("the axon at port %d has not answered within %g s", axon[1], ANSWER_S)
-        await asyncio.sleep(every_s)
+    try:
+        axon = await _started(metrics_port)
+        service.notify("READY=1", f"STATUS=The axon answers at port {axon[1]}")
+        await _report_alive(axon)
+    except Exception:
+        logger.exception("systemd hears no more of this miner")
 
 
 async def answers(address: Address, within_s: float = ANSWER_S) -> bool:
@@ -63,6 +62,16 @@ def listeners(metrics_port: int) -> list[Address]:
     ]
 
 
+async def _report_alive(axon: Address) -> None:
+    every_s = service.watchdog_s()
+    while every_s:
+        if await answers(axon):
+            service.notify("WATCHDOG=1")
+        else:
+            logger.warning("the axon at port %d has not answered within %g s", axon[1], ANSWER_S)
+        await asyncio.sleep(every_s)
+
+
 async def _started(metrics_port: int) -> Address:
     """Wait until the axon answers, and return where."""
     loop = asyncio.get_running_loop()
@@ -76,8 +85,7 @@ async def _started(metrics_port: int) -> Address:
 async def _status_line(address: Address) -> bool:
     reader, writer = await asyncio.open_connection(*address)
     try:
-        # To an axon this is a synapse without a name: refused with 400 before it looks for a signature.
-        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        writer.write(QUESTION)
         return (await reader.readline()).startswith(b"HTTP/")
     finally:
         writer.close()

@@ -164,4 +164,9 @@ def _categorised(column: pd.Series[Any]) -> pd.Series[Any]:
     category = pd.Series(pd.Categorical.from_codes(codes, names), index=column.index, name=column.name)
     if _bytes(category) >= _bytes(column):
         return column
-    return category.cat.reorder_categories(names.sort_values())
+    order = names.argsort()
+    rank = np.full(len(names) + 1, -1)  # the last is that of a missing value, whose code is -1
+    rank[order] = np.arange(len(names))
+    # Not by reorder_categories: that leaves a hash table in the categories, which can take more than the text did.
+    sorted_names = pd.Categorical.from_codes(rank[codes], names.take(order))
+    return pd.Series(sorted_names, index=column.index, name=column.name)
