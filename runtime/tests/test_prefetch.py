@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from world import EPOCH, LEVELS, quiet, run, walk, world
 
+from precog_runtime.market.snapshot import NAME, save
 from precog_runtime.prefetch import AFTER_S, BEFORE_S, next_due, to_prepare
 from precog_runtime.settings import Settings
+from precog_runtime.types import Series
 
 SETTINGS = Settings()
 
@@ -104,6 +107,23 @@ def test_it_begins_when_the_source_comes_and_goes_on_after_it_was_away():
             await running.until(lambda: max(running.runtime.engine.ages().values()) <= 2, 30)
             assert set((await running.ask()).predictions()) == set(LEVELS)
             assert running.errors("internal") == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize(("old_s", "waits"), [(30, False), (600, True)])
+def test_prices_that_a_restart_kept_are_answered_from_at_once_unless_they_are_old(tmp_path, old_s, waits):
+    seconds = np.arange(EPOCH - old_s - 60, EPOCH - old_s)
+    save(tmp_path / NAME, {asset: Series(seconds, np.full(60, 100.0)) for asset in SETTINGS.assets})
+
+    async def test():
+        async with world(quiet(state_dir=str(tmp_path)), filled=False) as running:
+            running.market.latency_s = 3.0
+            await asyncio.sleep(0.5)
+            assert running.runtime.attempted.is_set() is not waits
+            assert (await running.ask()).assets
+            await asyncio.sleep(10)
+            assert running.runtime.attempted.is_set()
 
     run(test)
 

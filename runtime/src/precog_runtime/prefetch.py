@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 BEFORE_S, AFTER_S = 2, 10  # around a mark: the window is brought up to date each second
 RETRY_S = 1.0  # between attempts at the first prices
+RECENT_S = 120.0  # prices that a restart has kept are that old at the most: they are saved each minute
 FIRST_S = 3600  # enough for a good forecast; what the model looks back on beyond it comes while requests are answered
 
 
@@ -46,7 +47,7 @@ def to_prepare(now: float, settings: Settings) -> list[int]:
 class Prefetcher:
     """Fills the market at the start, then keeps it up to date and the forecasts of the marks made.
 
-    :ivar attempted: set when the first prices are there and forecasts made of them, or the first attempt has failed.
+    :ivar attempted: set when the first prices are there, or the first attempt to get them has failed.
     """
 
     def __init__(self, settings: Settings, market: Market, engine: Engine, metrics: Metrics) -> None:
@@ -70,6 +71,9 @@ class Prefetcher:
 
     async def _first(self) -> None:
         """Get the first prices, however long the source takes to be there."""
+        if max(self._engine.ages().values()) <= RECENT_S:
+            # Kept over a restart: who asks now gets them, and is not held up by a source that is slow or rationed.
+            self.attempted.set()
         while True:
             try:
                 await self._market.fill(FIRST_S, self._settings.api_timeout_s * 4)
