@@ -190,9 +190,11 @@ def _roll(
         *(_instance_row(one, release, seen, now, outcome.failure, todo, work) for one in release.instances),
         *(_row(f"miner:{name}", None, seen.live[name].state, now[name].state, systemd.UNITS) for name in todo.stop),
     ]
+    rows = {row["name"]: row for row in outcome.settings}
     for one in release.instances:
-        outcome.settings += _limit_rows(host, one.name, release, now[one.name])
         outcome.instances[one.name] = _facts(host, one, now[one.name])
+        rows[f"miner:{one.name}"]["facts"] = outcome.instances[one.name]
+        outcome.settings += _limit_rows(host, one.name, release, now[one.name])
     return outcome
 
 

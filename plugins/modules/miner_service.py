@@ -164,6 +164,9 @@ settings:
     reason:
       description: What was measured at the gate, or what failed there, and what runs now.
       type: str
+    facts:
+      description: In the row of an instance, what RV(psutil) has of it, so that it stands in the fleet's report.
+      type: dict
 needs:
   description: The Debian packages that are missing, by V(debian); the action plugin installs them.
   returned: when one is missing

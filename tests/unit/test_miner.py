@@ -117,8 +117,9 @@ def test_whether_such_a_limit_fails_the_run(host, wanted, fails):
 
 
 def test_facts_hold_the_variables_of_python_and_no_others(host):
-    outcome, _ = found(host)
+    outcome, rows = found(host)
     assert outcome.instances["main"]["variables"] == {"PRECOG_MINER_DIGEST": "0123456789ab", "PYTHONOPTIMIZE": "1"}
+    assert rows["miner:main"]["facts"] == outcome.instances["main"]
 
 
 def test_without_an_environment_nothing_is_begun(host):

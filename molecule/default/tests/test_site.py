@@ -35,6 +35,9 @@ def test_a_second_run_changes_nothing(play):
     run = play(SITE)
     assert run.stats["changed"] == 0
     assert {"miner:main", "miner:market", "python_env:miner"} <= run.settings.keys()
+    process = run.settings["miner:main"]["facts"]["process"]
+    assert process["rlimits"]["nofile"]["soft"] > 1024
+    assert min(process["open_files"], process["threads"], process["rss"]) > 0
     jsonschema.validate(run.document, SCHEMA)
 
 
