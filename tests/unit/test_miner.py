@@ -94,6 +94,13 @@ def test_an_instance_that_does_not_run_is_told_as_it_is(host, shown, told):
     assert (rows["miner:main"]["status"], rows["miner:main"]["before"]) == ("changed", told)
 
 
+def test_an_instance_that_no_boot_would_start_is_a_change(host):
+    host.shown["UnitFileState"] = "disabled"
+    outcome, rows = found(host)
+    assert outcome.changed
+    assert rows["miner:main"]["status"] == "changed"
+
+
 def test_a_process_of_another_release_is_told_by_its_own_environment(host):
     host.stage("/proc/7/environ", b"PRECOG_MINER_DIGEST=ffffffffffff\0").commit()
     _, rows = found(host)
