@@ -96,6 +96,18 @@ def compare(release: Release, secrets: Mapping[str, Secret], seen: Seen) -> Work
     )
 
 
+def undoing(work: Work, previous: Release, now: Seen) -> Work:
+    """Return what has to be done for the release before to run again, with the secrets of before in place. Pure.
+
+    :param work: what was done, which may have failed half way.
+    :param now: the host as it is after that.
+    """
+    found = compare(previous, {}, now)
+    held = {name for name in work.start if any(_belongs(path, name) for path in work.secrets)}
+    start = tuple(one.name for one in previous.instances if one.name in found.start or one.name in held)
+    return found._replace(start=start, enable=tuple(name for name in found.enable if name not in held))
+
+
 def _differs(instance: Instance, live: systemd.Live, units: Mapping[str, bytes | None]) -> bool:
     own = {TEMPLATE, systemd.socket(instance.name), f"{systemd.service(instance.name)}.d/{DROP_IN}"}
     return live.active != "active" or live.digest != instance.digest or any(name in units for name in own)
@@ -165,7 +177,7 @@ class Rollout:
             self.store.note(passed(past, release.name, self._params["keep"]))
             self._prune()
             return ""
-        return f"{failure} {self._go_back(release, previous, secrets, seen, baseline, past)}"
+        return f"{failure} {self._go_back(release, previous, work, secrets, seen, baseline, past)}"
 
     def _measured(self, release: Release | None, names: Sequence[str]) -> dict[str, gate.Figures]:
         """Return the figures of those instances that run, as they are before anything is touched."""
@@ -209,9 +221,9 @@ class Rollout:
             self._drain(name)
         since, old = time.time(), systemd.look(self._host, [name])[name]
         systemd.start(self._host, name, _sockets(name, release), new_socket=new_socket)
-        self._host.remove(f"{RUN}/{name}/drain")
         restarts = systemd.look(self._host, [name])[name].restarts
         self._wait_until_gone(name, old.pid)
+        self._host.remove(f"{RUN}/{name}/drain")
         why = gate.wait_ready(instance, self._limits, lambda: systemd.hopeless(self._host, name, restarts, since))
         if why:
             return why
@@ -246,6 +258,7 @@ class Rollout:
         self,
         release: Release,
         previous: Release | None,
+        work: Work,
         secrets: Mapping[str, Secret],
         seen: Seen,
         baseline: Mapping[str, gate.Figures],
@@ -258,12 +271,12 @@ class Rollout:
             self._leave_nothing()
             self.store.note(Past(past.good, ""))
             return "There was no release before it, so it was stopped and nothing runs on this host."
-        if previous.name == release.name:
+        if previous.name == release.name and not work.secrets:
             self.store.note(Past(past.good, ""))
             return f"It is the release that was there before ({release.name}), so there is none to go back to."
         now = look(self._host, self.store, previous, ())
         self.figures.clear()
-        failure = self._activate(previous, compare(previous, {}, now), {}, baseline)
+        failure = self._activate(previous, undoing(work, previous, now), {}, baseline)
         self.store.note(Past(past.good, ""))
         self._prune()
         if failure:

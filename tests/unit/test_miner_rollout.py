@@ -101,6 +101,22 @@ def test_instances_that_are_wanted_no_more_are_stopped_and_their_units_removed()
     assert found.units == {"precog-miner@three.socket": None, "precog-miner@three.service.d/10-instance.conf": None}
 
 
+@pytest.mark.parametrize(
+    ("done", "now", "started"),
+    [
+        ({"live": live(digest="10")}, {"live": live(digest="99")}, ("one",)),
+        ({"live": live(digest="10")}, {"live": live(active="failed")}, ("one",)),
+        ({"current": "old"}, {"current": "other"}, ()),
+        ({"secrets": {**SEEN.secrets, HOTKEY: b"other"}}, {}, ("two",)),
+        ({"secrets": {**SEEN.secrets, HOTKEY: b"other"}}, {"live": live(digest="99")}, ("one", "two")),
+    ],
+)
+def test_going_back_starts_what_differs_and_what_had_another_secret(done, now, started):
+    found = rollout.undoing(work(**done), RELEASE, SEEN._replace(**now))
+    assert found.start == started
+    assert found.secrets == ()
+
+
 def test_ours_are_the_units_of_our_names_and_no_drop_in_of_others(tmp_path):
     folder = tmp_path / "etc/systemd/system"
     for name in (*UNITS, "precog-miner@one.service.d/20-own.conf", "ssh.service", "multi-user.target.wants/x.service"):
