@@ -1,7 +1,6 @@
 """Measures the burst through bittensor's real axon: K signed requests at once, from as many validators.
 
-    cd /work/main && source bin/lib.sh && ensure_venv runtime-axon
-    cd runtime && PYTHONPATH=src python bench/bench_axon.py [--upstream CHECKOUT]
+    bin/bench-runtime axon [--upstream CHECKOUT]
 
 The axon has a process of its own, the simulated market (150 ms a request) another, the callers this one. States: hot
 (the prices are there, the timestamp was asked before), missing (asked about the very second, prices are published 2 s
