@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan, _processes, _psutil
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Release, Store
-from ansible_collections.precog.fleet.plugins.module_utils._miner_units import SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,7 @@ def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outc
     store = Store(host, params["root"])
     known = rollout.user(host, params["user"])
     found = [*rollout.ours(host), *store.names(), *([params["user"]] if known else [])]
-    row = _row("miner", None, ", ".join(found) or None, None, systemd.UNITS)
+    row = _row("miner", None, ", ".join(found) or None, None, units.UNIT_ROOT)
     if found and not check_mode:
         rollout.leave_nothing(host)
         store.remove()
@@ -107,7 +107,7 @@ def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outc
 
 
 def _secret_folders(host: Host, state_root: str) -> list[str]:
-    return [SECRETS, *(f"{state_root}/{name}/wallets" for name in host.list_dir(state_root))]
+    return [units.SECRETS, *(f"{state_root}/{name}/wallets" for name in host.list_dir(state_root))]
 
 
 def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tuple[Plan, dict[str, str]]:
@@ -188,7 +188,7 @@ def _roll(
     now = systemd.look(host, seen.live) if outcome.changed and not check_mode else seen.live
     outcome.settings = [
         *(_instance_row(one, release, seen, now, outcome.failure, todo, work) for one in release.instances),
-        *(_row(f"miner:{name}", None, seen.live[name].state, now[name].state, systemd.UNITS) for name in todo.stop),
+        *(_row(f"miner:{name}", None, seen.live[name].state, now[name].state, units.UNIT_ROOT) for name in todo.stop),
     ]
     rows = {row["name"]: row for row in outcome.settings}
     for one in release.instances:
@@ -205,13 +205,13 @@ def _limit_rows(host: Host, name: str, release: Release, live: systemd.Live) -> 
     """
     if not live.pid:
         return []
-    path = f"{systemd.service(name)}.d/{rollout.DROP_IN}"
+    path = f"{units.service(name)}.d/{rollout.DROP_IN}"
     given = _processes.parse_limits(host.read_text(f"/proc/{live.pid}/limits"))
     rows = []
     for limit, value in re.findall(r"^Limit([A-Z]+)=(\S+)$", release.units[path].decode(), re.MULTILINE):
         wanted = value if ":" in value else f"{value}:{value}"
         has = ":".join(map(str, given.get(limit.lower(), ("?", "?"))))
-        row = _row(f"miner:{name}:{limit.lower()}", wanted, has, has, f"{systemd.UNITS}/{path}")
+        row = _row(f"miner:{name}:{limit.lower()}", wanted, has, has, f"{units.UNIT_ROOT}/{path}")
         if has != wanted.replace("infinity", "-1"):
             row["status"] = "unsupported"
             row["reason"] = (
@@ -235,7 +235,7 @@ def _instance_row(
     :param failure: what failed, which stands in the row of each instance that was to be started.
     """
     name = instance.name
-    unit = f"{systemd.UNITS}/{rollout.TEMPLATE}"
+    unit = f"{units.UNIT_ROOT}/{rollout.TEMPLATE}"
     before = _state(seen.live[name])
     row = _row(f"miner:{name}", f"{instance.digest} active", before, _state(now[name]), unit)
     row["persisted_before"], row["persisted"] = seen.current or None, release.name
@@ -271,8 +271,8 @@ def _diff(seen: rollout.Seen, todo: rollout.Work, release: Release) -> list[dict
     """Return the difference of each unit, and of the release; secrets have none."""
     shown = [
         {
-            "before_header": f"{systemd.UNITS}/{name}",
-            "after_header": f"{systemd.UNITS}/{name}",
+            "before_header": f"{units.UNIT_ROOT}/{name}",
+            "after_header": f"{units.UNIT_ROOT}/{name}",
             "before": seen.units.get(name, b"").decode("utf-8", "replace"),
             "after": (data or b"").decode("utf-8", "replace"),
         }

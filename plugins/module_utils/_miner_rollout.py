@@ -16,6 +16,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Release, Store, passed
+from ansible_collections.precog.fleet.plugins.module_utils._miner_units import UNIT_ROOT, service, socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -90,7 +91,7 @@ def compare(release: Release, secrets: Mapping[str, Secret], seen: Seen) -> Work
         units=units,
         secrets=differing,
         start=start,
-        sockets=frozenset(name for name in wanted if systemd.socket(name) in units),
+        sockets=frozenset(name for name in wanted if socket(name) in units),
         enable=tuple(name for name in wanted if name not in start and not seen.live[name].enabled),
         stop=tuple(name for name in seen.live if name not in wanted),
     )
@@ -109,7 +110,7 @@ def undoing(work: Work, previous: Release, now: Seen) -> Work:
 
 
 def _differs(instance: Instance, live: systemd.Live, units: Mapping[str, bytes | None]) -> bool:
-    own = {TEMPLATE, systemd.socket(instance.name), f"{systemd.service(instance.name)}.d/{DROP_IN}"}
+    own = {TEMPLATE, socket(instance.name), f"{service(instance.name)}.d/{DROP_IN}"}
     return live.active != "active" or live.digest != instance.digest or any(name in units for name in own)
 
 
@@ -121,12 +122,12 @@ def _belongs(path: str, name: str) -> bool:
 def ours(host: Host) -> dict[str, bytes]:
     """Return our units as they lie below /etc/systemd/system, by their path there; drop-ins of others are not ours."""
     found = {}
-    for name in host.list_dir(systemd.UNITS):
+    for name in host.list_dir(UNIT_ROOT):
         if not name.startswith(systemd.PREFIX):
             continue
-        path = f"{name}/{DROP_IN}" if host.is_dir(f"{systemd.UNITS}/{name}") else name
-        if host.is_file(f"{systemd.UNITS}/{path}"):
-            found[path] = host.read_bytes(f"{systemd.UNITS}/{path}")
+        path = f"{name}/{DROP_IN}" if host.is_dir(f"{UNIT_ROOT}/{name}") else name
+        if host.is_file(f"{UNIT_ROOT}/{path}"):
+            found[path] = host.read_bytes(f"{UNIT_ROOT}/{path}")
     return found
 
 
@@ -305,7 +306,7 @@ class Rollout:
         try:
             for name, data in work.units.items():
                 if data is not None:
-                    staged.append(self._host.stage(f"{systemd.UNITS}/{name}", data, Meta(0o644, 0, 0)))
+                    staged.append(self._host.stage(f"{UNIT_ROOT}/{name}", data, Meta(0o644, 0, 0)))
         except OSError:
             for file in staged:
                 file.discard()
@@ -354,9 +355,9 @@ def leave_nothing(host: Host) -> None:
 
 def _remove_units(host: Host, names: Iterable[str]) -> None:
     for name in names:
-        host.remove(f"{systemd.UNITS}/{name}")
+        host.remove(f"{UNIT_ROOT}/{name}")
         if "/" in name:
-            host.remove_if_empty(f"{systemd.UNITS}/{name.partition('/')[0]}")
+            host.remove_if_empty(f"{UNIT_ROOT}/{name.partition('/')[0]}")
 
 
 def told(figures: gate.Figures) -> str:
@@ -367,7 +368,7 @@ def told(figures: gate.Figures) -> str:
 
 def _sockets(name: str, release: Release) -> list[str]:
     """Return the socket unit of an instance, if it has one."""
-    unit = systemd.socket(name)
+    unit = socket(name)
     return [unit] if unit in release.units else []
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import DIGEST
+from ansible_collections.precog.fleet.plugins.module_utils._miner_units import SERVICE, service, socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 
-UNITS = "/etc/systemd/system"
-PREFIX = "precog-miner@"
-DIGEST = "PRECOG_MINER_DIGEST"
+PREFIX = f"{SERVICE}@"
 PROPERTIES = ("Id", "ActiveState", "SubState", "MainPID", "UnitFileState", "NRestarts", "Result")
 JOURNAL_LINES = 200  # of several tries, each a traceback
 TOLD_LINES = 4
@@ -40,22 +40,6 @@ class Live(NamedTuple):
     enabled: bool = False
     restarts: int = 0
     digest: str = ""
-
-
-def service(name: str) -> str:
-    """Return the unit of an instance."""
-    return f"{PREFIX}{name}.service"
-
-
-def socket(name: str) -> str:
-    """Return the socket unit of an instance."""
-    return f"{PREFIX}{name}.socket"
-
-
-def version(host: Host) -> int:
-    """Return systemd's version."""
-    words = host.run(["systemctl", "--version"]).split()
-    return int(words[1]) if len(words) > 1 and words[1].isdecimal() else 0
 
 
 def look(host: Host, names: Iterable[str]) -> dict[str, Live]:
