@@ -24,9 +24,10 @@ KEY = "kq7-Zw/31+x"
 
 @pytest.fixture(autouse=True)
 def root_logger() -> Iterator[None]:
-    """Give the root logger back as it was."""
+    """Give the root logger back as it was; while the test runs, without what commands that ran before set up."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    root.handlers[:] = [each for each in handlers if not isinstance(each, logs.LineHandler)]
     yield
     root.handlers[:], root.level = handlers, level
 

@@ -258,8 +258,8 @@ class Caller:
     def __init__(self, reader, writer):
         self.reader, self.writer = reader, writer
 
-    def send(self, path=b"/predict"):
-        self.writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+    def send(self, what=b"POST /predict"):
+        self.writer.write(what + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
 
     async def head(self):
         """Return the head of the next answer, b"" if the connection ends without one."""
@@ -325,23 +325,37 @@ def test_at_the_end_what_is_under_way_is_answered_and_its_connection_closed():
 
 
 def test_at_the_end_a_request_over_a_connection_that_was_kept_open_is_answered(monkeypatch):
-    monkeypatch.setattr(serve, "LINGER_S", 20.0)  # the test closes what is idle itself
+    monkeypatch.setattr(serve, "PARTING_S", 20.0)  # the test has all of them closed itself
 
     async def scene():
         async with ended(2) as (engine, port, end, (kept, fresh)):
             engine.go.set()
             kept.send()
-            head = await kept.head()
-            assert head.startswith(b"HTTP/1.1 503")
-            assert b"Connection: close" not in head
+            assert b"Connection: close" not in await kept.head()
             end.set()
-            await stops_listening(port)
-            for each in (kept, fresh):
-                each.send()
+            late = Caller(*await asyncio.open_connection("127.0.0.1", port))  # until then nobody has to wait
+            for each, what in ((late, b"GET /readyz"), (kept, b"POST /predict"), (fresh, b"POST /predict")):
+                assert not each.reader.at_eof()
+                each.send(what)
                 head = await each.head()
                 assert head.startswith(b"HTTP/1.1 503")
                 assert b"\r\nConnection: close\r\n" in head
                 assert await each.closed()
+            await stops_listening(port)
+            late.writer.close()
+
+    asyncio.run(scene())
+
+
+def test_at_the_end_a_connection_that_stays_idle_is_waited_for_no_longer_than_said(monkeypatch):
+    monkeypatch.setattr(serve, "PARTING_S", 0.05)
+    monkeypatch.setattr(serve, "LINGER_S", 0.05)
+
+    async def scene():
+        async with ended(1) as (_engine, port, end, (idle,)):
+            end.set()
+            await stops_listening(port)
+            assert await idle.closed()
 
     asyncio.run(scene())
 

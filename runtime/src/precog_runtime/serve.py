@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 FRONT = "serve"
 LARGEST_BODY = 64 * 1024  # bytes; a request with 32 assets has less than 1 KiB
 GRACE_S = 5.0  # for requests that are being answered when the server is told to end
-LINGER_S = 0.3  # for those that are on their way over connections that are open then
+PARTING_S = 2.0  # for clients that keep connections open, to come over each of them once more
+LINGER_S = 0.3  # for requests on their way over those that were opened meanwhile
 FIRST_PRICES_S = 5.0  # a source that doesn't answer holds up the start no longer
 BACKLOG = 1024  # connections that wait to be accepted
 INHERITED_BACKLOG = 65535  # no bound of ours: the socket's owner has one, and the kernel (net.core.somaxconn)
@@ -101,7 +102,7 @@ class Server:
     async def readyz(self, _http: web.Request) -> web.Response:
         """Tell whether to send requests here: 200 if every asset can be answered and it is not drained, else 503."""
         ages = self._runtime.engine.ages()
-        draining = service.draining()
+        draining = self.ending or service.draining()
         ready = not draining and all(age <= self._settings.max_age_s for age in ages.values())
         shown = {asset: None if age == float("inf") else age for asset, age in ages.items()}
         told = {"ready": ready, "draining": draining, "age_s": shown, "version": __version__}
@@ -147,18 +148,25 @@ async def listening(
         yield f"http://{f'[{host}]' if ':' in host else host}:{chosen}"
     finally:
         server.ending = True
+        # A connection closed at the moment at which its client sends a request loses that request. So they are taken
+        # from clients by answers, and new ones are accepted until then: nobody waits for the next process meanwhile.
+        await _let_go(runner, PARTING_S)
         for each in runner.sites:
             await each.stop()
-        await _let_go(runner)
+        await _let_go(runner, LINGER_S)
         await runner.cleanup()
 
 
-async def _let_go(runner: web.AppRunner) -> None:
-    """Wait until clients have closed their connections, which they do at their next answer; not for idle ones."""
+async def _let_go(runner: web.AppRunner, most_s: float) -> None:
+    """Wait until the connections that are open now are closed, which they are at their next answer; idle ones stay."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + LINGER_S
-    while runner.server and runner.server.connections and loop.time() < until:
+    until, open_now = loop.time() + most_s, _connections(runner)
+    while open_now & _connections(runner) and loop.time() < until:
         await asyncio.sleep(0.01)
+
+
+def _connections(runner: web.AppRunner) -> set[web.RequestHandler]:
+    return set(runner.server.connections) if runner.server else set()
 
 
 async def serve(settings: Settings, host: str, port: int) -> None:
