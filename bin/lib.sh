@@ -7,6 +7,10 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${PRECOG_FLEET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/precog-fleet}
 export PRECOG_FLEET_CACHE=$cache
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
+# Bytecode below the cache, so that the work tree stays as it was. Where none is written, as some images ask for, each
+# process compiles all it loads, which takes three times as long.
+unset PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX=$cache/pycache
 
 # What each part wants from Debian, by name.
 packages_control=(python3 python3-venv openssh-client git)
