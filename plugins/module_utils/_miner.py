@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 UPSTREAM = "upstream"
 GIT = "/usr/bin/git"
+ONLINE_CPUS = "/sys/devices/system/cpu/online"
 SHOWN_VARIABLES = ("PYTHON", "PRECOG_MINER_")
 
 
@@ -134,11 +135,12 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
 
 
 def _facts_of(host: Host, environment: str) -> dict[str, Any]:
-    """Return what a plan has to know of an environment, by name: its real path, so that a process keeps to it."""
+    """Return what a plan has to know of the host, by name; of the environment the real path, which a process keeps."""
     real = host.locate(environment)
     return {
         "environment": real,
         "implementation": "pypy" if host.exists(f"{real}/bin/pypy3") else "cpython",
+        "cpus": host.read_text(ONLINE_CPUS).strip() if host.exists(ONLINE_CPUS) else "",
     }
 
 

@@ -7,7 +7,8 @@ It asks over HTTP as a validator would, at a steady rate, and judges every answe
 runtime
     `GET /readyz`, then `POST /predict` for all assets at the time of the request.
 upstream
-    the same at the port of its metrics, and any answer at all from the axon, which answers validators only.
+    the same at the port of its metrics, and any answer at all from the axon, which answers validators only: to what
+    is no request, as it logs an error for each that names no synapse.
 simulator
     `GET /control`, and once for prices: it allows few requests, and they are for those who need prices.
 """
@@ -42,6 +43,7 @@ MOST_TEXTS = 5  # kinds of wrong answers that are told
 POLL_S = 0.1  # between looks at whether an instance is ready
 PATIENCE_S = 1.0  # for one such look: a socket of systemd takes a connection whether or not a process will answer it
 CONTROL = "/control"
+NO_REQUEST = b"?\r\n\r\n"
 PRICES = "/v4/timeseries/asset-metrics?assets=*&metrics=ReferenceRateUSD&frequency=1s&limit_per_asset=1"
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 FAULTS = ("latency", "hang", "drop", "429", "500", "cut", "garbage", "late")  # of a simulator: shares of requests
@@ -393,6 +395,16 @@ class Place:
         self._idle.append(connection)
         return Reply(status, content, seconds, "", False)
 
+    def heard(self) -> str:
+        """Return "" if HTTP is answered here, with whatever status, or why not; on a connection of its own."""
+        try:
+            with socket.create_connection((self._host, self._port), self._timeout_s) as connection:
+                connection.sendall(NO_REQUEST)
+                head = connection.recv(64)
+        except OSError as error:
+            return f"{self.name}: {_told(error)}"
+        return "" if head.startswith(b"HTTP/") else f"{self.name} does not answer HTTP, but {_short(head)!r}"
+
     def _exchange(
         self, connection: HTTPConnection, method: str, path: str, body: bytes | None
     ) -> tuple[int, bytes, str]:
@@ -469,7 +481,7 @@ def _unready(instance: Instance, web: Place, axon: Place) -> str:
     """Return "" if an instance is ready now, or why not."""
     path = CONTROL if instance.engine == "simulator" else "/readyz"
     seen = _unanswered(web, path, web.ask("GET", path))
-    return axon.ask("GET", "/").fault if not seen and instance.engine == "upstream" else seen
+    return axon.heard() if not seen and instance.engine == "upstream" else seen
 
 
 def measure(instance: Instance, limits: Limits, seconds: float) -> Figures:
@@ -484,7 +496,7 @@ def measure(instance: Instance, limits: Limits, seconds: float) -> Figures:
         samples += _steadily(lambda: _sample(web, instance.assets), limits.rate_hz, seconds)
     if instance.engine == "upstream":
         with Place(instance.host, instance.port, limits.deadline_ms / 1000) as axon:
-            samples.append(Sample(None, axon.ask("GET", "/").fault))
+            samples.append(Sample(None, axon.heard()))
     return figures(samples)
 
 

@@ -173,6 +173,7 @@ def understand(params: Mapping[str, Any], notes: Notes) -> list[Settings]:
     found = [_one(str(name), options, defaults, common, notes) for name, options in given.items()]
     instances = sorted((one for one in found if one), key=lambda one: one.engine != SIMULATOR)
     _ports(instances, notes)
+    _cpus_there(instances, str(params.get("cpus", "")), notes)
     return instances
 
 
@@ -342,13 +343,32 @@ def _cpus(place: str, value: Any, notes: Notes) -> str:
     text = str(value).strip()
     if text == "":
         return ""
-    ranges = (
-        [[int(end) for end in part.split("-")] for part in re.split("[, ]+", text)] if _CPUS.fullmatch(text) else []
-    )
+    ranges = _ranges(text) if _CPUS.fullmatch(text) else []
     if not ranges or any(ends[0] > ends[-1] or ends[-1] > _LAST_CPU for ends in ranges):
         notes.refuse(f"{place}.cpu_affinity", value, "is no list of CPUs, such as 0-3,6")
         return ""
     return " ".join("-".join(map(str, ends)) for ends in ranges)
+
+
+def _ranges(text: str) -> list[list[int]]:
+    """Return the first and the last CPU of each part of a list such as 0-3,6, which are the same for a lone one."""
+    return [[int(end) for end in part.split("-")] for part in re.split("[, ]+", text)]
+
+
+def _cpus_there(found: Iterable[Settings], there: str, notes: Notes) -> None:
+    """Refuse CPUs that the host has not: systemd would start nothing, or pin to fewer than are named, without a word.
+
+    :param there: the host's, as the kernel lists them; "" if it does not say.
+    """
+    if not there:
+        return
+    known = {cpu for ends in _ranges(there) for cpu in range(ends[0], ends[-1] + 1)}
+    for one in found:
+        named = _ranges(one.cpu_affinity) if one.cpu_affinity else []
+        lacking = sorted({cpu for ends in named for cpu in range(ends[0], ends[-1] + 1)} - known)
+        if lacking:
+            reason = f"names CPU {lacking[0]}, which this host has not or has switched off: it has {there}"
+            notes.refuse(f"instances.{one.name}.cpu_affinity", one.cpu_affinity, reason)
 
 
 def _size(place: str, option: str, value: Any, notes: Notes) -> str:

@@ -54,6 +54,7 @@ class Miner:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.1"  # an answer to what is no request has a status line too
     disable_nagle_algorithm = True
 
     def setup(self):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 
 import pytest
@@ -398,6 +399,40 @@ def test_an_upstream_miner_needs_its_axon_too(miner):
     assert (axon.requests, axon.errors) == (2, 0)
     lost = gate.measure(instance(closed_port(), "upstream", http_port=miner.port), quick(), 0)
     assert (lost.requests, lost.errors) == (2, 1)
+
+
+def test_an_axon_is_asked_by_what_is_no_request(miner):
+    assert gate.Place("127.0.0.1", miner.port, 5).heard() == ""
+    assert not miner.asked
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"SSH-2.0-OpenSSH\r\n", "does not answer HTTP, but 'SSH-2.0-OpenSSH\\r\\n'"),
+        (b"", "but ''"),
+        (None, "timed out"),
+    ],
+)
+def test_what_is_no_axon_is_told(said, told):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = gate.Place("127.0.0.1", other.getsockname()[1], 0.5)
+
+        def answer():
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(64)
+                if said is None:
+                    connection.recv(64)  # ends when the gate has given up
+                else:
+                    connection.sendall(said)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        try:
+            assert place.heard().endswith(told)
+        finally:
+            answering.join()
 
 
 def test_a_market_is_asked_for_prices_once(miner):

@@ -666,6 +666,27 @@ def test_every_address_means_that_of_both_families():
     assert section(made.units["precog-miner@main.socket"], "Socket")["BindIPv6Only"] == "both"
 
 
+AFFINITIES = {
+    "all there": ("0-3", "0-3", None),
+    "known to nobody": ("0-7", "", None),
+    "one too many": ("0-4", "0-3", 4),
+    "in a gap": ("1,3", "0-1,4-5", 3),
+    "above all": ("64", "0", 64),
+}
+
+
+@pytest.mark.parametrize(("affinity", "cpus", "lacking"), AFFINITIES.values(), ids=AFFINITIES)
+def test_a_cpu_that_the_host_has_not_is_refused(affinity, cpus, lacking):
+    given = {"main": {"cpu_affinity": affinity}}
+    if lacking is None:
+        assert plan(given, cpus=cpus).instances
+        return
+    told = f"names CPU {lacking}, which this host has not or has switched off: it has {cpus}"
+    (problem,) = problems(given, cpus=cpus)
+    assert problem.startswith("instances.main.cpu_affinity: ")
+    assert problem.endswith(told)
+
+
 @pytest.mark.parametrize(("implementation", "expected"), [("cpython", "yes"), ("pypy", "no")])
 def test_only_pypy_may_write_code_as_it_runs(implementation, expected):
     made = plan(implementation=implementation)

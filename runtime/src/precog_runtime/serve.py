@@ -120,13 +120,19 @@ class Server:
 
 @asynccontextmanager
 async def listening(
-    runtime: Runtime, host: str, port: int, inherited: socket.socket | None = None
+    runtime: Runtime,
+    host: str,
+    port: int,
+    inherited: socket.socket | None = None,
+    parting_s: float | None = None,
 ) -> AsyncIterator[str]:
     """Serve, and yield the URL; at the end answer what is under way.
 
     :param port: 0 lets the kernel choose.
     :param inherited: a listening socket to serve instead. Whoever handed it over goes on listening at the end, and
         connections that are not accepted by then wait there for the next process.
+    :param parting_s: how long clients that keep connections open have to come over them once more; PARTING_S if not
+        given.
     :raises SettingError: the address can't be listened at.
     """
     server = Server(runtime)
@@ -150,7 +156,7 @@ async def listening(
         server.ending = True
         # A connection closed at the moment at which its client sends a request loses that request. So they are taken
         # from clients by answers, and new ones are accepted until then: nobody waits for the next process meanwhile.
-        await _let_go(runner, PARTING_S)
+        await _let_go(runner, PARTING_S if parting_s is None else parting_s)
         for each in runner.sites:
             await each.stop()
         await _let_go(runner, LINGER_S)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -159,14 +160,16 @@ def test_metrics_can_be_scraped_and_a_port_in_use_is_told():
     port = free_port()
     settings = Settings(window_s=600, monitor_s=0, metrics_port=port)
     served = Background(settings, SimulatedMarket(1, "calm"))
+    scraper = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         asyncio.run(forward_by(served)(question(), None))
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
-        assert 'precog_request_duration_seconds_count{front="axon"' in text
+        scraper.request("GET", "/metrics")
+        assert 'precog_request_duration_seconds_count{front="axon"' in scraper.getresponse().read().decode()
         with pytest.raises(SettingError, match=f"can't listen at 127.0.0.1:{port}"):
             Background(settings, SimulatedMarket(1, "calm"))
     finally:
-        served.close()
+        served.close()  # with the scraper's connection open, as Prometheus keeps it
+        scraper.close()
     assert not served._thread.is_alive()
 
 

@@ -106,7 +106,9 @@ class Background:
             if self._settings.metrics_port:
                 from precog_runtime.serve import listening
 
-                await stack.enter_async_context(listening(self.runtime, "127.0.0.1", self._settings.metrics_port))
+                # Who scrapes metrics comes again; the end is waited for no longer than STOP_S.
+                served = listening(self.runtime, "127.0.0.1", self._settings.metrics_port, parting_s=0)
+                await stack.enter_async_context(served)
             self._opened.set()
             reporting = asyncio.ensure_future(answering.report(self._settings.metrics_port))
             await self._ended.wait()
