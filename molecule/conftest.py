@@ -51,8 +51,11 @@ def members(inventory: dict, group: str) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Directs testinfra at the hosts of the scenario's group, over SSH and as root."""
+    """Directs testinfra at the hosts of the scenario's group, over SSH and as root; files in a folder of its own."""
     scenario = os.environ["MOLECULE_SCENARIO_NAME"]
+    # pytest sweeps it first, and another scenario may run beside this one.
+    if config.option.basetemp:
+        config.option.basetemp += f"-{scenario}"
     inventory = yaml.safe_load((inventory_folder() / "hosts.yml").read_text())
     group = "precog" if scenario == "default" else scenario
     config.option.hosts = ",".join(f"ssh://{name}" for name in members(inventory, group))
