@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
-from processes import HAND_OVER, Manager, call, done, environment, running, wait_until, words
+from processes import HAND_OVER, SOURCE, Manager, call, done, environment, running, wait_until, words
 
 from precog_runtime import serve, service
 from precog_runtime.settings import Settings
@@ -181,6 +181,18 @@ def test_draining_is_told_by_readyz_and_requests_are_still_answered(market, tmp_
         drain.unlink()
         code, told = call(f"{command.url}/readyz")
         assert (code, told["ready"], told["draining"]) == (200, True, False)
+
+
+def test_what_is_loaded_is_left_out_of_pythons_collections(market, tmp_path):
+    told = tmp_path / "frozen"
+    at_the_end = f"print(gc.get_freeze_count(), file=open({str(told)!r}, 'w'))"
+    (tmp_path / "sitecustomize.py").write_text(f"import atexit, gc\natexit.register(lambda: {at_the_end})\n")
+    with Manager(str(tmp_path / "notify")) as manager:
+        path = f"{tmp_path}:{SOURCE}"
+        with running(*options(market), NOTIFY_SOCKET=manager.address, PYTHONPATH=path) as command:
+            manager.wait_for("READY")
+            assert command.end() == 0
+    assert int(told.read_text()) > 10_000
 
 
 def test_who_asks_while_no_process_runs_is_answered_by_the_next_one(market, listener):

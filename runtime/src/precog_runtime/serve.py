@@ -18,7 +18,7 @@ from precog_runtime import __version__, service, timestamps
 from precog_runtime.errors import SettingError
 from precog_runtime.metrics import CONTENT_TYPE
 from precog_runtime.options import add_settings, given_settings
-from precog_runtime.runtime import Runtime, open_runtime
+from precog_runtime.runtime import Runtime, open_runtime, spare_collections
 from precog_runtime.types import Answer, Request
 
 if TYPE_CHECKING:
@@ -195,6 +195,7 @@ async def serve(settings: Settings, host: str, port: int) -> None:
         url = await stack.enter_async_context(listening(runtime, host, port, inherited))
         print(json.dumps({"listening": url}), flush=True)
         await _first_prices(runtime, ended)
+        spare_collections()
         service.notify("READY=1", f"STATUS=Listening at {url}")
         reporting = asyncio.ensure_future(service.report_alive())
         await ended.wait()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import os
@@ -154,6 +155,15 @@ def test_an_announced_request_has_its_prices_fetched_once_before_it_is_answered(
     finally:
         background.close()
     assert background.expect not in announced
+
+
+def test_what_is_loaded_is_left_out_of_pythons_collections():
+    gc.unfreeze()
+    try:
+        Background(Settings(window_s=600, monitor_s=0), SimulatedMarket(1, "calm")).close()
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_metrics_can_be_scraped_and_a_port_in_use_is_told():

@@ -21,7 +21,7 @@ from precog_runtime.axon import answering
 from precog_runtime.axon.headers import fix_headers
 from precog_runtime.axon.hotkey import keep_hotkey
 from precog_runtime.axon.verify import announced, caller, verify_strictly
-from precog_runtime.runtime import Runtime, open_runtime
+from precog_runtime.runtime import Runtime, open_runtime, spare_collections
 from precog_runtime.settings import load
 from precog_runtime.types import Answer, Request
 
@@ -109,6 +109,7 @@ class Background:
                 # Who scrapes metrics comes again; the end is waited for no longer than STOP_S.
                 served = listening(self.runtime, "127.0.0.1", self._settings.metrics_port, parting_s=0)
                 await stack.enter_async_context(served)
+            spare_collections()
             self._opened.set()
             reporting = asyncio.ensure_future(answering.report(self._settings.metrics_port))
             await self._ended.wait()
