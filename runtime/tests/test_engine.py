@@ -74,15 +74,24 @@ async def test_a_forecast_sees_no_price_after_its_timestamp():
         assert len(spy.shown) == len(LEVELS)
 
 
+def lookups(running):
+    """How often the cache in memory was asked."""
+    value = running.runtime.metrics.registry.get_sample_value
+    kinds = ({"layer": "memory", "result": result} for result in ("hit", "miss"))
+    return sum(value("precog_cache_requests_total", kind) or 0 for kind in kinds)
+
+
 @virtual
 async def test_many_at_once_share_one_fetch_and_one_forecast_an_asset():
     async with world(quiet(patience_s=1.0)) as running:
         spy = use(running, Spy())
         await asyncio.sleep(30)
         running.market.latency_s, before = 0.15, running.market.fetches
+        looked_up = lookups(running)
         answers = await asyncio.gather(*(running.ask() for _ in range(64)))
         assert running.market.fetches - before == 1
         assert len(spy.shown) == len(LEVELS)
+        assert lookups(running) - looked_up == len(LEVELS)  # they also look for them once
         assert all(set(answer.assets) == set(LEVELS) and not answer.refused for answer in answers)
         assert all(one.age_s == 0 for answer in answers for one in answer.assets.values())
 
@@ -281,10 +290,13 @@ def test_a_model_that_is_too_slow_is_replaced_by_the_default_before_the_deadline
         loop = asyncio.get_running_loop()
         slow = use(running, Slow())
         began = time.monotonic()
-        answer = await running.ask(deadline_s=0.6)
+        at = int(running.now)
+        hurried, patient = (asyncio.ensure_future(running.ask(at, deadline_s=each)) for each in (0.6, 9.0))
+        answer = await hurried
         assert time.monotonic() - began < 1.4
         assert {(one.model, one.degraded) for one in answer.assets.values()} == {(DefaultModel.name, "model too slow")}
-        at = answer.timestamp
+        # Who has more time and asks for the same at the same moment waits for it.
+        assert {one.model for one in (await patient).assets.values()} == {"spy"}
         # It goes on, and what it says is kept for the next.
         await running.until(lambda: len(slow.shown) == len(LEVELS), within_s=20)
         await loop.run_in_executor(None, int)

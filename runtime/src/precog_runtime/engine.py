@@ -66,6 +66,7 @@ class Engine:
         self._model = model
         self._fallback = fallback
         self._making: dict[Key, asyncio.Future[Forecast]] = {}
+        self._answering: dict[tuple[tuple[str, ...], int, int], asyncio.Future[list[AssetAnswer | RequestRefused]]] = {}
         # What `ready` answers from: replaced entry by entry, read without a lock. The second part of an entry tells
         # until which change of the market it holds.
         self._table: dict[tuple[str, int], tuple[AssetAnswer, int]] = {}
@@ -99,10 +100,28 @@ class Engine:
     ) -> Answer:
         """Answer from the newest prices that can be had in time."""
         await self._freshen(assets, timestamp, deadline)
-        answers = await asyncio.gather(*(self._one(asset, timestamp, deadline) for asset in assets))
+        answers = await self._shared(assets, timestamp, deadline)
         made = {one.asset: one for one in answers if isinstance(one, AssetAnswer)}
         lacking = {asset: str(one) for asset, one in zip(assets, answers, strict=True) if asset not in made}
         return Answer(timestamp, made, {**refused, **lacking})
+
+    async def _shared(
+        self, assets: Sequence[str], timestamp: int, deadline: float
+    ) -> list[AssetAnswer | RequestRefused]:
+        """Answer assets once for all who ask the same of the same prices: a burst waits for one fetch, and goes on."""
+        key = (tuple(assets), timestamp, self._market.changes)
+        answering = self._answering.get(key)
+        if answering is None:
+            # Not by the deadline of who happens to be the first.
+            theirs = self.clock() + self.settings.deadline_s
+            answering = asyncio.ensure_future(self._all(assets, timestamp, theirs))
+            self._answering[key] = answering
+            answering.add_done_callback(lambda _done: self._answering.pop(key))
+        await asyncio.wait({answering}, timeout=max(0.0, deadline - self.clock() - RESERVE_S))
+        return answering.result() if answering.done() else await self._all(assets, timestamp, deadline)
+
+    async def _all(self, assets: Sequence[str], timestamp: int, deadline: float) -> list[AssetAnswer | RequestRefused]:
+        return await asyncio.gather(*(self._one(asset, timestamp, deadline) for asset in assets))
 
     async def prepare(self, timestamp: int) -> None:
         """Make the forecasts for a timestamp from the data that there is, so that `ready` has them."""
