@@ -51,7 +51,7 @@ class Instance:
         return dict(line.split("=", 1) for line in text.splitlines())
 
 
-MARKET = Instance("market", "simulator", 8900)
+MARKET = Instance("market", "simulator", 8900, unit={"OOMScoreAdjust": "300"})
 INSTANCES = {
     "svc-12": [
         MARKET,

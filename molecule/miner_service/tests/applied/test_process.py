@@ -31,6 +31,14 @@ def test_priority_and_processors_are_its_own(host, instances):
         assert allowed[1] == (one.cpus or everywhere), one.name
 
 
+def test_the_score_by_which_the_kernel_picks_when_memory_runs_out_is_in_force(host, instances):
+    """Where it is above 0: a container's systemd, which lacks CAP_SYS_RESOURCE, can't go below its own."""
+    raised = {one.pid(host): score for one in instances if (score := int(one.unit.get("OOMScoreAdjust", "0"))) > 0}
+    assert raised
+    for pid, score in raised.items():
+        assert int(host.file(f"/proc/{pid}/oom_score_adj").content_string) == score
+
+
 def test_what_systemd_keeps_of_it(host, instances):
     for one in instances:
         for key, value in {"WatchdogUSec": "8s", **one.unit}.items():
