@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from world import EPOCH, LEVELS, InlineExecutor, quiet, run, walk, world
+from world import EPOCH, LEVELS, InlineExecutor, Spy, quiet, use, virtual, walk, world
 
 from precog_runtime.forecast.default import DefaultModel
 from precog_runtime.types import HORIZON_S, Forecast
 
 YEAR_2030 = "2030-01-01T00:00:00.000000Z"
-
-
-def virtual(test):
-    """Run an async test in virtual time."""
-
-    @functools.wraps(test)
-    def wrapped(*args, **kwargs):
-        run(lambda: test(*args, **kwargs))
-
-    return wrapped
-
-
-class Spy:
-    """A model that notes what it is shown."""
-
-    name, lookback_s, kind = "spy", 600, "numpy"
-
-    def __init__(self, forecast=None):
-        self.shown = []
-        self._forecast = forecast
-
-    def forecast(self, asset, timestamp, series):
-        self.shown.append((asset, timestamp, series))
-        if self._forecast is not None:
-            return self._forecast()
-        last = float(series.prices[-1])
-        return Forecast(last, last * 0.99, last * 1.01)
-
-
-def use(running, model):
-    running.runtime.engine._model = model
-    return model
 
 
 @virtual
@@ -381,3 +348,40 @@ async def test_ready_from_another_thread_while_the_market_moves():
         assert loop.time() >= 15
         assert hits
         assert not wrong
+
+
+@pytest.mark.parametrize("fresh_s", [2.0, 300.0])
+@virtual
+async def test_what_was_prepared_ahead_tells_the_age_of_its_prices_at_the_moment_of_the_answer(fresh_s):
+    """Prices stop 2 s before a mark whose answer is prepared; `ready` has to tell it at and after the mark."""
+    async with world(quiet(fresh_s=fresh_s)) as running:
+        engine, mark = running.runtime.engine, int(running.now) + 2
+        await running.ask(mark - 2)
+        running.market.failing = True
+        await engine.prepare(mark)
+        ahead = engine.ready(running.request(mark))
+        assert {one.age_s for one in ahead.assets.values()} == {0}
+        for later_s, age_s in [(1.0, 1), (1.0, 2), (60.0, 2)]:
+            await asyncio.sleep(later_s)
+            answer = engine.ready(running.request(mark), "serve")
+            assert {one.age_s for one in answer.assets.values()} == {age_s}, later_s
+            assert {one.degraded for one in answer.assets.values()} == {""}
+        running.runtime.log.store.flush()
+        rows = running.runtime.log.store.query("SELECT age_s FROM answers WHERE asset = 'btc' ORDER BY request_id", ())
+        assert [age for (age,) in rows] == [0, 0, 1, 2, 2]
+        value = running.runtime.metrics.registry.get_sample_value
+        assert value("precog_answer_age_seconds_sum", {"asset": "btc"}) == 5
+
+
+@virtual
+async def test_an_answer_that_grows_too_old_in_the_table_is_none_any_more():
+    async with world(quiet(fresh_s=300.0, max_age_s=30.0)) as running:
+        engine, mark = running.runtime.engine, int(running.now) + 50
+        running.market.failing = True
+        await engine.prepare(mark)
+        await asyncio.sleep(20)
+        assert 20 <= engine.ready(running.request(mark)).assets["btc"].age_s <= 22
+        await asyncio.sleep(40)
+        answer = engine.ready(running.request(mark))
+        assert (answer.assets, set(answer.refused)) == ({}, set(LEVELS))
+        assert running.errors("no_data") == len(LEVELS)

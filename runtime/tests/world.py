@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor, Future
@@ -14,7 +15,7 @@ import numpy as np
 from precog_runtime.errors import SourceError
 from precog_runtime.runtime import Runtime, open_runtime
 from precog_runtime.settings import Settings
-from precog_runtime.types import Answer, Request, Series
+from precog_runtime.types import Answer, Forecast, Request, Series
 
 STUCK_S = 60.0
 EPOCH = 1_795_474_800  # 2026-11-23T23:00:00Z: a mark, at which each test begins
@@ -179,3 +180,36 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+
+
+def virtual(test):
+    """Run an async test in virtual time."""
+
+    @functools.wraps(test)
+    def wrapped(*args, **kwargs):
+        run(lambda: test(*args, **kwargs))
+
+    return wrapped
+
+
+class Spy:
+    """A model that notes what it is shown."""
+
+    name, lookback_s, kind = "spy", 600, "numpy"
+
+    def __init__(self, forecast=None):
+        self.shown = []
+        self._forecast = forecast
+
+    def forecast(self, asset, timestamp, series):
+        self.shown.append((asset, timestamp, series))
+        if self._forecast is not None:
+            return self._forecast()
+        last = float(series.prices[-1])
+        return Forecast(last, last * 0.99, last * 1.01)
+
+
+def use(running, model):
+    """Have a running world's forecasts made by a model."""
+    running.runtime.engine._forecaster.model = model
+    return model

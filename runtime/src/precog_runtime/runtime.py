@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from precog_runtime.cache import DiskCache, PredictionCache
 from precog_runtime.engine import Engine
 from precog_runtime.forecast import model as models
+from precog_runtime.forecast.baseline import UpstreamRule
 from precog_runtime.forecast.default import DefaultModel
+from precog_runtime.forecaster import Forecaster
 from precog_runtime.log import PredictionLog
 from precog_runtime.market.market import Market
 from precog_runtime.market.snapshot import Snapshots
@@ -74,7 +76,7 @@ async def open_runtime(
     :raises SettingError: the state's folder can't be used.
     """
     metrics = Metrics(settings.assets)
-    model, fallback = models.load(settings.model), DefaultModel()
+    model = models.load(settings.model)
     async with AsyncExitStack() as stack:
         source = source or _coin_metrics(settings, metrics)
         stack.push_async_callback(source.close)
@@ -87,7 +89,10 @@ async def open_runtime(
         stack.callback(log.close)
         pool = WorkerPool(settings.min_workers, settings.max_workers, metrics, executor)
         stack.callback(pool.close)
-        engine = Engine(settings, market, cache, log, pool, metrics, model, fallback, now, clock)
+        # Upstream's rule is arithmetic that no price fails at.
+        fallbacks = (DefaultModel(), UpstreamRule())
+        forecaster = Forecaster(settings, market, cache, pool, metrics, model, fallbacks, clock)
+        engine = Engine(settings, market, forecaster, log, metrics, now, clock)
         monitor = Monitor(metrics, settings.monitor_s) if settings.monitor_s else None
         snapshots = Snapshots(market, settings.state_dir, metrics) if settings.state_dir else None
         if snapshots:

@@ -67,9 +67,13 @@ class Market:
         """Return the price of a second in USD, None if there is none."""
         return self.windows[asset].price(second)
 
+    def last(self, asset: str, second: int) -> int | None:
+        """Return the newest second up to `second` that has a price, None if there is none."""
+        return self.windows[asset].last(second)
+
     def age(self, asset: str, second: int) -> float:
         """Return how many seconds older than `second` the newest price up to it is; infinity if there is none."""
-        last = self.windows[asset].last(second)
+        last = self.last(asset, second)
         return math.inf if last is None else float(second - last)
 
     async def refresh(self, until: int, timeout_s: float) -> None:
