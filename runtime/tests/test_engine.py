@@ -111,6 +111,38 @@ async def test_an_asset_without_prices_loses_only_itself():
         assert "there is no price" in answer.refused["eth"]
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["never there", "gone"])
+@virtual
+async def test_an_asset_that_the_source_has_no_longer_makes_nobody_wait(known):
+    async with world(quiet(mark_s=300, poll_s=5.0), filled=False) as running:
+        engine, mark = running.runtime.engine, EPOCH + 300
+        running.market.only = set(LEVELS) if known else {"btc", "eth"}
+        await running.until(lambda: engine.ages()["eth"] < 2)
+        running.market.only = {"btc", "eth"}
+        await asyncio.sleep(mark - running.now + 0.2)
+        answer = engine.ready(running.request(mark))
+        assert {one.degraded for asset, one in answer.assets.items() if asset != "tao_bittensor"} == {""}
+        assert set(answer.assets) == (set(LEVELS) if known else {"btc", "eth"})
+        if known:
+            gone = answer.assets["tao_bittensor"]
+            assert (gone.age_s, gone.degraded) == (mark - EPOCH, "prices are 300 s old")
+        else:
+            assert "there is no price" in answer.refused["tao_bittensor"]
+            assert running.errors("no_data") == 1
+        running.market.latency_s, before, began = 0.5, running.market.fetches, running.now
+        for _ in range(20):
+            await running.ask(mark)
+        assert running.now - began == 0
+        assert running.market.fetches == before
+        await running.ask(None, ["tao_bittensor"])
+        assert running.now - began == 0
+        running.market.only, running.market.latency_s = None, 0.0
+        await asyncio.sleep(6)
+        answer = engine.ready(running.request(mark))
+        assert {one.degraded for one in answer.assets.values()} == {""}
+        assert set(answer.assets) == set(LEVELS)
+
+
 @virtual
 async def test_seconds_that_are_not_published_yet_are_not_asked_for_by_each_request():
     async with world(quiet(fresh_s=1.0)) as running:

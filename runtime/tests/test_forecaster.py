@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from world import LEVELS, InlineExecutor, Spy, quiet, use, virtual, walk, world
+from world import LEVELS, InlineExecutor, Spy, Stuck, quiet, use, virtual, walk, world
 
 from precog_runtime import forecaster
 from precog_runtime.forecast.baseline import UpstreamRule
@@ -17,15 +17,6 @@ from precog_runtime.forecaster import TOO_SLOW
 from precog_runtime.types import Forecast
 
 K = 64
-
-
-class Stuck(InlineExecutor):
-    """Nothing that it is given comes to an end, while `stuck`."""
-
-    stuck = True
-
-    def submit(self, fn, /, *args, **kwargs):
-        return Future() if self.stuck else super().submit(fn, *args, **kwargs)
 
 
 def fall_back_to(running, *models):

@@ -114,13 +114,26 @@ class Engine:
         at = self._at(timestamp)
         parts: list[Part] = []
         for asset in checked.assets:
-            made = self._table.get((asset, timestamp))
-            if made is None or made.changes != self._market.changes or self._behind(asset, at):
+            part = self._prepared(asset, timestamp, at)
+            if part is None:
                 return None
-            parts.append(made)
+            parts.append(part)
         for _ in parts:
             self._metrics.cache("memory", "hit")
         return self._told(checked, parts, at, hit=True)
+
+    def _prepared(self, asset: str, timestamp: int, at: int) -> Part | None:
+        """Return what is made of an asset's answer, or why there is none, if nothing can better it now."""
+        if self._behind(asset, at):
+            return None
+        made = self._table.get((asset, timestamp))
+        if made is not None and made.changes == self._market.changes:
+            return made
+        try:
+            self._newest(asset, timestamp)
+        except NoPrices as refusal:
+            return refusal
+        return None
 
     async def _fresh(self, checked: Checked, timestamp: int, deadline: float) -> Answer:
         """Answer from the newest prices that can be had in time."""
@@ -222,9 +235,9 @@ class Engine:
         return NoPrices(f"{told}; {self.settings.max_age_s:g} s at most are used")
 
     def _behind(self, asset: str, at: int) -> bool:
-        """Whether newer prices than those in the window could make the answer fresher."""
+        """Whether newer prices than those in the window could make the answer fresher, and may come."""
         newest = self._market.windows[asset].newest
-        return newest is None or newest < at - self.settings.fresh_s
+        return (newest is None or newest < at - self.settings.fresh_s) and asset not in self._market.absent
 
     async def _freshen(self, assets: Sequence[str], timestamp: int, deadline: float) -> None:
         """Bring the market up to date if an asset is behind, for as long as patience and the deadline allow."""

@@ -40,7 +40,8 @@ HOUSEKEEPING_S = 60.0
 class Runtime:
     """A running path from request to answer.
 
-    :ivar attempted: set when the first prices are there, or the first attempt to get them has failed.
+    :ivar attempted: set when the first prices are there and the forecasts made from them, or the first attempt to get
+        them has failed.
     """
 
     settings: Settings
@@ -100,6 +101,9 @@ async def open_runtime(
         prefetcher = Prefetcher(settings, market, engine, metrics)
         jobs: dict[str, Callable[[], Awaitable[None]]] = {
             "prefetch": prefetcher.run,
+            "preparation": prefetcher.prepare,
+            "backfill": prefetcher.backfill,
+            "mending": prefetcher.mend,
             "housekeeping": lambda: _keep_house(market, cache, log),
             **({"snapshots": snapshots.run} if snapshots else {}),
             **({"monitor": monitor.run} if monitor else {}),
@@ -137,10 +141,10 @@ async def _keep_house(market: Market, cache: PredictionCache, log: PredictionLog
 
 
 async def _kept_running(name: str, job: Callable[[], Awaitable[None]], metrics: Metrics) -> None:
-    """Run a job that is not to end; a bug in it is logged and counted, and must not stop the answers."""
+    """Run a job to its end, if it has one; a bug in it is logged and counted, and must not stop the answers."""
     while True:
         try:
-            await job()
+            return await job()
         except Exception:
             metrics.error("internal")
             logger.exception("%s failed, and is begun again", name)
