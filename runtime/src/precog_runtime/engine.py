@@ -39,7 +39,7 @@ class _Shared:
 
 
 class Engine:
-    """Answers requests. All but `ready` belongs to one event loop; `ready` may be called from any thread.
+    """Answers requests. All belongs to one event loop, but for what may be called from any thread: it says so.
 
     :param now: wall clock, seconds since the epoch.
     :param clock: the clock of deadlines and latencies, seconds.
@@ -66,7 +66,10 @@ class Engine:
         self._table = Table()  # what `ready` answers from
 
     def ready(self, request: Request, front: str = "") -> Answer | None:
-        """Answer at once from what is prepared; None if anything would have to be waited for or computed."""
+        """Answer at once from what is prepared; None if anything would have to be waited for or computed.
+
+        From any thread.
+        """
         began = self.clock()
         checked = check(request, self.settings, self.now())
         answer = self._from_table(checked)
@@ -87,13 +90,23 @@ class Engine:
         self._finish(front, request, answer, began)
         return answer
 
+    def cut_off(self, request: Request, front: str, began: float) -> Answer:
+        """Count and log a request whose answer is not waited for any longer, and return it. From any thread.
+
+        :param began: when it came, on the engine's clock.
+        """
+        self._metrics.error("late")
+        answer = Answer(None, refused={"": "the answer was not there in time"})
+        self._finish(front, request, answer, began)
+        return answer
+
     async def prepare(self, timestamp: int) -> None:
         """Make the forecasts for a timestamp from the data that there is, so that `ready` has them."""
         deadline = self.clock() + self.settings.deadline_s
         await self._all(self.settings.assets, timestamp, deadline, {})
 
     def behind(self) -> bool:
-        """Whether an answer of now would be fresher with newer prices. May be called from any thread."""
+        """Whether an answer of now would be fresher with newer prices. From any thread."""
         now = int(self.now())
         return any(self._behind(asset, now) for asset in self.settings.assets)
 
