@@ -135,7 +135,7 @@ async def _keep_house(market: Market, cache: PredictionCache, log: PredictionLog
     while True:
         await asyncio.sleep(HOUSEKEEPING_S)
         cache.clean()
-        log.realise(market.price, market.series)
+        await log.realise(market.price, market.series)
         log.prune()
         await asyncio.get_running_loop().run_in_executor(None, log.export)
 
