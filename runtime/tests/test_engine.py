@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from world import EPOCH, LEVELS, InlineExecutor, quiet, run, walk, world
+from world import EPOCH, LEVELS, Spy, quiet, use, virtual, walk, world
 
 from precog_runtime.forecast.default import DefaultModel
-from precog_runtime.types import HORIZON_S, Forecast
+from precog_runtime.types import HORIZON_S, Forecast, Request
 
 YEAR_2030 = "2030-01-01T00:00:00.000000Z"
-
-
-def virtual(test):
-    """Run an async test in virtual time."""
-
-    @functools.wraps(test)
-    def wrapped(*args, **kwargs):
-        run(lambda: test(*args, **kwargs))
-
-    return wrapped
-
-
-class Spy:
-    """A model that notes what it is shown."""
-
-    name, lookback_s, kind = "spy", 600, "numpy"
-
-    def __init__(self, forecast=None):
-        self.shown = []
-        self._forecast = forecast
-
-    def forecast(self, asset, timestamp, series):
-        self.shown.append((asset, timestamp, series))
-        if self._forecast is not None:
-            return self._forecast()
-        last = float(series.prices[-1])
-        return Forecast(last, last * 0.99, last * 1.01)
-
-
-def use(running, model):
-    running.runtime.engine._model = model
-    return model
 
 
 @virtual
@@ -142,6 +109,38 @@ async def test_an_asset_without_prices_loses_only_itself():
         assert list(answer.predictions()) == ["btc"]
         assert answer.refused.keys() == {"eth", "tao_bittensor"}
         assert "there is no price" in answer.refused["eth"]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["never there", "gone"])
+@virtual
+async def test_an_asset_that_the_source_has_no_longer_makes_nobody_wait(known):
+    async with world(quiet(mark_s=300, poll_s=5.0), filled=False) as running:
+        engine, mark = running.runtime.engine, EPOCH + 300
+        running.market.only = set(LEVELS) if known else {"btc", "eth"}
+        await running.until(lambda: engine.ages()["eth"] < 2)
+        running.market.only = {"btc", "eth"}
+        await asyncio.sleep(mark - running.now + 0.2)
+        answer = engine.ready(running.request(mark))
+        assert {one.degraded for asset, one in answer.assets.items() if asset != "tao_bittensor"} == {""}
+        assert set(answer.assets) == (set(LEVELS) if known else {"btc", "eth"})
+        if known:
+            gone = answer.assets["tao_bittensor"]
+            assert (gone.age_s, gone.degraded) == (mark - EPOCH, "prices are 300 s old")
+        else:
+            assert "there is no price" in answer.refused["tao_bittensor"]
+            assert running.errors("no_data") == 1
+        running.market.latency_s, before, began = 0.5, running.market.fetches, running.now
+        for _ in range(20):
+            await running.ask(mark)
+        assert running.now - began == 0
+        assert running.market.fetches == before
+        await running.ask(None, ["tao_bittensor"])
+        assert running.now - began == 0
+        running.market.only, running.market.latency_s = None, 0.0
+        await asyncio.sleep(6)
+        answer = engine.ready(running.request(mark))
+        assert {one.degraded for one in answer.assets.values()} == {""}
+        assert set(answer.assets) == set(LEVELS)
 
 
 @virtual
@@ -356,28 +355,72 @@ async def test_garbage_between_good_prices_changes_no_answer():
 
 @virtual
 async def test_ready_from_another_thread_while_the_market_moves():
-    """The hot path is called from the axon's thread: never wrong, never an exception."""
-    async with world(quiet(poll_s=0.5, mark_s=300), executor=InlineExecutor()) as running:
-        engine, loop = running.runtime.engine, asyncio.get_running_loop()
-        stop, wrong, hits = [], [], []
+    """The hot path is called from the axon's thread: its prices are those of the second that it tells, to the cent."""
+    async with world(quiet(poll_s=0.5, mark_s=300)) as running:
+        use(running, Spy())
+        await asyncio.sleep(2)
+        engine = running.runtime.engine
+        stop, wrong, seconds = [], [], []
+        now = Request(None, tuple(LEVELS), math.inf, "a thread")
 
         def hammer():
             while not stop:
                 time.sleep(0)  # or the other threads would wait for their turn
-                answer = engine.ready(running_request)
+                answer = engine.ready(now)
                 if answer is not None:
-                    hits.append(1)
-                    wrong.extend(a for a, p in answer.predictions().items() if abs(p / LEVELS[a] - 1) > 0.01)
+                    seconds.append(answer.timestamp)
+                    wrong.extend(
+                        (asset, answer.timestamp, one)
+                        for asset, one in answer.assets.items()
+                        if one.forecast.point != walk(asset, answer.timestamp - int(one.age_s))
+                    )
 
-        running_request = running.request(EPOCH, deadline_s=1e9)
         with ThreadPoolExecutor(2) as threads:
             done = [threads.submit(hammer) for _ in range(2)]
-            for _ in range(60):
+            for number in range(120):
+                running.market.delay_s = number % 3
                 await asyncio.sleep(0.25)
-                await asyncio.sleep(0)
+                await running.ask()
+                time.sleep(0.002)  # in which no virtual time passes, and the threads get their turn
             stop.append(True)
             for future in done:
                 future.result()
-        assert loop.time() >= 15
-        assert hits
+        assert len(set(seconds)) >= 20
         assert not wrong
+
+
+@pytest.mark.parametrize("fresh_s", [2.0, 300.0])
+@virtual
+async def test_what_was_prepared_ahead_tells_the_age_of_its_prices_at_the_moment_of_the_answer(fresh_s):
+    """Prices stop 2 s before a mark whose answer is prepared; `ready` has to tell it at and after the mark."""
+    async with world(quiet(fresh_s=fresh_s)) as running:
+        engine, mark = running.runtime.engine, int(running.now) + 2
+        await running.ask(mark - 2)
+        running.market.failing = True
+        await engine.prepare(mark)
+        ahead = engine.ready(running.request(mark))
+        assert {one.age_s for one in ahead.assets.values()} == {0}
+        for later_s, age_s in [(1.0, 1), (1.0, 2), (60.0, 2)]:
+            await asyncio.sleep(later_s)
+            answer = engine.ready(running.request(mark), "serve")
+            assert {one.age_s for one in answer.assets.values()} == {age_s}, later_s
+            assert {one.degraded for one in answer.assets.values()} == {""}
+        running.runtime.log.store.flush()
+        rows = running.runtime.log.store.query("SELECT age_s FROM answers WHERE asset = 'btc' ORDER BY request_id", ())
+        assert [age for (age,) in rows] == [0, 0, 1, 2, 2]
+        value = running.runtime.metrics.registry.get_sample_value
+        assert value("precog_answer_age_seconds_sum", {"asset": "btc"}) == 5
+
+
+@virtual
+async def test_an_answer_that_grows_too_old_in_the_table_is_none_any_more():
+    async with world(quiet(fresh_s=300.0, max_age_s=30.0)) as running:
+        engine, mark = running.runtime.engine, int(running.now) + 50
+        running.market.failing = True
+        await engine.prepare(mark)
+        await asyncio.sleep(20)
+        assert 20 <= engine.ready(running.request(mark)).assets["btc"].age_s <= 22
+        await asyncio.sleep(40)
+        answer = engine.ready(running.request(mark))
+        assert (answer.assets, set(answer.refused)) == ({}, set(LEVELS))
+        assert running.errors("no_data") == len(LEVELS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +43,10 @@ class Prices:
     def series(self, asset: str, start: int, end: int) -> Series:
         found = sorted((time, price) for time, price in self.prices.get(asset, {}).items() if start <= time <= end)
         return Series(np.array([time for time, _ in found], np.int64), np.array([price for _, price in found], float))
+
+
+def realise(log: PredictionLog, true: Prices) -> int:
+    return asyncio.run(log.realise(true.price, true.series))
 
 
 def hour(begin: int, *prices: float) -> dict[int, float]:
@@ -176,13 +182,13 @@ def test_what_came_true(
     log.store.flush()
     true = Prices(btc={**hour(BEGIN, *prices), BEGIN - 1: 1.0, BEGIN + HORIZON_S + 1: 1e9})
     opened.clock.time += HORIZON_S - 1
-    assert log.realise(true.price, true.series) == 0
+    assert realise(log, true) == 0
     opened.clock.time += 1
-    assert log.realise(true.price, true.series) == 1
-    assert log.realise(true.price, true.series) == 0
+    assert realise(log, true) == 1
+    assert realise(log, true) == 0
     (found,) = opened.read("SELECT realised, hour_low, hour_high, seconds, inside, error, score FROM answers")
     assert found == pytest.approx(expected)
-    assert log.realise(true.price, true.series) == 0
+    assert realise(log, true) == 0
 
 
 prices = st.floats(1, 1000)
@@ -209,10 +215,10 @@ def test_equal_answers_come_true_together_and_others_wait_for_their_prices(opene
     log.store.flush()
     opened.clock.time += HORIZON_S + 10
     true = Prices(btc=hour(BEGIN, 100, 101), eth={BEGIN: 10.0})  # the price at eth's end is not known yet
-    assert log.realise(true.price, true.series) == 1
+    assert realise(log, true) == 1
     assert opened.read("SELECT asset, count(*) FROM answers WHERE realised = 101 GROUP BY asset") == [("btc", 5)]
     true.prices["eth"][BEGIN + HORIZON_S] = 10.5
-    assert log.realise(true.price, true.series) == 1
+    assert realise(log, true) == 1
     assert opened.read("SELECT count(*) FROM answers WHERE realised IS NULL") == [(1,)]  # 5 minutes later
 
 
@@ -222,7 +228,7 @@ def test_beyond_the_window_of_prices_nothing_is_tried(opened: Opened) -> None:
     log.store.flush()
     opened.clock.time += 7201
     asked: list[tuple[str, int]] = []
-    assert log.realise(lambda *what: asked.append(what), Prices().series) == 0
+    assert asyncio.run(log.realise(lambda *what: asked.append(what), Prices().series)) == 0
     assert asked == []
 
 
@@ -236,9 +242,66 @@ def test_many_forecasts_come_true_in_several_calls(opened: Opened, monkeypatch: 
     true = Prices(btc=hour(BEGIN, 100, 100))
     counts = []
     for _ in range(4):
-        counts.append(log.realise(true.price, true.series))
+        counts.append(realise(log, true))
         log.store.flush()
     assert counts == [7, 7, 6, 0]
+
+
+def test_forecasts_that_have_no_price_yet_keep_none_behind_them_from_coming_true(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "REALISE_MOST", 7)
+    log = opened.log()
+    for number in range(19):
+        log.record("axon", request(), answer(answered("btc", Forecast(100.0 + number, 90.0, 110.0))), 0.0)
+    log.record("axon", request(), answer(answered("btc", BTC), timestamp=BEGIN + 1), 0.0)
+    log.store.flush()
+    opened.clock.time += HORIZON_S + 1
+    true = Prices(btc=hour(BEGIN + 1, 100, 100))
+    assert [realise(log, true) for _ in range(3)] == [0, 0, 1]
+    true.prices["btc"] = hour(BEGIN, 100, 100)
+    log.store.flush()
+    assert [realise(log, true) for _ in range(3)] == [7, 7, 5]
+
+
+def test_the_event_loop_reads_prices_an_hour_at_a_time_and_waits_for_nothing_else(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, here = opened.log(), threading.get_ident()
+    for number in range(30):
+        log.record("axon", request(), answer(answered("btc", BTC), timestamp=BEGIN + number), 0.0)
+    log.store.flush()
+    opened.clock.time += HORIZON_S + 30
+    query, outcome, elsewhere, turns, series = log.store.query, log_module._outcome, [], [0], []
+
+    def noted(function):  # type: ignore[no-untyped-def]
+        def call(*args):  # type: ignore[no-untyped-def]
+            elsewhere.append(threading.get_ident() != here)
+            return function(*args)
+
+        return call
+
+    def extremes(_asset: str, start: int, end: int) -> Series:
+        series.append((threading.get_ident(), turns[0]))
+        return Series(np.array([start, end]), np.array([100.0, 101.0]))
+
+    async def work() -> None:
+        async def go_round() -> None:
+            while True:
+                turns[0] += 1
+                await asyncio.sleep(0)
+
+        others = asyncio.ensure_future(go_round())
+        assert await log.realise(lambda *_: 100.0, extremes) == 30
+        others.cancel()
+
+    monkeypatch.setattr(log.store, "query", noted(query))
+    monkeypatch.setattr(log_module, "_outcome", noted(outcome))
+    asyncio.run(work())
+    assert len(elsewhere) == 31
+    assert all(elsewhere)
+    assert {thread for thread, _ in series} == {here}
+    assert len({turn for _, turn in series}) == 30
 
 
 def test_accuracy_by_asset_and_model_and_its_metrics(opened: Opened) -> None:
@@ -250,7 +313,7 @@ def test_accuracy_by_asset_and_model_and_its_metrics(opened: Opened) -> None:
     log.store.flush()
     opened.clock.time += HORIZON_S
     true = Prices(btc=hour(BEGIN, 95, 105, 100), eth=hour(BEGIN, 9, 11, 10), gone=hour(BEGIN, 1, 1))
-    log.realise(true.price, true.series)
+    realise(log, true)
     log.store.flush()
     found = log.accuracy(24)
     assert found.keys() == {("btc", "default"), ("btc", "fallback"), ("eth", "default"), ("gone", "default")}
@@ -290,7 +353,7 @@ def test_a_clock_that_goes_back_loses_nothing(opened: Opened) -> None:
         opened.clock.time += step
         log.record("axon", request(), answer(answered("btc", BTC)), 0.0)
         log.prune()
-        assert log.realise(Prices().price, Prices().series) == 0
+        assert realise(log, Prices()) == 0
     assert opened.read("SELECT count(*) FROM requests") == [(3,)]
 
 
@@ -340,7 +403,7 @@ def test_a_restart_goes_on(tmp_path: Path) -> None:
     log.store.flush()
     opened.clock.time += HORIZON_S
     true = Prices(btc=hour(BEGIN, 100, 100))
-    assert log.realise(true.price, true.series) == 1
+    assert realise(log, true) == 1
     assert opened.read("SELECT caller, realised FROM log ORDER BY id") == [("before", 100.0), ("after", 100.0)]
     log.close()
     log.close()

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from made_api import BASES, START, Api, Fault, price, raw, status
 
 from precog_runtime.errors import RateLimited, SourceError
+from precog_runtime.market import budget
 from precog_runtime.market import market as module
 from precog_runtime.market.coinmetrics import CoinMetrics
-from precog_runtime.market.market import Market, believed
+from precog_runtime.market.market import Market, believed, gap, lagging
 from precog_runtime.market.simulated import SimulatedMarket
 from precog_runtime.metrics import Metrics
 from precog_runtime.settings import Settings
@@ -397,6 +398,25 @@ def test_an_asset_that_is_stuck_makes_no_ever_longer_fetch_and_is_mended_when_it
     with_source(work)
 
 
+def test_an_asset_that_is_absent_holds_up_no_fetch_for_the_others() -> None:
+    async def work(made: Made) -> None:
+        for second in range(START, START + 5):
+            made.source.publish(START - 20, second, ASSETS[:2])
+            made.now.second = second
+            for _ in range(3):
+                await made.market.refresh(second, 5)
+            assert made.market.absent == {"tao_bittensor"}
+            assert made.market.age("btc", second) == 0
+        assert len(made.source.calls) == 5
+        made.source.publish(START - 20, START + 5)
+        made.now.second += 1
+        await made.market.refresh(START + 5, 5)
+        assert made.market.absent == set()
+        assert made.market.age("tao_bittensor", START + 5) == 0
+
+    with_source(work)
+
+
 def test_after_an_outage_the_newest_come_first_and_the_rest_behind() -> None:
     async def work(made: Made) -> None:
         made.source.publish(START - 600, START + 9000)
@@ -415,6 +435,84 @@ def test_after_an_outage_the_newest_come_first_and_the_rest_behind() -> None:
         for asset in ASSETS:
             await until(lambda asset=asset: len(made.market.series(asset, START, START + 9001)) == 9002)  # type: ignore[misc]
         assert len(made.source.calls) <= 1 + 1 + 1 + 3  # three pages for what was lacking of all assets
+
+    with_source(work)
+
+
+def test_what_is_mended_waits_for_its_turn_and_leaves_budget() -> None:
+    """It is begun by an update, which is urgent: one that finds the budget used up fails at once."""
+    told: list[tuple[bool, bool]] = []
+
+    async def work(made: Made) -> None:
+        made.source.publish(START - 600, START + 9000)
+        await made.market.fill(600, 5)
+        fetch = made.source.fetch
+
+        async def spied(assets: Sequence[str], start: int, end: int, timeout_s: float) -> Mapping[str, Series]:
+            told.append((budget.urgent.get(), budget.background.get()))
+            return await fetch(assets, start, end, timeout_s)
+
+        made.source.fetch = spied  # type: ignore[method-assign]
+        made.now.second += 9000
+        await made.market.refresh(START + 9000, 5)
+        await until(lambda: len(made.market.series("eth", START, START + 9000)) == 9001)
+
+    with_source(work)
+    assert told[0] == (True, False)
+    assert told[1:] == [(False, True)] * 3
+
+
+@pytest.mark.parametrize(
+    ("newest", "wanted"),
+    [
+        ({"btc": None, "eth": None}, set()),
+        ({"btc": 1000, "eth": None}, {"eth"}),
+        ({"btc": 1000, "eth": 1000 - module.LAGGING_S}, set()),
+        ({"btc": 1000, "eth": 1000 - module.LAGGING_S - 1}, {"eth"}),
+        ({"btc": 5}, set()),
+    ],
+)
+def test_an_asset_far_behind_the_others_is_lagging(newest: dict[str, int | None], wanted: set[str]) -> None:
+    assert lagging(newest) == wanted
+
+
+@pytest.mark.parametrize(
+    ("lacking", "wanted"),
+    [
+        ([[]], None),
+        ([[40]], (40, 40)),
+        ([[40, 41, 50]], (40, 50)),
+        ([[40], [60, 61]], (40, 61)),
+        ([[0, 1]], None),  # before the first price there is not
+        ([[88]], (88, 88)),
+        ([[90]], None),  # comes with the next refresh
+        ([[88, 90, 99]], (88, 88)),
+        ([range(100)], None),
+        ([range(99)], None),
+        ([range(100), [7]], (7, 7)),
+    ],
+)
+def test_a_gap_is_what_lacks_between_prices(lacking: list[list[int]], wanted: tuple[int, int] | None) -> None:
+    assert gap([np.array(sorted({*range(100)} - {*each}), np.int64) for each in lacking]) == wanted
+
+
+def test_a_look_for_gaps_fetches_only_where_there_is_one() -> None:
+    async def work(made: Made) -> None:
+        made.source.publish(START - 600, START)
+        del made.source.rows["eth"][START - 50], made.source.rows["btc"][START - 20]
+        await made.market.fill(600, 5)
+        made.source.calls.clear()
+        made.market.look_for_gaps(15)
+        await asyncio.sleep(0.01)
+        assert made.source.calls == []
+        made.source.publish(START - 600, START)
+        made.market.look_for_gaps(300)
+        await until(lambda: made.market.price("eth", START - 50) is not None)
+        assert made.source.calls == [(START - 50, START - 20)]
+        assert made.market.price("btc", START - 20) == price("btc", START - 20)
+        made.market.look_for_gaps(300)
+        await asyncio.sleep(0.01)
+        assert len(made.source.calls) == 1
 
     with_source(work)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from world import EPOCH, LEVELS, quiet, run, walk, world
+from world import EPOCH, LEVELS, Spy, Stuck, quiet, run, use, virtual, walk, world
 
 from precog_runtime.market.snapshot import NAME, save
 from precog_runtime.prefetch import AFTER_S, BEFORE_S, next_due, to_prepare
@@ -148,3 +148,64 @@ def test_ages_are_told_as_metrics():
                 assert 85 <= age <= 101
 
     run(test)
+
+
+@virtual
+async def test_a_source_that_fails_at_long_ranges_gives_prices_from_the_start_and_the_rest_later():
+    async with world(quiet(mark_s=300, poll_s=5.0), filled=False) as running:
+        running.market.longest_s = 400
+        await asyncio.wait_for(running.runtime.attempted.wait(), 3)
+        answer = running.runtime.engine.ready(running.request(EPOCH))
+        assert set(answer.predictions()) == set(LEVELS)
+        await asyncio.sleep(60)
+        assert max(running.runtime.engine.ages().values()) <= 5
+        assert running.errors("source") >= 3
+        running.market.longest_s = 10**6
+        oldest = EPOCH - 7000
+        await running.until(lambda: len(running.runtime.market.series("eth", oldest, EPOCH)) == 7001, 60)
+
+
+@virtual
+async def test_a_slow_model_does_not_stop_the_prices_and_its_forecasts_are_of_the_newest():
+    executor = Stuck()
+    executor.stuck = False
+    async with world(quiet(mark_s=300, poll_s=5.0, deadline_s=60.0), executor=executor) as running:
+        spy = use(running, Spy())
+        await asyncio.sleep(20)
+        executor.stuck, before, ages = True, running.market.fetches, []
+        for _ in range(280):
+            await asyncio.sleep(1)
+            ages.append(max(running.runtime.engine.ages().values()))
+        assert running.market.fetches - before >= 280 / 5
+        assert max(ages) <= 6
+        executor.stuck = False
+        await asyncio.sleep(70)  # the forecasts that hang are given up
+        spy.shown.clear()
+        await asyncio.sleep(EPOCH + 600 - running.now + 1.5)
+        assert running.runtime.engine.ready(running.request(EPOCH + 600)) is not None
+        assert {timestamp for _, timestamp, _ in spy.shown} == {EPOCH + 600}  # once for each update that changed it
+        executor.stuck = True
+        await asyncio.sleep(290)  # and the runtime ends while a forecast is being made
+
+
+@virtual
+async def test_prices_that_are_published_late_come_all_the_same_at_a_bounded_rate():
+    """Each seventh second is published 35 s after the others: long after the seconds that a refresh fetches again."""
+    async with world(quiet(poll_s=5.0)) as running:
+        running.market.late_s, start = 35, int(running.now)
+        market, before = running.runtime.market, running.market.fetches
+        await asyncio.sleep(600)
+        end = int(running.now) - 35 - 40
+        for asset in LEVELS:
+            assert market.series(asset, start, end).times.tolist() == list(range(start, end + 1))
+        assert running.market.fetches - before <= 600 / 5 + 600 / 30 + 3
+
+
+@virtual
+async def test_seconds_that_never_come_cost_little():
+    async with world(quiet(poll_s=5.0)) as running:
+        running.market.withheld = set(range(EPOCH + 100, EPOCH + 200))
+        await asyncio.sleep(100)
+        before = running.market.fetches
+        await asyncio.sleep(3600)
+        assert running.market.fetches - before <= 3600 / 5 + 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +61,33 @@ def test_a_timestamp_beyond_the_bounds_is_refused_and_told(offset, fine):
 def test_without_a_timestamp_it_is_now():
     assert checked().timestamp == int(NOW)
     assert checked(timestamp=timestamps.text(int(NOW))).timestamp == int(NOW)
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+WILD = [nested(100_000), {"a": nested(100_000)}, 10**5000, -(10**5000), float("nan"), b"x" * 100_000]
+
+
+@pytest.mark.parametrize("wild", WILD, ids=lambda value: type(value).__name__)
+def test_what_cannot_be_shown_is_refused_by_its_kind(wild):
+    found = checked(assets=["btc", wild])
+    assert found.assets == ("btc",)
+    [shown] = found.refused
+    assert shown in (f"({type(wild).__name__})", "nan")
+    told = checked(timestamp=wild).refused[""]
+    assert shown in told
+    assert len(told) < 150
+
+
+def test_json_that_is_nested_as_deeply_as_it_may_be_is_refused_and_no_bug():
+    deep = orjson.loads("[" * 1000 + "]" * 1000)
+    assert list(checked(assets=["btc", deep]).refused) == ["(list)"]
+    assert checked(timestamp=deep).timestamp is None
 
 
 anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.lists(st.text())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 import selectors
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor, Future
@@ -14,7 +16,7 @@ import numpy as np
 from precog_runtime.errors import SourceError
 from precog_runtime.runtime import Runtime, open_runtime
 from precog_runtime.settings import Settings
-from precog_runtime.types import Answer, Request, Series
+from precog_runtime.types import Answer, Forecast, Request, Series
 
 STUCK_S = 60.0
 EPOCH = 1_795_474_800  # 2026-11-23T23:00:00Z: a mark, at which each test begins
@@ -77,6 +79,15 @@ class InlineExecutor(Executor):
         return future
 
 
+class Stuck(InlineExecutor):
+    """Nothing that it is given comes to an end, while `stuck`."""
+
+    stuck = True
+
+    def submit(self, fn, /, *args, **kwargs):
+        return Future() if self.stuck else super().submit(fn, *args, **kwargs)
+
+
 class Market:
     """A source of prices as a test wants it.
 
@@ -84,6 +95,8 @@ class Market:
     :ivar latency_s: of each fetch.
     :ivar failing: raise instead of answering.
     :ivar withheld: seconds whose prices come later.
+    :ivar late_s: by how much later than the others each seventh second is published.
+    :ivar longest_s: a fetch of more seconds fails.
     :ivar only: assets that have prices at all.
     """
 
@@ -94,6 +107,8 @@ class Market:
         self.latency_s = 0.0
         self.failing = False
         self.withheld: set[int] = set()
+        self.late_s = 0
+        self.longest_s = math.inf
         self.only: set[str] | None = None
         self.fetches = 0
 
@@ -102,9 +117,11 @@ class Market:
         published = min(end, int(self.now()) - self.delay_s)
         if self.latency_s:
             await asyncio.sleep(min(self.latency_s, timeout_s))
-        if self.failing or self.latency_s > timeout_s:
+        if self.failing or self.latency_s > timeout_s or end - start >= self.longest_s:
             raise SourceError("the test wants no prices")
-        times = np.array([s for s in range(start, published + 1) if s not in self.withheld], np.int64)
+        late = {second for second in range(published - self.late_s + 1, published + 1) if second % 7 == 0}
+        hidden = self.withheld | late
+        times = np.array([s for s in range(start, published + 1) if s not in hidden], np.int64)
         having = [asset for asset in assets if self.only is None or asset in self.only]
         return {asset: Series(times, np.array([self.price(asset, int(s)) for s in times])) for asset in having}
 
@@ -179,3 +196,36 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+
+
+def virtual(test):
+    """Run an async test in virtual time."""
+
+    @functools.wraps(test)
+    def wrapped(*args, **kwargs):
+        run(lambda: test(*args, **kwargs))
+
+    return wrapped
+
+
+class Spy:
+    """A model that notes what it is shown."""
+
+    name, lookback_s, kind = "spy", 600, "numpy"
+
+    def __init__(self, forecast=None):
+        self.shown = []
+        self._forecast = forecast
+
+    def forecast(self, asset, timestamp, series):
+        self.shown.append((asset, timestamp, series))
+        if self._forecast is not None:
+            return self._forecast()
+        last = float(series.prices[-1])
+        return Forecast(last, last * 0.99, last * 1.01)
+
+
+def use(running, model):
+    """Have a running world's forecasts made by a model."""
+    running.runtime.engine._forecaster.model = model
+    return model

@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
-from precog_runtime.errors import ModelError, RequestRefused, SourceError
-from precog_runtime.forecast.degrade import widen
-from precog_runtime.forecast.model import check as check_forecast
+from precog_runtime.errors import NoPrices, RequestRefused, SourceError
+from precog_runtime.forecaster import RESERVE_S, Made, Table
 from precog_runtime.requests import Checked, check
-from precog_runtime.types import Answer, AssetAnswer, Floats, Forecast, Ints, Model, Request, Series
+from precog_runtime.types import Answer, AssetAnswer, Request
 
 if TYPE_CHECKING:
-    from precog_runtime.cache import Key, PredictionCache
+    from precog_runtime.forecaster import Forecaster
     from precog_runtime.log import PredictionLog
     from precog_runtime.market.market import Market
     from precog_runtime.metrics import Metrics
     from precog_runtime.settings import Settings
-    from precog_runtime.workers import WorkerPool
 
 logger = logging.getLogger(__name__)
 
-RESERVE_S = 0.25  # of a deadline, kept for the answer itself once waiting is given up
-KEPT = 1024  # entries of the table of ready answers; each holds only until prices change
+Part = Made | RequestRefused  # of what is answered: that of one asset
 
 
-def run_model(model: Model, asset: str, timestamp: int, times: Ints, prices: Floats) -> Forecast:
-    """Call a model; in a function of its own with plain arrays, so that a worker process gets them by shared memory."""
-    return model.forecast(asset, timestamp, Series(times, prices))
+class _Shared:
+    """What is being made for all who ask the same.
+
+    :ivar parts: what is made by now, by asset.
+    :ivar making: ends when all are.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[str, Part] = {}
+        self.making: asyncio.Future[None]
 
 
 class Engine:
-    """Answers requests. All but `ready` belongs to one event loop; `ready` may be called from any thread.
+    """Answers requests. All belongs to one event loop, but for what may be called from any thread: it says so.
 
-    :param model: makes the forecasts.
-    :param fallback: makes them where `model` fails or is too slow; quick, and never waited for.
     :param now: wall clock, seconds since the epoch.
     :param clock: the clock of deadlines and latencies, seconds.
     """
@@ -46,12 +49,9 @@ class Engine:
         self,
         settings: Settings,
         market: Market,
-        cache: PredictionCache,
+        forecaster: Forecaster,
         log: PredictionLog,
-        pool: WorkerPool,
         metrics: Metrics,
-        model: Model,
-        fallback: Model,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,20 +59,17 @@ class Engine:
         self.now = now
         self.clock = clock
         self._market = market
-        self._cache = cache
+        self._forecaster = forecaster
         self._log = log
-        self._pool = pool
         self._metrics = metrics
-        self._model = model
-        self._fallback = fallback
-        self._making: dict[Key, asyncio.Future[Forecast]] = {}
-        self._answering: dict[tuple[tuple[str, ...], int, int], asyncio.Future[list[AssetAnswer | RequestRefused]]] = {}
-        # What `ready` answers from: replaced entry by entry, read without a lock. The second part of an entry tells
-        # until which change of the market it holds.
-        self._table: dict[tuple[str, int], tuple[AssetAnswer, int]] = {}
+        self._shared: dict[tuple[tuple[str, ...], int, int], _Shared] = {}
+        self._table = Table()  # what `ready` answers from
 
     def ready(self, request: Request, front: str = "") -> Answer | None:
-        """Answer at once from what is prepared; None if anything would have to be waited for or computed."""
+        """Answer at once from what is prepared; None if anything would have to be waited for or computed.
+
+        From any thread.
+        """
         began = self.clock()
         checked = check(request, self.settings, self.now())
         answer = self._from_table(checked)
@@ -83,53 +80,33 @@ class Engine:
     async def answer(self, request: Request, front: str = "") -> Answer:
         """Answer, from the last good data where newer can't be had in time. Never raises but for a bug.
 
-        It returns before the request's deadline, but for the few milliseconds of the fallback model.
+        It returns before the request's deadline: what a fallback model takes is kept for it.
         """
         began = self.clock()
         checked = check(request, self.settings, self.now())
         answer = self._from_table(checked)
         if answer is None:
-            answer = await self._fresh(
-                checked.assets, cast("int", checked.timestamp), request.deadline, checked.refused
-            )
+            answer = await self._fresh(checked, cast("int", checked.timestamp), request.deadline)
         self._finish(front, request, answer, began)
         return answer
 
-    async def _fresh(
-        self, assets: Sequence[str], timestamp: int, deadline: float, refused: Mapping[str, str]
-    ) -> Answer:
-        """Answer from the newest prices that can be had in time."""
-        await self._freshen(assets, timestamp, deadline)
-        answers = await self._shared(assets, timestamp, deadline)
-        made = {one.asset: one for one in answers if isinstance(one, AssetAnswer)}
-        lacking = {asset: str(one) for asset, one in zip(assets, answers, strict=True) if asset not in made}
-        return Answer(timestamp, made, {**refused, **lacking})
+    def cut_off(self, request: Request, front: str, began: float) -> Answer:
+        """Count and log a request whose answer is not waited for any longer, and return it. From any thread.
 
-    async def _shared(
-        self, assets: Sequence[str], timestamp: int, deadline: float
-    ) -> list[AssetAnswer | RequestRefused]:
-        """Answer assets once for all who ask the same of the same prices: a burst waits for one fetch, and goes on."""
-        key = (tuple(assets), timestamp, self._market.changes)
-        answering = self._answering.get(key)
-        if answering is None:
-            # Not by the deadline of who happens to be the first.
-            theirs = self.clock() + self.settings.deadline_s
-            answering = asyncio.ensure_future(self._all(assets, timestamp, theirs))
-            self._answering[key] = answering
-            answering.add_done_callback(lambda _done: self._answering.pop(key))
-        await asyncio.wait({answering}, timeout=max(0.0, deadline - self.clock() - RESERVE_S))
-        return answering.result() if answering.done() else await self._all(assets, timestamp, deadline)
-
-    async def _all(self, assets: Sequence[str], timestamp: int, deadline: float) -> list[AssetAnswer | RequestRefused]:
-        return await asyncio.gather(*(self._one(asset, timestamp, deadline) for asset in assets))
+        :param began: when it came, on the engine's clock.
+        """
+        self._metrics.error("late")
+        answer = Answer(None, refused={"": "the answer was not there in time"})
+        self._finish(front, request, answer, began)
+        return answer
 
     async def prepare(self, timestamp: int) -> None:
         """Make the forecasts for a timestamp from the data that there is, so that `ready` has them."""
         deadline = self.clock() + self.settings.deadline_s
-        await asyncio.gather(*(self._one(asset, timestamp, deadline) for asset in self.settings.assets))
+        await self._all(self.settings.assets, timestamp, deadline, {})
 
     def behind(self) -> bool:
-        """Whether an answer of now would be fresher with newer prices. May be called from any thread."""
+        """Whether an answer of now would be fresher with newer prices. From any thread."""
         now = int(self.now())
         return any(self._behind(asset, now) for asset in self.settings.assets)
 
@@ -144,113 +121,151 @@ class Engine:
         return {asset: self._market.age(asset, at) for asset in self.settings.assets}
 
     def _from_table(self, checked: Checked) -> Answer | None:
-        if checked.timestamp is None or not checked.assets:
-            return Answer(checked.timestamp, refused=checked.refused)
-        found = {}
+        timestamp = checked.timestamp
+        if timestamp is None or not checked.assets:
+            return Answer(timestamp, refused=checked.refused)
+        at = self._at(timestamp)
+        parts: list[Part] = []
         for asset in checked.assets:
-            entry = self._table.get((asset, checked.timestamp))
-            if entry is None or entry[1] != self._market.changes or self._behind(asset, checked.timestamp):
+            part = self._prepared(asset, timestamp, at)
+            if part is None:
                 return None
-            found[asset] = entry[0]
-        for _ in found:
+            parts.append(part)
+        for _ in parts:
             self._metrics.cache("memory", "hit")
-        return Answer(checked.timestamp, found, checked.refused, hit=True)
+        return self._told(checked, parts, at, hit=True)
 
-    def _behind(self, asset: str, timestamp: int) -> bool:
-        """Whether newer prices than those in the window could make the answer fresher."""
+    def _prepared(self, asset: str, timestamp: int, at: int) -> Part | None:
+        """Return what is made of an asset's answer, or why there is none, if nothing can better it now."""
+        if self._behind(asset, at):
+            return None
+        made = self._table.get((asset, timestamp))
+        if made is not None and made.changes == self._market.changes:
+            return made
+        try:
+            self._newest(asset, timestamp)
+        except NoPrices as refusal:
+            return refusal
+        return None
+
+    async def _fresh(self, checked: Checked, timestamp: int, deadline: float) -> Answer:
+        """Answer from the newest prices that can be had in time."""
+        await self._freshen(checked.assets, timestamp, deadline)
+        parts = await self._made(checked.assets, timestamp, deadline)
+        return self._told(checked, parts, self._at(timestamp))
+
+    def _told(self, checked: Checked, parts: Iterable[Part], at: int, hit: bool = False) -> Answer:
+        """Return the answer as it is at this moment: prices age while a forecast waits to be asked for."""
+        found: dict[str, AssetAnswer] = {}
+        refused = checked.refused
+        for asset, part in zip(checked.assets, parts, strict=True):
+            one = self._of_now(part, at)
+            if isinstance(one, AssetAnswer):
+                found[asset] = one
+            else:
+                self._metrics.error(one.kind)
+                refused = {**refused, asset: str(one)}
+        return Answer(checked.timestamp, found, refused, hit)
+
+    def _of_now(self, part: Part, at: int) -> AssetAnswer | RequestRefused:
+        if isinstance(part, RequestRefused):
+            return part
+        age_s = max(0.0, float(at - part.newest))
+        return self._too_old(age_s) if age_s > self.settings.max_age_s else part.answer(age_s, self.settings.fresh_s)
+
+    async def _made(self, assets: tuple[str, ...], timestamp: int, deadline: float) -> list[Part]:
+        """Make the answers of assets once for all who ask the same of the same prices.
+
+        A burst waits for one fetch, and goes on. Who can't wait any longer gets what is there by then.
+        """
+        shared = self._share(assets, timestamp)
+        await asyncio.wait({shared.making}, timeout=max(0.0, deadline - self.clock() - RESERVE_S))
+        return [shared.parts.get(asset) or self._late(asset, timestamp) for asset in assets]
+
+    def _share(self, assets: tuple[str, ...], timestamp: int) -> _Shared:
+        key = (assets, timestamp, self._market.changes)
+        shared = self._shared.get(key)
+        if shared is None:
+            shared = self._shared[key] = _Shared()
+            # Not by the deadline of who happens to be the first.
+            theirs = self.clock() + self.settings.deadline_s
+            shared.making = asyncio.ensure_future(self._all(assets, timestamp, theirs, shared.parts))
+            shared.making.add_done_callback(lambda _done: self._shared.pop(key))
+        return shared
+
+    async def _all(self, assets: Sequence[str], timestamp: int, deadline: float, parts: dict[str, Part]) -> None:
+        async def make(asset: str) -> None:
+            parts[asset] = await self._one(asset, timestamp, deadline)
+
+        await asyncio.gather(*map(make, assets))
+
+    async def _one(self, asset: str, timestamp: int, deadline: float) -> Part:
+        """Make what answers one asset, or tell why it can't be; a bug in it must not harm the others."""
+        try:
+            newest = self._newest(asset, timestamp)
+            made = await self._forecaster.forecast(asset, timestamp, newest, deadline)
+        except RequestRefused as refusal:
+            return refusal
+        except Exception as error:
+            return self._broken(asset, error)
+        if not made.trouble:
+            self._table.keep(timestamp, made)
+        return made
+
+    def _late(self, asset: str, timestamp: int) -> Part:
+        """Make what answers one asset at once."""
+        try:
+            return self._forecaster.late(asset, timestamp, self._newest(asset, timestamp))
+        except RequestRefused as refusal:
+            return refusal
+        except Exception as error:
+            return self._broken(asset, error)
+
+    def _broken(self, asset: str, error: Exception) -> RequestRefused:
+        self._metrics.error("internal")
+        logger.error("%s can't be answered", asset, exc_info=error)
+        return RequestRefused(f"a bug: {type(error).__name__}")
+
+    def _at(self, timestamp: int) -> int:
+        """Return the second by which the prices' age is told: the timestamp, or now while that is still to come."""
+        return min(timestamp, int(self.now()))
+
+    def _newest(self, asset: str, timestamp: int) -> int:
+        """Return the second of the newest price that an answer may be made from.
+
+        :raises NoPrices: there is none, or it is too old.
+        """
+        newest = self._market.last(asset, timestamp)
+        if newest is None:
+            raise self._too_old(math.inf)
+        age_s = float(self._at(timestamp) - newest)
+        if age_s > self.settings.max_age_s:
+            raise self._too_old(age_s)
+        return newest
+
+    def _too_old(self, age_s: float) -> NoPrices:
+        told = "there is no price" if age_s == math.inf else f"the newest price is {age_s:.0f} s old"
+        return NoPrices(f"{told}; {self.settings.max_age_s:g} s at most are used")
+
+    def _behind(self, asset: str, at: int) -> bool:
+        """Whether newer prices than those in the window could make the answer fresher, and may come."""
         newest = self._market.windows[asset].newest
-        return newest is None or newest < min(timestamp, int(self.now())) - self.settings.fresh_s
+        return (newest is None or newest < at - self.settings.fresh_s) and asset not in self._market.absent
 
     async def _freshen(self, assets: Sequence[str], timestamp: int, deadline: float) -> None:
         """Bring the market up to date if an asset is behind, for as long as patience and the deadline allow."""
-        if not any(self._behind(asset, timestamp) for asset in assets):
+        at = self._at(timestamp)
+        if not any(self._behind(asset, at) for asset in assets):
             return
         patience = min(self.settings.patience_s, deadline - self.clock() - RESERVE_S)
         if patience <= 0:
             return
         try:
-            await asyncio.wait_for(self._market.refresh(min(timestamp, int(self.now())), patience), patience)
+            await asyncio.wait_for(self._market.refresh(at, patience), patience)
         except SourceError as error:
             self._metrics.error(error.kind)
         except asyncio.TimeoutError:
             self._metrics.error("patience")
-
-    async def _one(self, asset: str, timestamp: int, deadline: float) -> AssetAnswer | RequestRefused:
-        """Answer one asset, or tell why not."""
-        at = min(timestamp, int(self.now()))
-        age = max(0.0, self._market.age(asset, timestamp) - (timestamp - at))
-        if age > self.settings.max_age_s:
-            self._metrics.error("no_data")
-            told = "there is no price" if age == float("inf") else f"the newest price is {age:.0f} s old"
-            return RequestRefused(f"{told}; {self.settings.max_age_s:g} s at most are used")
-        changes = self._market.changes
-        forecast, model, trouble = await self._forecast(asset, timestamp, deadline)
-        stale = age > self.settings.fresh_s
-        reasons = [*([f"prices are {age:.0f} s old"] if stale else []), *([trouble] if trouble else [])]
-        made = AssetAnswer(asset, widen(forecast, age) if stale else forecast, age, model, "; ".join(reasons))
-        if not trouble:
-            self._keep(made, timestamp, changes)
-        return made
-
-    def _keep(self, made: AssetAnswer, timestamp: int, changes: int) -> None:
-        """Put an answer into the table, dropping the oldest entry of a full one."""
-        self._table.pop((made.asset, timestamp), None)
-        if len(self._table) >= KEPT:
-            del self._table[next(iter(self._table))]
-        self._table[made.asset, timestamp] = (made, changes)
-
-    async def _forecast(self, asset: str, timestamp: int, deadline: float) -> tuple[Forecast, str, str]:
-        """Return the forecast, the name of its model, and why it is not the model that was wanted, or ""."""
-        try:
-            return await self._by_model(asset, timestamp, deadline), self._model.name, ""
-        except (ModelError, asyncio.TimeoutError) as error:
-            reason = f"model failed: {error}" if isinstance(error, ModelError) else "model too slow"
-            self._metrics.error(error.kind if isinstance(error, ModelError) else "model_slow")
-            logger.warning("%s: %s: answered by %s", asset, reason, self._fallback.name)
-        series = self._market.series(asset, timestamp - self._fallback.lookback_s, timestamp)
-        return self._fallback.forecast(asset, timestamp, series), self._fallback.name, reason
-
-    async def _by_model(self, asset: str, timestamp: int, deadline: float) -> Forecast:
-        """Return the model's forecast from the cache, or have it made once for all who wait.
-
-        :raises ModelError: the model failed, or gave no forecast.
-        :raises asyncio.TimeoutError: it takes too long.
-        """
-        start = timestamp - self._model.lookback_s
-        key = (self._model.name, asset, timestamp, self._market.version(asset, start, timestamp))
-        cached = self._cache.get(key)
-        if cached is not None:
-            return cached
-        making = self._making.get(key)
-        if making is None:
-            making = asyncio.ensure_future(self._make(key, self._market.series(asset, start, timestamp)))
-            self._making[key] = making
-            making.add_done_callback(lambda done: self._made(key, done))
-        # Shielded: one who gives up must not take the forecast from the others.
-        return await asyncio.wait_for(asyncio.shield(making), max(0.001, deadline - self.clock() - RESERVE_S))
-
-    def _made(self, key: Key, done: asyncio.Future[Forecast]) -> None:
-        del self._making[key]
-        if not done.cancelled():
-            done.exception()  # seen, even if all who waited have given up
-
-    async def _make(self, key: Key, series: Series) -> Forecast:
-        """Have the model make a forecast, and keep it; given up after `deadline_s`, or a hung model kept its place.
-
-        :raises ModelError: it failed, or gave no forecast.
-        """
-        _, asset, timestamp, _ = key
-        began = self.clock()
-        work = self._pool.run(self._model.kind, run_model, self._model, asset, timestamp, series.times, series.prices)
-        try:
-            made = check_forecast(asset, await asyncio.wait_for(work, self.settings.deadline_s), series.prices[-1])
-        except ModelError:
-            raise
-        except Exception as error:  # whatever an operator's model raises
-            raise ModelError(f"{type(error).__name__}: {error}") from error
-        self._cache.put(key, made)
-        self._metrics.forecast(asset, self._model.name, made, self.clock() - began)
-        return made
 
     def _finish(self, front: str, request: Request, answer: Answer, began: float) -> None:
         """Count and log an answered request."""

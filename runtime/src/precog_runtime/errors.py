@@ -40,6 +40,12 @@ class RequestRefused(RuntimeFault):
     kind = "refused"
 
 
+class NoPrices(RequestRefused):
+    """An asset that is not answered, as its prices are too old or there are none."""
+
+    kind = "no_data"
+
+
 class ModelError(RuntimeFault):
     """A model can't be loaded, or gave something that is no forecast."""
 

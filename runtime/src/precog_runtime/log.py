@@ -21,9 +21,10 @@ With `state_dir` "" the log is in memory, shorter and gone at the end.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ REFUSALS = 8  # kept of one request
 MOST_REQUESTS = 1_000_000  # kept on disk, whatever the retention: a flood must not fill it (about 500 MB)
 MOST_IN_MEMORY = 10_000  # kept in memory (about 6 MB)
 PRUNE_EVERY = 1_000  # requests
-REALISE_MOST = 500  # forecasts looked at in one call of realise(): 50 ms
+REALISE_MOST = 500  # forecasts looked at in one call of realise()
 
 _SCHEMA = Schema(
     application=0x5052464C,  # "PRFL"
@@ -75,16 +76,20 @@ _REQUEST = """INSERT INTO requests (time, front, caller, timestamp, latency_s, o
 _ANSWER = """INSERT INTO answers (request_id, asset, timestamp, point, low, high, age_s, model, degraded)
     VALUES (last_insert_rowid(), ?, ?, ?, ?, ?, ?, ?, ?)"""
 _REFUSAL = "INSERT OR IGNORE INTO refusals (request_id, asset, reason) VALUES (last_insert_rowid(), ?, ?)"
-_DUE = """SELECT asset, timestamp, low, high, point FROM answers
-    WHERE realised IS NULL AND timestamp BETWEEN ? AND ?
-    GROUP BY asset, timestamp, low, high, point ORDER BY timestamp"""
+# In this order, so that the next call can go on behind the last row of this one.
+_DUE = """SELECT timestamp, asset, low, high, point FROM answers
+    WHERE realised IS NULL AND timestamp BETWEEN ? AND ? AND (timestamp, asset, low, high, point) > (?, ?, ?, ?, ?)
+    GROUP BY timestamp, asset, low, high, point ORDER BY timestamp, asset, low, high, point LIMIT ?"""
 _REALISE = """UPDATE answers
     SET realised = ?, hour_low = ?, hour_high = ?, seconds = ?, inside = ?, error = ?, score = ?
-    WHERE realised IS NULL AND asset = ? AND timestamp = ? AND low = ? AND high = ? AND point = ?"""
+    WHERE realised IS NULL AND timestamp = ? AND asset = ? AND low = ? AND high = ? AND point = ?"""
 _ACCURACY = """SELECT asset, model, count(*), avg(error), avg(inside), avg(abs(high - low) / realised), avg(score)
     FROM answers WHERE realised IS NOT NULL AND timestamp > ? GROUP BY asset, model ORDER BY asset, model"""
 _OLD = "DELETE FROM requests WHERE time < ?"
 _MANY = "DELETE FROM requests WHERE id <= (SELECT max(id) FROM requests) - ?"
+
+
+_BEGINNING: Row = (0, "", 0.0, 0.0, 0.0)  # before the first row of _DUE
 
 
 class Accuracy(NamedTuple):
@@ -105,7 +110,7 @@ class Accuracy(NamedTuple):
 
 
 class PredictionLog:
-    """The log of predictions. `realise` is called from the event loop's thread, the rest from any."""
+    """The log of predictions. `realise` belongs to the event loop, the rest is called from any thread."""
 
     def __init__(self, settings: Settings, metrics: Metrics, now: Callable[[], float] = time.time) -> None:
         self._metrics = metrics
@@ -116,6 +121,7 @@ class PredictionLog:
         self._most = MOST_REQUESTS if settings.state_dir else MOST_IN_MEMORY
         self._records = 0
         self._sent: set[Row] = set()
+        self._looked_at = _BEGINNING
         self.store = Store(str(Path(settings.state_dir) / FILE) if settings.state_dir else MEMORY, _SCHEMA, metrics)
 
     def record(self, front: str, request: Request, answer: Answer, latency_s: float) -> None:
@@ -134,36 +140,42 @@ class PredictionLog:
         if self._records % PRUNE_EVERY == 0:
             self.prune()
 
-    def realise(self, price: Callable[[str, int], float | None], extremes: Callable[[str, int, int], Series]) -> int:
+    async def realise(
+        self, price: Callable[[str, int], float | None], extremes: Callable[[str, int, int], Series]
+    ) -> int:
         """Fill in what came true for answers whose hour has passed; call it about once a minute.
 
         What has no price yet is tried again as long as the window of prices reaches back to it (`window_s`; with less
-        than an hour of it nothing comes true).
+        than an hour of it nothing comes true). The file is read, and figures are made, in a thread.
 
         :param price: gives an asset's price at a second, None if there is none.
         :param extremes: gives an asset's prices from one second to another, both included.
         :return: for how many forecasts (equal answers are one); they are written a little later.
         """
-        now = int(self._now())
-        due = self.store.query(_DUE, (now - self._window_s, now - HORIZON_S))
-        rows: list[tuple[Any, ...]] = []
-        sent: set[Row] = set()
-        for forecast in due:
-            asset, timestamp, low, high, point = forecast
-            # Sent by the last call, and maybe not written yet. If it was dropped, the next call sends it again.
-            if forecast in self._sent or len(rows) >= REALISE_MOST:
-                continue
+        loop = asyncio.get_running_loop()
+        due = await loop.run_in_executor(None, self._due)
+        rows: list[Row] = []
+        for (timestamp, asset), forecasts in groupby(due, lambda row: (row[0], row[1])):
+            # The market's windows belong to this thread: an hour of one asset at a time is copied here.
             realised = price(asset, timestamp + HORIZON_S)
             if realised is None:
                 continue
             hour = extremes(asset, timestamp, timestamp + HORIZON_S)
             if len(hour):
-                rows.append((float(realised), *_outcome(point, low, high, realised, hour), *forecast))
-                sent.add(forecast)
-        self._sent = sent
+                rows += await loop.run_in_executor(None, _realised, list(forecasts), float(realised), hour)
+        # Maybe not written yet at the next call, which leaves them out; should they be dropped, a later one finds them.
+        self._sent = {tuple(row[-len(_BEGINNING) :]) for row in rows}
         if rows:
             self.store.put(_REALISE, rows)
         return len(rows)
+
+    def _due(self) -> list[tuple[Any, ...]]:
+        """Return forecasts whose hour has passed, REALISE_MOST at most: those behind the last ones, or the first."""
+        now = int(self._now())
+        bounds = (now - self._window_s, now - HORIZON_S)
+        found = self.store.query(_DUE, (*bounds, *self._looked_at, REALISE_MOST))
+        self._looked_at = found[-1] if len(found) == REALISE_MOST else _BEGINNING
+        return [row for row in found if row not in self._sent]
 
     def accuracy(self, hours: float = 24.0) -> dict[tuple[str, str], Accuracy]:
         """Return by (asset, model) how good the forecasts were whose hour ended within so many hours.
@@ -207,6 +219,14 @@ def _answers(answer: Answer) -> list[tuple[Any, ...]]:
             _text(each.degraded),
         )
         for name, each in answer.assets.items()
+    ]
+
+
+def _realised(forecasts: Sequence[Row], realised: float, hour: Series) -> list[Row]:
+    """Return the rows of _REALISE for forecasts of one hour of one asset."""
+    return [
+        (realised, *_outcome(point, low, high, realised, hour), timestamp, asset, low, high, point)
+        for timestamp, asset, low, high, point in forecasts
     ]
 
 

@@ -45,7 +45,7 @@ LAYERS = ("memory", "disk")
 RESULTS = ("hit", "miss")
 KINDS = (
     *("internal", "setting", "source", "rate_limited", "refused", "model", "model_slow"),  # of the errors
-    *("worker", "patience", "no_data", "asset_refused", "bad_row", "garbage", "garbage_page", "cache_row"),
+    *("worker", "patience", "late", "no_data", "asset_refused", "bad_row", "garbage", "garbage_page", "cache_row"),
     *("state", "store_damaged", "store_full", "store_read", "store_row", "store_unavailable", "monitor", "label"),
 )
 API_OUTCOMES = ("ok", "rate_limited", "server_error", "refused", "timeout", "dropped")

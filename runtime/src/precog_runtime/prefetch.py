@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import count
 from typing import TYPE_CHECKING
 
-from precog_runtime.errors import RateLimited, SourceError
+from precog_runtime.errors import SourceError
 
 if TYPE_CHECKING:
     from precog_runtime.engine import Engine
@@ -19,7 +20,9 @@ logger = logging.getLogger(__name__)
 BEFORE_S, AFTER_S = 2, 10  # around a mark: the window is brought up to date each second
 RETRY_S = 1.0  # between attempts at the first prices
 RECENT_S = 120.0  # prices that a restart has kept are that old at the most: they are saved each minute
-FIRST_S = 3600  # enough for a good forecast; what the model looks back on beyond it comes while requests are answered
+FIRST_S = 3600  # enough for a good forecast
+LOOK_S = 30.0  # between looks for gaps; one costs a request where there are any
+SHORT_LOOK_S, LONG_LOOK_S, LONG_LOOK = 300, 3600, 20  # seconds looked at, and at which look it is the longer ones
 
 
 def next_due(now: float, settings: Settings) -> float:
@@ -45,9 +48,10 @@ def to_prepare(now: float, settings: Settings) -> list[int]:
 
 
 class Prefetcher:
-    """Fills the market at the start, then keeps it up to date and the forecasts of the marks made.
+    """Keeps the market up to date and the forecasts of the marks made. Its jobs run side by side.
 
-    :ivar attempted: set when the first prices are there, or the first attempt to get them has failed.
+    :ivar attempted: set when the first prices are there and the forecasts made from them, or the first attempt to get
+        them has failed.
     """
 
     def __init__(self, settings: Settings, market: Market, engine: Engine, metrics: Metrics) -> None:
@@ -55,19 +59,50 @@ class Prefetcher:
         self._market = market
         self._engine = engine
         self._metrics = metrics
+        self._begun = asyncio.Event()
+        self._updated = asyncio.Event()
         self.attempted = asyncio.Event()
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Bring the window up to date, again and again."""
         await self._first()
-        backfill = asyncio.ensure_future(self._backfill())
-        try:
-            while True:
-                now = self._engine.now()
-                await asyncio.sleep(next_due(now, self._settings) - now)
-                await self._update()
-        finally:
-            backfill.cancel()
+        self._begun.set()
+        self._updated.set()
+        while True:
+            now = self._engine.now()
+            await asyncio.sleep(next_due(now, self._settings) - now)
+            await self._update()
+
+    async def prepare(self) -> None:
+        """Make the forecasts that will be asked for, after each update or as soon as the model has done those before.
+
+        A job of its own: prices must not wait for a model that is slow.
+        """
+        while True:
+            await self._updated.wait()
+            self._updated.clear()
+            for mark in to_prepare(self._engine.now(), self._settings):
+                await self._engine.prepare(mark)
+            self.attempted.set()
+
+    async def backfill(self) -> None:
+        """Get the rest of the window, as far as the source has it: first what a good forecast needs."""
+        await self._begun.wait()
+        while True:
+            try:
+                for seconds in (FIRST_S, self._settings.window_s):
+                    await self._market.fill(seconds, self._settings.window_s)
+                    self._updated.set()
+                return
+            except SourceError as error:
+                self._metrics.error(error.kind)
+                await asyncio.sleep(self._settings.poll_s * 2)
+
+    async def mend(self) -> None:
+        """Look for prices that were published late: each LOOK_S for recent ones, now and then for those of an hour."""
+        for look in count(1):
+            await asyncio.sleep(LOOK_S)
+            self._market.look_for_gaps(LONG_LOOK_S if look % LONG_LOOK == 0 else SHORT_LOOK_S)
 
     async def _first(self) -> None:
         """Get the first prices, however long the source takes to be there."""
@@ -76,34 +111,21 @@ class Prefetcher:
             self.attempted.set()
         while True:
             try:
-                await self._market.fill(FIRST_S, self._settings.api_timeout_s * 4)
-                break
+                # The newest alone: a source that fails at long ranges must not keep them back.
+                await self._market.refresh(int(self._engine.now()), self._settings.api_timeout_s * 2)
+                return
             except SourceError as error:
                 self._metrics.error(error.kind)
                 logger.warning("no prices yet: %s", error)
                 self.attempted.set()
                 await asyncio.sleep(getattr(error, "retry_after_s", RETRY_S))
-        await self._update()
-        self.attempted.set()
-
-    async def _backfill(self) -> None:
-        """Get the rest of the window, as far as the source has it."""
-        while True:
-            try:
-                await self._market.fill(self._settings.window_s, self._settings.window_s)
-                return
-            except SourceError as error:
-                self._metrics.error(error.kind)
-                await asyncio.sleep(self._settings.poll_s * 2)
 
     async def _update(self) -> None:
-        """Bring the window up to date, and make the forecasts that will be asked for."""
+        pause_s = 0.0
         try:
             await self._market.refresh(int(self._engine.now()), self._settings.api_timeout_s)
-        except RateLimited as limited:
-            self._metrics.error(limited.kind)
-            await asyncio.sleep(limited.retry_after_s)
         except SourceError as error:
             self._metrics.error(error.kind)
-        for mark in to_prepare(self._engine.now(), self._settings):
-            await self._engine.prepare(mark)
+            pause_s = getattr(error, "retry_after_s", 0.0)
+        self._updated.set()
+        await asyncio.sleep(pause_s)

@@ -64,7 +64,7 @@ def _assets(timestamp: int, names: Sequence[object], settings: Settings) -> Chec
         if asset in settings.assets:
             wanted[asset] = None
         else:
-            shown = (name if isinstance(name, str) else repr(name))[:LONGEST_NAME]
+            shown = (name if isinstance(name, str) else timestamps.show(name))[:LONGEST_NAME]
             refused[shown] = f"unknown asset. This miner answers {', '.join(settings.assets)}"
     beyond = len(names) - settings.max_assets
     if beyond > 0:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from precog_runtime.cache import DiskCache, PredictionCache
 from precog_runtime.engine import Engine
 from precog_runtime.forecast import model as models
+from precog_runtime.forecast.baseline import UpstreamRule
 from precog_runtime.forecast.default import DefaultModel
+from precog_runtime.forecaster import Forecaster
 from precog_runtime.log import PredictionLog
 from precog_runtime.market.market import Market
 from precog_runtime.market.snapshot import Snapshots
@@ -38,7 +40,8 @@ HOUSEKEEPING_S = 60.0
 class Runtime:
     """A running path from request to answer.
 
-    :ivar attempted: set when the first prices are there, or the first attempt to get them has failed.
+    :ivar attempted: set when the first prices are there and the forecasts made from them, or the first attempt to get
+        them has failed.
     """
 
     settings: Settings
@@ -74,7 +77,7 @@ async def open_runtime(
     :raises SettingError: the state's folder can't be used.
     """
     metrics = Metrics(settings.assets)
-    model, fallback = models.load(settings.model), DefaultModel()
+    model = models.load(settings.model)
     async with AsyncExitStack() as stack:
         source = source or _coin_metrics(settings, metrics)
         stack.push_async_callback(source.close)
@@ -87,7 +90,10 @@ async def open_runtime(
         stack.callback(log.close)
         pool = WorkerPool(settings.min_workers, settings.max_workers, metrics, executor)
         stack.callback(pool.close)
-        engine = Engine(settings, market, cache, log, pool, metrics, model, fallback, now, clock)
+        # Upstream's rule is arithmetic that no price fails at.
+        fallbacks = (DefaultModel(), UpstreamRule())
+        forecaster = Forecaster(settings, market, cache, pool, metrics, model, fallbacks, clock)
+        engine = Engine(settings, market, forecaster, log, metrics, now, clock)
         monitor = Monitor(metrics, settings.monitor_s) if settings.monitor_s else None
         snapshots = Snapshots(market, settings.state_dir, metrics) if settings.state_dir else None
         if snapshots:
@@ -95,6 +101,9 @@ async def open_runtime(
         prefetcher = Prefetcher(settings, market, engine, metrics)
         jobs: dict[str, Callable[[], Awaitable[None]]] = {
             "prefetch": prefetcher.run,
+            "preparation": prefetcher.prepare,
+            "backfill": prefetcher.backfill,
+            "mending": prefetcher.mend,
             "housekeeping": lambda: _keep_house(market, cache, log),
             **({"snapshots": snapshots.run} if snapshots else {}),
             **({"monitor": monitor.run} if monitor else {}),
@@ -126,16 +135,16 @@ async def _keep_house(market: Market, cache: PredictionCache, log: PredictionLog
     while True:
         await asyncio.sleep(HOUSEKEEPING_S)
         cache.clean()
-        log.realise(market.price, market.series)
+        await log.realise(market.price, market.series)
         log.prune()
         await asyncio.get_running_loop().run_in_executor(None, log.export)
 
 
 async def _kept_running(name: str, job: Callable[[], Awaitable[None]], metrics: Metrics) -> None:
-    """Run a job that is not to end; a bug in it is logged and counted, and must not stop the answers."""
+    """Run a job to its end, if it has one; a bug in it is logged and counted, and must not stop the answers."""
     while True:
         try:
-            await job()
+            return await job()
         except Exception:
             metrics.error("internal")
             logger.exception("%s failed, and is begun again", name)

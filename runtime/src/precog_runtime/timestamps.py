@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from precog_runtime.errors import RequestRefused
 
 LONGEST = 40  # characters of a timestamp; "2026-11-23T21:05:00.000000000+00:00" has 35
+MOST = 1e15  # a number of more digits is no second of any calendar, and Python refuses to print a very long one
 
 
 def parse(value: object) -> int:
@@ -18,12 +19,22 @@ def parse(value: object) -> int:
     try:
         if isinstance(value, str):
             return _parse_text(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST:
             return int(value // 1)
     except (ValueError, OverflowError):
         pass
-    shown = repr(value[:LONGEST] if isinstance(value, str) else value)[: LONGEST + 2]
+    shown = repr(value[:LONGEST]) if isinstance(value, str) else show(value)
     raise RequestRefused(f"timestamp {shown} is neither ISO 8601 text nor a number of seconds since 1970")
+
+
+def show(value: object) -> str:
+    """Return how something that is no text is named in a refusal: a number by itself, anything else by its kind.
+
+    What a caller sends may be nested so deeply that its repr() fails.
+    """
+    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < MOST):
+        return repr(value)
+    return f"({type(value).__name__})"
 
 
 def _parse_text(text: str) -> int:

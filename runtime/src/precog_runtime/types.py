@@ -78,7 +78,7 @@ class Model(Protocol):
     def forecast(self, asset: str, timestamp: int, series: Series) -> Forecast:
         """Forecast the horizon that begins at `timestamp` from prices up to it.
 
-        :param series: at least one price, none later than `timestamp`; gaps are possible.
+        :param series: at least one price, maybe older than `lookback_s`; none later than `timestamp`, gaps possible.
         """
 
 

@@ -78,6 +78,35 @@ def test_a_runtime_that_does_not_come_to_it_costs_no_more_than_the_deadline(back
     assert got is waiting
 
 
+@pytest.mark.parametrize("leaves", [False, True], ids=["too late", "has gone"])
+def test_a_request_that_is_cut_off_is_counted_and_logged(background, leaves):
+    async def ask():
+        asking = asyncio.ensure_future(forward_by(background)(waiting, None))
+        await asyncio.wait({asking}, timeout=0.2 if leaves else 20)
+        asking.cancel()
+        await asyncio.wait({asking})
+
+    def counted(name, **labels):
+        return background.runtime.metrics.registry.get_sample_value(name, labels) or 0
+
+    def figures():
+        none = counted("precog_request_duration_seconds_count", front="axon", outcome="none")
+        return none, counted("precog_errors_total", kind="late"), counted("precog_errors_total", kind="internal")
+
+    waiting = question(timestamp=ago(42 + leaves))
+    waiting.timeout = 20.0 if leaves else 0.4
+    waiting.dendrite.hotkey = f"cut off {leaves}"
+    before = figures()
+    with held(background):
+        asyncio.run(ask())
+    assert [after - then for then, after in zip(before, figures(), strict=True)] == [1, 1, 0]
+    background.runtime.log.store.flush()
+    sql = "SELECT front, outcome, latency_s FROM requests WHERE caller = ?"
+    [(front, outcome, latency_s)] = background.runtime.log.store.query(sql, (waiting.dendrite.hotkey,))
+    assert (front, outcome) == ("axon", "none")
+    assert 0.19 <= latency_s < 10
+
+
 @contextlib.contextmanager
 def held(background):
     """The runtime's thread is busy until the block ends."""

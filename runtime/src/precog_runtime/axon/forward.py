@@ -61,16 +61,20 @@ class Background:
         atexit.register(self.close)
 
     async def answer(self, request: Request) -> Answer:
-        """Answer, from any event loop, by the request's deadline.
-
-        :raises asyncio.TimeoutError: the runtime's thread did not come to it in time.
-        """
+        """Answer, from any event loop, by the request's deadline; without anything if the runtime's thread is late."""
         engine = self.runtime.engine
+        began = engine.clock()
         ready = engine.ready(request, FRONT)
         if ready is not None:
             return ready
         handed_over = asyncio.run_coroutine_threadsafe(engine.answer(request, FRONT), self._loop)
-        return await asyncio.wait_for(asyncio.wrap_future(handed_over), request.deadline - engine.clock())
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(handed_over), request.deadline - engine.clock())
+        except asyncio.TimeoutError:
+            return engine.cut_off(request, FRONT, began)
+        except asyncio.CancelledError:  # who asked has gone
+            engine.cut_off(request, FRONT, began)
+            raise
 
     def expect(self) -> None:
         """Have newer prices fetched for a request that is on its way, if they could better its answer; never waits."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,7 @@ OVERLAP_S = 10  # seconds fetched again, so that late points and corrections are
 CATCH_UP_S = 300  # a refresh reaches back no further; what lies before is fetched in the background
 CHUNK_ROWS = 10_000  # of a fill's request: one page of the API
 PAUSE_S = 0.5  # after a fetch that did not bring all that was wanted, at least
+LAGGING_S = OVERLAP_S  # an asset that is further behind the others is not waited for
 JUMP = 1.5  # a price that differs from the last good one by more than this factor is doubted,
 AGREEING = 5  # until so many in a row agree with one another
 
@@ -36,6 +37,7 @@ class Market:
 
     :ivar windows: the prices by asset.
     :ivar changes: how often any price changed; what was computed before is up to date while this stays the same.
+    :ivar absent: assets that the latest fetch did not bring, though it brought others: nobody waits for them.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Market:
     ) -> None:
         self.windows = {asset: Window(settings.window_s) for asset in settings.assets}
         self.changes = 0
+        self.absent: frozenset[str] = frozenset()
         self._source = source
         self._settings = settings
         self._metrics = metrics
@@ -67,9 +70,13 @@ class Market:
         """Return the price of a second in USD, None if there is none."""
         return self.windows[asset].price(second)
 
+    def last(self, asset: str, second: int) -> int | None:
+        """Return the newest second up to `second` that has a price, None if there is none."""
+        return self.windows[asset].last(second)
+
     def age(self, asset: str, second: int) -> float:
         """Return how many seconds older than `second` the newest price up to it is; infinity if there is none."""
-        last = self.windows[asset].last(second)
+        last = self.last(asset, second)
         return math.inf if last is None else float(second - last)
 
     async def refresh(self, until: int, timeout_s: float) -> None:
@@ -126,8 +133,21 @@ class Market:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
+    def look_for_gaps(self, seconds: int) -> None:
+        """Have fetched again, in the background, what is lacking between prices of the last `seconds`.
+
+        Prices that are published more than `OVERLAP_S` late come no other way.
+        """
+        first = int(self._now()) - seconds
+        series = [self.series(asset, first, int(self._now())) for asset in self.windows if asset not in self.absent]
+        found = gap([each.times for each in series])
+        if found is not None and not self._holes:
+            self._holes.append(found)
+            self._begin_mending()
+
     def _reached(self, until: int) -> bool:
-        return all(window.newest is not None and window.newest >= until for window in self.windows.values())
+        waited_for = (window.newest for asset, window in self.windows.items() if asset not in self.absent)
+        return all(newest is not None and newest >= until for newest in waited_for)
 
     def _landed(self, flight: asyncio.Task[int]) -> None:
         self._flight = None
@@ -143,6 +163,7 @@ class Market:
         start = max(min(known, default=0) - OVERLAP_S, end - reach + 1)
         # Twice the limit of one request, so that one that hangs leaves time for another.
         self._take(await self._fetch(start, end, self._settings.api_timeout_s * 2), start, end)
+        self.absent = lagging({asset: window.newest for asset, window in self.windows.items()})
         # Of the assets that came back from further than that, or that are here for the first time.
         lacking = [
             self._filled_from if second is None else second + 1
@@ -152,14 +173,18 @@ class Market:
         first = min((each for each in lacking if each is not None), default=start)
         if first < start:
             self._holes.append((first, start - 1))
-        if self._holes and (self._mending is None or self._mending.done()):
-            self._mending = asyncio.get_running_loop().create_task(self._mend())
+        self._begin_mending()
         if not self._reached(end):
             self._quiet_until = asyncio.get_running_loop().time() + self._pause_s
         return end
 
+    def _begin_mending(self) -> None:
+        if self._holes and (self._mending is None or self._mending.done()):
+            self._mending = asyncio.get_running_loop().create_task(self._mend())
+
     async def _mend(self) -> None:
         """Fetch what an outage has left out; where that fails, the next refresh that succeeds begins it anew."""
+        urgent.set(False)  # it may have been begun by an update, which is
         while self._holes:
             first, last = self._holes.pop()
             try:
@@ -222,6 +247,30 @@ class Market:
                 self._metrics.error("garbage")
             self._doubted[asset] = doubted
             self.changes += window.extend(Series(series.times[good], series.prices[good]))
+
+
+def lagging(newest: Mapping[str, int | None]) -> frozenset[str]:
+    """Return the assets whose newest price is not there, or far older than that of another."""
+    latest = max((second for second in newest.values() if second is not None), default=None)
+    if latest is None:
+        return frozenset()
+    return frozenset(asset for asset, second in newest.items() if second is None or second < latest - LAGGING_S)
+
+
+def gap(assets: Iterable[Ints]) -> tuple[int, int] | None:
+    """Return the first and the last second that an asset lacks between its prices; None if none lacks any.
+
+    What lies within `OVERLAP_S` of its newest price comes with the next refresh.
+
+    :param assets: the seconds of each asset's prices, shape (n,), increasing.
+    """
+    found = []
+    for times in assets:
+        after = np.flatnonzero(np.diff(times) > 1)
+        after = after[times[after] < times[-1] - OVERLAP_S] if len(times) else after
+        if len(after):
+            found.append((int(times[after[0]]) + 1, int(times[after[-1] + 1]) - 1))
+    return (min(first for first, _ in found), max(last for _, last in found)) if found else None
 
 
 def believed(series: Series, before: float | None, after: float | None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

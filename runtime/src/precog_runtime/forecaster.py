@@ -1,0 +1,220 @@
+"""The forecast of one asset: the model's, if it can make one in time, else one of a model that always can."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from precog_runtime.errors import ModelError, RequestRefused
+from precog_runtime.forecast.degrade import widen
+from precog_runtime.forecast.model import check as check_forecast
+from precog_runtime.types import AssetAnswer, Floats, Forecast, Ints, Model, Series
+from precog_runtime.workers.pool import WorkerDied
+
+if TYPE_CHECKING:
+    from precog_runtime.cache import Key, PredictionCache
+    from precog_runtime.market.market import Market
+    from precog_runtime.metrics import Metrics
+    from precog_runtime.settings import Settings
+    from precog_runtime.workers import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+RESERVE_S = 0.25  # of a deadline, kept for the answer itself once waiting is given up
+KEPT = 1024  # entries of a table; each holds only until prices change
+TOO_SLOW = "model too slow"
+SLOW, BROKEN = "model_slow", "internal"  # kinds of errors: of the model, and of a fallback
+FAILURES = (SLOW, ModelError.kind, WorkerDied.kind)  # what a model's good forecast is the end of
+
+
+def run_model(model: Model, asset: str, timestamp: int, times: Ints, prices: Floats) -> Forecast:
+    """Call a model; in a function of its own with plain arrays, so that a worker process gets them by shared memory."""
+    return model.forecast(asset, timestamp, Series(times, prices))
+
+
+@dataclass(slots=True, eq=False)
+class Made:
+    """A forecast, and what its answers tell.
+
+    :ivar newest: second of the newest price that it was made from.
+    :ivar changes: the change of the market until which nothing newer was known.
+    :ivar model: name of the model that made it.
+    :ivar trouble: why that is not the model that was wanted, "" if it is.
+    """
+
+    asset: str
+    forecast: Forecast
+    newest: int
+    changes: int
+    model: str
+    trouble: str = ""
+    _told: AssetAnswer | None = None
+
+    def answer(self, age_s: float, fresh_s: float) -> AssetAnswer:
+        """Return the answer at the moment at which its newest price is so old. From any thread."""
+        told = self._told
+        # A burst is answered within a second, so most have the age of the one before.
+        if told is None or told.age_s != age_s:
+            told = self._told = self._answer(age_s, age_s > fresh_s)
+        return told
+
+    def _answer(self, age_s: float, stale: bool) -> AssetAnswer:
+        reasons = [*([f"prices are {age_s:.0f} s old"] if stale else []), *([self.trouble] if self.trouble else [])]
+        forecast = widen(self.forecast, age_s) if stale else self.forecast
+        return AssetAnswer(self.asset, forecast, age_s, self.model, "; ".join(reasons))
+
+
+class Table(dict[tuple[str, int], Made]):
+    """What was made, by asset and timestamp; any thread reads it without a lock, as entries are replaced one by one."""
+
+    def keep(self, timestamp: int, made: Made) -> None:
+        """Put an entry in, dropping the oldest of a full table."""
+        self.pop((made.asset, timestamp), None)
+        if len(self) >= KEPT:
+            del self[next(iter(self))]
+        self[made.asset, timestamp] = made
+
+
+class Forecaster:
+    """Makes forecasts. Belongs to one event loop.
+
+    :param model: makes them.
+    :param fallbacks: one after the other make them where `model` fails or is too slow; quick, and never waited for.
+    :param clock: the clock of deadlines, seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        market: Market,
+        cache: PredictionCache,
+        pool: WorkerPool,
+        metrics: Metrics,
+        model: Model,
+        fallbacks: Sequence[Model],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model = model
+        self.fallbacks = fallbacks
+        self._settings = settings
+        self._market = market
+        self._cache = cache
+        self._pool = pool
+        self._metrics = metrics
+        self._clock = clock
+        self._making: dict[Key, asyncio.Future[Forecast]] = {}
+        self._replaced = Table()
+        self._failing: dict[tuple[str, str], set[str]] = {}  # assets by model and kind of failure
+
+    async def forecast(self, asset: str, timestamp: int, newest: int, deadline: float) -> Made:
+        """Return the model's forecast, or the one of a fallback shortly before the deadline.
+
+        :param newest: second of the newest price up to the timestamp.
+        :raises RequestRefused: no model could make one.
+        """
+        changes = self._market.changes
+        try:
+            forecast = await self._by_model(asset, timestamp, newest, deadline)
+        except asyncio.TimeoutError:
+            return self.late(asset, timestamp, newest)
+        except ModelError as error:
+            return self._instead(asset, timestamp, newest, error.kind, f"model failed: {error}")
+        return Made(asset, forecast, newest, changes, self.model.name)
+
+    def late(self, asset: str, timestamp: int, newest: int) -> Made:
+        """Return a fallback's forecast for one who can't wait for the model any longer.
+
+        :raises RequestRefused: no model could make one.
+        """
+        return self._instead(asset, timestamp, newest, SLOW, TOO_SLOW)
+
+    def _instead(self, asset: str, timestamp: int, newest: int, kind: str, trouble: str) -> Made:
+        """Return a fallback's forecast, which is made once for all who ask the same of the same prices."""
+        self._metrics.error(kind)
+        self._failed(self.model, asset, kind, trouble)
+        made = self._replaced.get((asset, timestamp))
+        if made is None or made.changes != self._market.changes:
+            made = self._by_fallback(asset, timestamp, newest)
+            self._replaced.keep(timestamp, made)
+        return replace(made, trouble=trouble, _told=None)
+
+    def _by_fallback(self, asset: str, timestamp: int, newest: int) -> Made:
+        for model in self.fallbacks:
+            series = self._series(model, asset, timestamp, newest)
+            try:
+                made = check_forecast(asset, model.forecast(asset, timestamp, series), float(series.prices[-1]))
+            except Exception as error:  # a bug of ours, or prices that no arithmetic stands
+                self._metrics.error(BROKEN)
+                self._failed(model, asset, BROKEN, f"model failed: {type(error).__name__}: {error}")
+            else:
+                self._well(model, asset, [BROKEN])
+                return Made(asset, made, newest, self._market.changes, model.name)
+        raise RequestRefused("no model can make a forecast of its prices")
+
+    def _series(self, model: Model, asset: str, timestamp: int, newest: int) -> Series:
+        """Return what a model looks back on; where all of it is lacking, the newest price: it is promised one."""
+        return self._market.series(asset, min(timestamp - model.lookback_s, newest), timestamp)
+
+    async def _by_model(self, asset: str, timestamp: int, newest: int, deadline: float) -> Forecast:
+        """Return the model's forecast from the cache, or have it made once for all who wait.
+
+        :raises ModelError: the model failed, or gave no forecast.
+        :raises asyncio.TimeoutError: it takes too long.
+        """
+        start = min(timestamp - self.model.lookback_s, newest)
+        key = (self.model.name, asset, timestamp, self._market.version(asset, start, timestamp))
+        cached = self._cache.get(key)
+        if cached is not None:
+            return cached
+        making = self._making.get(key)
+        if making is None:
+            making = asyncio.ensure_future(self._make(key, self._series(self.model, asset, timestamp, newest)))
+            self._making[key] = making
+            making.add_done_callback(lambda done: self._made(key, done))
+        # Shielded: one who gives up must not take the forecast from the others.
+        left_s = deadline - self._clock() - RESERVE_S
+        forecast = await asyncio.wait_for(asyncio.shield(making), max(0.001, left_s))
+        self._well(self.model, asset, FAILURES)
+        return forecast
+
+    def _made(self, key: Key, done: asyncio.Future[Forecast]) -> None:
+        del self._making[key]
+        if not done.cancelled():
+            done.exception()  # seen, even if all who waited have given up
+
+    async def _make(self, key: Key, series: Series) -> Forecast:
+        """Have the model make a forecast, and keep it; given up after `deadline_s`, or a hung model kept its place.
+
+        :raises ModelError: it failed, or gave no forecast.
+        """
+        _, asset, timestamp, _ = key
+        began = self._clock()
+        work = self._pool.run(self.model.kind, run_model, self.model, asset, timestamp, series.times, series.prices)
+        try:
+            made = check_forecast(asset, await asyncio.wait_for(work, self._settings.deadline_s), series.prices[-1])
+        except (ModelError, asyncio.TimeoutError):
+            raise
+        except Exception as error:  # whatever an operator's model raises
+            raise ModelError(f"{type(error).__name__}: {error}") from error
+        self._cache.put(key, made)
+        self._metrics.forecast(asset, self.model.name, made, self._clock() - began)
+        return made
+
+    def _failed(self, model: Model, asset: str, kind: str, trouble: str) -> None:
+        """Warn of a model that begins to fail in some way: a line for each request would bury the log."""
+        assets = self._failing.setdefault((model.name, kind), set())
+        if not assets:
+            logger.warning("%s by %s: %s. Not told again until it is well", asset, model.name, trouble)
+        assets.add(asset)
+
+    def _well(self, model: Model, asset: str, kinds: Sequence[str]) -> None:
+        for kind in kinds:
+            assets = self._failing.get((model.name, kind), set())
+            if asset in assets:
+                assets.remove(asset)
+                if not assets:
+                    logger.warning("%s is well again (%s)", model.name, kind)
