@@ -59,7 +59,7 @@ def used(metrics: Metrics) -> Metrics:
     for call in CALLS.values():
         call(metrics, "new")
     metrics.workers(2)
-    metrics.tasks(1, 2, 3)
+    metrics.tasks(1, 2, 0, 3)
     metrics.host(dict.fromkeys(HOST, 0.5))
     return metrics
 
@@ -156,7 +156,7 @@ def test_what_is_counted_is_what_is_scraped() -> None:
     metrics.forecast("eth", "default", MADE, 0.25)
     metrics.accuracy("eth", 0.01, 0.9, 0.02)
     metrics.workers(3)
-    metrics.tasks(1, 2, 4)
+    metrics.tasks(1, 2, 3, 4)
     metrics.task("numpy", "died", 0.5)
     metrics.host({"host_cpu_ratio": 0.25, "process_fds": 9})
     metrics.warning("host_cpu_ratio", True)
@@ -182,6 +182,7 @@ def test_what_is_counted_is_what_is_scraped() -> None:
     assert sample(metrics, "precog_worker_processes") == 4
     assert sample(metrics, "precog_worker_tasks", state="busy") == 1
     assert sample(metrics, "precog_worker_tasks", state="waiting") == 2
+    assert sample(metrics, "precog_worker_tasks", state="abandoned") == 3
     assert sample(metrics, "precog_worker_task_duration_seconds_sum", kind="numpy", outcome="died") == 0.5
     assert sample(metrics, "precog_host_cpu_ratio") == 0.25
     assert sample(metrics, "precog_monitor_warning", figure="host_cpu_ratio") == 1

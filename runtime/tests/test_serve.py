@@ -111,6 +111,32 @@ def test_it_ends_cleanly(market, number):
         assert command.end(number) == 0
 
 
+HANGING = """
+import time
+from precog_runtime.types import Forecast
+
+class Hanging:
+    name, lookback_s, kind = "hanging", 60, "numpy"
+
+    def forecast(self, asset, timestamp, series):
+        time.sleep(1e6)
+"""
+
+
+def test_a_model_that_hangs_is_answered_for_and_holds_up_no_end(market, tmp_path):
+    (tmp_path / "hanging_model.py").write_text(HANGING)
+    options = ("--model", f"{tmp_path / 'hanging_model.py'}:Hanging", "--deadline-s", 1, "--max-workers", 1)
+    with running("serve", "--port", 0, "--api-url", market.url, "--window-s", 600, *options) as command:
+        wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
+        for _ in range(2):
+            code, answer = call(f"{command.url}/predict", {})
+            assert code == 200
+            assert set(answer["degraded"].values()) == {"model too slow"}
+        began = time.monotonic()
+        assert command.end() == 0
+        assert time.monotonic() - began < 10
+
+
 def test_a_port_in_use_is_told(served):
     port = served.rpartition(":")[2]
     ended = done("serve", "--port", port, "--api-url", "http://127.0.0.1:9/v4")
