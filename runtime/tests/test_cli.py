@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from processes import done, environment
 
 from precog_runtime import __version__
 from precog_runtime.cli import COMMANDS
+from precog_runtime.options import port_number
 
 
 def test_help_names_every_command():
@@ -35,6 +37,20 @@ def test_a_wrong_use_is_2(words):
     ended = done(*words)
     assert ended.returncode == 2
     assert "usage:" in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "simulate-market"])
+def test_a_number_that_is_no_port_is_told_and_not_listened_at(command):
+    ended = done(command, "--port", "70000")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "'70000' is no port. Give 0 to 65535" in ended.stderr
+
+
+def test_ports_are_0_to_65535():
+    assert [port_number(text) for text in ("0", "8092", "65535")] == [0, 8092, 65535]
+    for text in ("65536", "-1", "+80", "80.5", "http", "", "\u0663"):
+        with pytest.raises(argparse.ArgumentTypeError, match="no port"):
+            port_number(text)
 
 
 def test_serving_loads_no_data_frames_and_no_bittensor():
