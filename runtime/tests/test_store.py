@@ -222,6 +222,18 @@ def test_a_second_damaged_file_does_not_replace_the_first(path: str) -> None:
     assert Path(f"{path}.damaged-2").read_text().startswith("second")
 
 
+def test_of_many_damaged_files_the_newest_two_are_kept(path: str) -> None:
+    Path(path).parent.mkdir()
+    beside = Path(f"{path}.damaged-by-hand")
+    beside.write_text("theirs")
+    for number in range(1, 6):
+        Path(path).write_text(f"{number}" * 3000)
+        Store(path, SCHEMA, Metrics()).close()
+        Path(f"{path}.damaged-{number}-wal").write_text(f"{number}")
+    kept = {each.name.partition("damaged-")[2]: each.read_text()[0] for each in Path(path).parent.glob("*.damaged-*")}
+    assert kept == {"4": "4", "4-wal": "4", "5": "5", "5-wal": "5", "by-hand": "t"}
+
+
 def test_damage_while_it_runs_loses_no_queued_row(path: str) -> None:
     metrics = Metrics()
     store = Store(path, SCHEMA, metrics, retry_s=0.01)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import re
 import sqlite3
 import threading
 from collections import deque
@@ -30,6 +31,8 @@ RETRY_S = 1.0  # first pause after a failure; it doubles up to:
 LONGEST_RETRY_S = 30.0
 VACUUM_PAGES = 512  # pages given back at a time, 2 MB: other processes get their turn in between
 WAL_BYTES = 4_000_000  # the write-ahead log is cut back to this
+KEPT_ASIDE = 2  # damaged files, the newest; 2 or more. A log has up to 500 MB
+SUFFIXES = ("-wal", "-shm", "")  # of the files that make up one database
 PAGE_CACHE_KIB = 256  # of each connection; the default of 2 MiB fills up slowly, which looks like a leak
 
 _log = logging.getLogger(__name__)
@@ -329,12 +332,13 @@ class Store:
         connection.execute("COMMIT")
 
     def _set_aside(self, reason: Exception) -> None:
-        number = 1
-        while Path(f"{self._path}.damaged-{number}").exists():
-            number += 1
-        aside = f"{self._path}.damaged-{number}"
+        earlier = sorted(_numbers_aside(self._path))
+        aside = f"{self._path}.damaged-{max(earlier, default=0) + 1}"
+        for number in earlier[: 1 - KEPT_ASIDE]:
+            for suffix in SUFFIXES:
+                Path(f"{self._path}.damaged-{number}{suffix}").unlink(missing_ok=True)
         # The write-ahead log first: SQLite deletes one that it finds beside a new file.
-        for suffix in ("-wal", "-shm", ""):
+        for suffix in SUFFIXES:
             with suppress(FileNotFoundError):
                 Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
         self._metrics.error("store_damaged")
@@ -410,6 +414,13 @@ def _execute(connection: sqlite3.Connection, batch: list[Transaction]) -> tuple[
         except _ROW_ERRORS as error:
             return index, error
     return None
+
+
+def _numbers_aside(path: str) -> set[int]:
+    """Return the numbers of the damaged files that were set aside beside a file."""
+    names = (each.name for each in Path(path).parent.iterdir())
+    found = (re.fullmatch(rf"{re.escape(Path(path).name)}\.damaged-(\d+)(-wal|-shm)?", name) for name in names)
+    return {int(each[1]) for each in found if each}
 
 
 def _vacuum(connection: sqlite3.Connection) -> None:
