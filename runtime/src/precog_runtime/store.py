@@ -12,12 +12,13 @@ import logging
 import re
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from precog_runtime.metrics import Metrics
 
@@ -27,6 +28,9 @@ BATCH_ROWS = 2_000  # rows that are committed without waiting for more
 QUEUE_ROWS = 20_000  # rows kept while the disk is slow or away; about 10 MB
 BUSY_S = 5.0  # how long another process may hold the file
 READ_BUSY_S = 0.1  # readers wait only where another process puts a file right after a crash
+READ_S = 2.0  # how long a reader waits for other readers, and for the writer of a database in memory
+LOCK_S = 2.0  # how long another process may be opening the file, or setting it aside
+CLOSE_S = 10.0  # how long the last rows may take; then they are lost
 RETRY_S = 1.0  # first pause after a failure; it doubles up to:
 LONGEST_RETRY_S = 30.0
 VACUUM_PAGES = 512  # pages given back at a time, 2 MB: other processes get their turn in between
@@ -132,19 +136,26 @@ class Store:
                 return
         self._metrics.error("store_full")
 
-    def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return what is on disk (see `flush`); nothing, and counted, if it can't be read."""
-        with self._read_lock:
-            try:
-                connection = self._reader()
-                return connection.execute(sql, args).fetchall() if connection else []
-            except (sqlite3.Error, OverflowError, ValueError) as error:
-                self._metrics.error("store_read")
-                _log.warning("%s can't be read: %s", self._path, error)
-                self._drop_reader()
-                if _damaged(error):
-                    self._suspect(error)
-                return []
+    def query(self, sql: str, args: Sequence[Any] = (), patience_s: float = READ_S) -> list[tuple[Any, ...]]:
+        """Return what is on disk (see `flush`); nothing, and counted, if it can't be read.
+
+        :param patience_s: how long to wait for other readers.
+        """
+        if not self._read_lock.acquire(timeout=patience_s):
+            self._metrics.error("store_read")
+            return []
+        try:
+            connection = self._reader()
+            return connection.execute(sql, args).fetchall() if connection else []
+        except (sqlite3.Error, OverflowError, ValueError) as error:
+            self._metrics.error("store_read")
+            _log.warning("%s can't be read: %s", self._path, error)
+            self._drop_reader()
+            if _damaged(error):
+                self._suspect(error)
+            return []
+        finally:
+            self._read_lock.release()
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Wait until all that was queued before is on disk.
@@ -179,9 +190,11 @@ class Store:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()
-        with self._read_lock:
-            self._drop_reader()
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            _log.warning("%s: its last rows are lost, the disk has not answered for %g s", self._path, CLOSE_S)
+            return
+        self._close_reader()
 
     def _run(self) -> None:
         self._verify()
@@ -231,9 +244,9 @@ class Store:
     def _attempt(self, work: Callable[[sqlite3.Connection], None]) -> bool:
         """Do something with the file; return whether it was possible."""
         try:
-            with self._write_lock:
-                work(self._connected())
-        except (OSError, sqlite3.Error) as error:
+            with self._write_lock, _taken_back(self._connected()) as connection:
+                work(connection)
+        except Exception as error:  # MemoryError among them: without this thread nothing would be written any more
             self._failed(error)
             return False
         if self._failures:
@@ -245,7 +258,8 @@ class Store:
         if _damaged(error):
             self._suspect(error)
         elif not self._failures:
-            _log.warning("%s can't be written: %s. Rows are kept in memory meanwhile", self._path, error)
+            told = str(error) or type(error).__name__
+            _log.warning("%s can't be written: %s. Rows are kept in memory meanwhile", self._path, told)
         self._metrics.error("store_unavailable")
         self._failures += 1
         # A new connection next time: the file may be another one by then. Closing takes back what was half written.
@@ -286,6 +300,7 @@ class Store:
         :raises OSError: or sqlite3.Error: there is no using it now.
         """
         if self._path == MEMORY:
+            self._suspicion = ""
             return self._connect()
         Path(self._path).parent.mkdir(parents=True, exist_ok=True)
         # Processes that start at once must not set aside one another's new files.
@@ -353,7 +368,7 @@ class Store:
                 (found,) = self._writing.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
                 self._suspect(sqlite3.DatabaseError(found))
-        except sqlite3.Error as error:
+        except Exception as error:  # as in _attempt
             self._failed(error)
 
     def _suspect(self, error: Exception) -> None:
@@ -380,12 +395,17 @@ class Store:
             self._reading.close()
             self._reading = None
 
+    def _close_reader(self) -> None:
+        with self._read_lock:
+            reading, self._reading = self._reading, None
+        if reading:  # closed without the lock: the event loop would wait for a slow disk
+            reading.close()
+
     def _disconnect(self) -> None:
         if self._path == MEMORY:
             return
         writing, self._writing = self._writing, None
-        with self._read_lock:
-            self._drop_reader()
+        self._close_reader()
         if writing:
             with suppress(sqlite3.Error):  # what made it fail was counted already
                 writing.close()
@@ -416,6 +436,17 @@ def _execute(connection: sqlite3.Connection, batch: list[Transaction]) -> tuple[
     return None
 
 
+@contextmanager
+def _taken_back(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Take back what was half written when the block fails: a database in memory has no other connection to go on."""
+    try:
+        yield connection
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.rollback()
+        raise
+
+
 def _numbers_aside(path: str) -> set[int]:
     """Return the numbers of the damaged files that were set aside beside a file."""
     names = (each.name for each in Path(path).parent.iterdir())
@@ -438,6 +469,22 @@ def _damaged(error: Exception) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that processes share.
+
+    :raises OSError: it can't be had within LOCK_S.
+    """
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        until = time.monotonic() + LOCK_S
+        while not _flocked(file):
+            if time.monotonic() > until:
+                raise TimeoutError(f"another process has held {path} for {LOCK_S:g} s (`fuser {path}` tells which)")
+            time.sleep(0.01)
         yield
+
+
+def _flocked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
