@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
+import sqlite3
 import time
 
 import pytest
@@ -109,6 +111,24 @@ def test_without_prices_it_is_alive_but_not_ready_and_says_so():
 def test_it_ends_cleanly(market, number):
     with running("serve", "--port", 0, "--api-url", market.url, "--window-s", 600) as command:
         assert command.end(number) == 0
+
+
+def test_with_a_state_dir_that_cannot_be_used_it_answers_and_tells_it(market, tmp_path, capfd):
+    (tmp_path / "state").write_text("no folder")
+    options = ("--port", 0, "--api-url", market.url, "--window-s", 600, "--state-dir", tmp_path / "state")
+    with running("serve", *options) as command:
+        wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
+        assert set(call(f"{command.url}/predict", {})[1]["predictions"]) == EVERYTHING
+        assert 'precog_errors_total{kind="state"}' in (text := call(f"{command.url}/metrics")[1])
+        assert 'precog_errors_total{kind="state"} 0.0' not in text
+        # A folder again, and the log is kept there from then on.
+        (tmp_path / "state").unlink()
+        wait_until((tmp_path / "state" / "predictions.sqlite").exists)
+        assert command.end() == 0
+    with sqlite3.connect(tmp_path / "state" / "predictions.sqlite") as log:
+        assert log.execute("SELECT outcome FROM requests").fetchall() == [("full",)]
+    told = [line for line in map(json.loads, capfd.readouterr().err.splitlines()) if line["level"] == "ERROR"]
+    assert [line["message"].partition(". ")[0] for line in told] == [f"state_dir is '{tmp_path}/state': File exists"]
 
 
 HANGING = """

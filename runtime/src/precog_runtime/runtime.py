@@ -23,6 +23,7 @@ from precog_runtime.market.snapshot import Snapshots
 from precog_runtime.metrics import Metrics
 from precog_runtime.monitor import Monitor
 from precog_runtime.prefetch import Prefetcher
+from precog_runtime.store import folder_trouble
 from precog_runtime.workers import WorkerPool
 
 if TYPE_CHECKING:
@@ -66,14 +67,16 @@ async def open_runtime(
 ) -> AsyncIterator[Runtime]:
     """Start a runtime: the market is being filled when this yields, and answers come as soon as there are prices.
 
+    A state's folder that can't be used is told, and answers come all the same.
+
     :param source: where prices come from; without one, Coin Metrics' API at `settings.api_url`.
     :param now: wall clock, seconds since the epoch.
     :param clock: the clock of deadlines, seconds.
     :param executor: where models run; without one, threads or processes of our own.
     :raises ModelError: the model can't be loaded.
-    :raises SettingError: the state's folder can't be used.
     """
     metrics = Metrics(settings.assets)
+    _look_at_state(settings, metrics)
     model, fallback = models.load(settings.model), DefaultModel()
     async with AsyncExitStack() as stack:
         source = source or _coin_metrics(settings, metrics)
@@ -113,6 +116,15 @@ def spare_collections() -> None:
     if sys.implementation.name == "cpython":
         gc.collect()
         gc.freeze()
+
+
+def _look_at_state(settings: Settings, metrics: Metrics) -> None:
+    """Tell where nothing can be kept: an operator wants a miner that answers, rather than none for want of a log."""
+    trouble = folder_trouble(settings.state_dir) if settings.state_dir else ""
+    if trouble:
+        metrics.error("state")
+        told = "Cache, log and prices are in memory only until it can be used. Give a folder that can be written"
+        logger.error("state_dir is %r: %s. %s", settings.state_dir, trouble, told)
 
 
 def _coin_metrics(settings: Settings, metrics: Metrics) -> PriceSource:

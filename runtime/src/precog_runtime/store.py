@@ -11,6 +11,7 @@ import fcntl
 import logging
 import re
 import sqlite3
+import tempfile
 import threading
 import time
 from collections import deque
@@ -423,6 +424,18 @@ class Store:
             writing, self._writing = self._writing, None
             if writing:
                 writing.close()
+
+
+def folder_trouble(folder: str) -> str:
+    """Return why no files can be kept in a folder, "" if they can; makes the folder."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"x" * 4096)
+            file.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _execute(connection: sqlite3.Connection, batch: list[Transaction]) -> tuple[int, Exception] | None:
