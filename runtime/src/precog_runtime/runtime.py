@@ -24,7 +24,7 @@ from precog_runtime.metrics import Metrics
 from precog_runtime.monitor import Monitor
 from precog_runtime.prefetch import Prefetcher
 from precog_runtime.store import folder_trouble
-from precog_runtime.workers import WorkerPool
+from precog_runtime.workers import WorkerPool, executors
 
 if TYPE_CHECKING:
     from precog_runtime.settings import Settings
@@ -72,8 +72,9 @@ async def open_runtime(
     :param source: where prices come from; without one, Coin Metrics' API at `settings.api_url`.
     :param now: wall clock, seconds since the epoch.
     :param clock: the clock of deadlines, seconds.
-    :param executor: where models run; without one, threads or processes of our own.
+    :param executor: where models run, and the caller's to shut down; without one, what the settings say.
     :raises ModelError: the model can't be loaded.
+    :raises SettingError: the executor can't be made.
     """
     metrics = Metrics(settings.assets)
     _look_at_state(settings, metrics)
@@ -88,6 +89,7 @@ async def open_runtime(
         stack.callback(cache.close)
         log = PredictionLog(settings, metrics, now)
         stack.callback(log.close)
+        executor = executor or stack.enter_context(executors.made(settings.executor))
         pool = WorkerPool(settings.min_workers, settings.max_workers, metrics, executor)
         stack.callback(pool.close)
         engine = Engine(settings, market, cache, log, pool, metrics, model, fallback, now, clock)
