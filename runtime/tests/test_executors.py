@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from processes import call, done, running, wait_until
@@ -77,7 +78,7 @@ def test_serve_has_its_forecasts_made_by_the_executors_processes(folder):
             assert command.end() == 0
     assert (folder / "shut-down-False").exists()
     for pid in processes(folder):
-        wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))
+        wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists())
 
 
 def test_a_runtime_takes_it_from_its_settings_as_behind_the_axon(folder):

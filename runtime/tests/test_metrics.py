@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Callable
@@ -244,6 +245,29 @@ def test_the_page_and_the_registry_name_the_same_metrics() -> None:
     assert {name: row for name, row in told.items() if name.startswith("precog_")} == {
         name: row for name, row in there.items() if name.startswith("precog_")
     }
+
+
+def counted_kinds() -> set[str]:
+    """The kinds that our sources count by name: texts within the argument of `metrics.error(...)`."""
+    source = Path(errors.__file__).parent
+    calls = [
+        call
+        for path in source.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and re.search(r"(metrics|self)\.error$", ast.unparse(call.func))
+    ]
+    texts = [each for call in calls for each in ast.walk(call.args[0]) if isinstance(each, ast.Constant)]
+    return {each.value for each in texts if isinstance(each.value, str)}
+
+
+def test_the_page_names_the_kinds_of_errors_that_there_are() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    table = page.partition("| kind |")[2].partition("\n\n")[0]
+    told = {kind for cell in re.findall(r"^\|(.*?)\|", table, re.MULTILINE) for kind in re.findall(r"`(\w+)`", cell)}
+    counted = counted_kinds()
+    assert {"model_slow", "store_row", "internal", "label"} <= counted
+    assert counted <= set(KINDS)
+    assert told == {*KINDS, "other"}
 
 
 def test_the_pages_alerts_name_metrics_and_labels_that_there_are() -> None:

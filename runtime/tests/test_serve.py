@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 from processes import call, done, running, wait_until
@@ -165,19 +167,62 @@ def test_a_port_in_use_is_told(served):
     assert "Traceback" not in ended.stderr
 
 
+# The default model looks back on hours, which are fetched one by one, and makes a forecast anew with each.
+BRIEF = """
+from precog_runtime.types import Forecast
+
+class Brief:
+    name, lookback_s, kind = "brief", 300, "numpy"
+
+    def forecast(self, asset, timestamp, series):
+        last = float(series.prices[-1])
+        return Forecast(last, float(series.prices.min()) * 0.999, float(series.prices.max()) * 1.001)
+"""
+
+
+def of_mark(folder, mark):
+    """The forecasts on disk for a timestamp: asset, JSON and when they were stored."""
+    with sqlite3.connect(folder / "forecasts.sqlite") as file:
+        found = "SELECT asset, value, stored FROM forecasts WHERE timestamp = ? ORDER BY asset"
+        return file.execute(found, (mark,)).fetchall()
+
+
+def logged(folder):
+    with sqlite3.connect(folder / "predictions.sqlite") as file:
+        return file.execute("SELECT asset, point FROM answers ORDER BY asset").fetchall()
+
+
+def test_its_event_loop_is_uvloops(market):
+    with running("serve", "--port", 0, "--api-url", market.url, "--window-s", 600) as command:
+        maps = Path(f"/proc/{command.process.pid}/maps").read_text()
+        assert "/uvloop/loop." in maps
+
+
 def test_killed_and_started_again_it_has_its_log_its_cache_and_its_prices(market, tmp_path):
-    options = ("--port", 0, "--state-dir", tmp_path, "--window-s", 7200)
+    (tmp_path / "brief_model.py").write_text(BRIEF)
+    model = f"{tmp_path / 'brief_model.py'}:Brief"
+    options = ("--port", 0, "--state-dir", tmp_path, "--window-s", 7200, "--model", model)
     with running("serve", *options, "--api-url", market.url) as command:
         wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
-        before = call(f"{command.url}/predict", {})[1]
+        mark = int(time.time()) // 60 * 60 - 60  # its prices are all there by now, so the forecast stays the same
+        before = call(f"{command.url}/predict", {"timestamp": mark})[1]
         wait_until((tmp_path / "window.npz").exists)
+        wait_until(lambda: len(of_mark(tmp_path, mark)) == 3 and len(logged(tmp_path)) == 3)
+        kept = of_mark(tmp_path, mark)
         command.end(signal.SIGKILL)
+    assert {asset: json.loads(value)["point"] for asset, value, _ in kept} == before["predictions"]
+    assert logged(tmp_path) == sorted(before["predictions"].items())
     # The source is away now: what there is was kept.
     with running("serve", *options, "--api-url", "http://127.0.0.1:9/v4", "--log-level", "error") as command:
         code, after = call(f"{command.url}/predict", {"timestamp": before["timestamp"]})
         assert code == 200
         assert set(after["predictions"]) == EVERYTHING
-        for asset, point in before["predictions"].items():
-            assert after["predictions"][asset] == pytest.approx(point, rel=0.01)
+        assert (after["predictions"], after["intervals"]) == (before["predictions"], before["intervals"])
+        hits = re.search(
+            r'precog_cache_requests_total{layer="disk",result="hit"} (\S+)', call(f"{command.url}/metrics")[1]
+        )
+        assert float(hits[1]) >= 3
         assert call(f"{command.url}/readyz")[0] == 200
         assert command.end() == 0
+    assert of_mark(tmp_path, mark) == kept  # not made anew
+    assert logged(tmp_path) == sorted(2 * [*before["predictions"].items()])
