@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 
@@ -37,6 +38,19 @@ def test_a_wrong_use_is_2(words):
     ended = done(*words)
     assert ended.returncode == 2
     assert "usage:" in ended.stderr
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_the_key_is_in_no_log_wherever_it_was_given(tmp_path, where):
+    key = "hush/hush hush"
+    (tmp_path / "settings.json").write_text(json.dumps({"api_key": key} if where == "file" else {}))
+    given = {} if where == "file" else {"PRECOG_RUNTIME_API_KEY": key}
+    # Settings that are told, as they can't be used, with the key in them.
+    options = ("--state-dir", f"/proc/{key}", "--model", f"/nowhere/{key}.py:Mine", "--port", 0)
+    ended = done("serve", "--settings", tmp_path / "settings.json", *options, **given)
+    told = [json.loads(line)["message"] for line in ended.stderr.splitlines() if line.startswith("{")]
+    assert [line for line in told if "state_dir is '/proc/***'" in line]
+    assert key not in "".join(told)
 
 
 @pytest.mark.parametrize("command", ["serve", "simulate-market"])

@@ -7,6 +7,7 @@ import re
 from dataclasses import fields
 from typing import Any
 
+from precog_runtime import logs
 from precog_runtime import settings as settings_module
 from precog_runtime.settings import Settings
 
@@ -40,14 +41,16 @@ def port_number(text: str) -> int:
 
 
 def given_settings(arguments: argparse.Namespace) -> Settings:
-    """Return the settings that a command line, its file and the environment give.
+    """Return the settings that a command line, its file and the environment give; logs never show the key in them.
 
     :raises SettingError: one can't be used.
     """
     overrides: dict[str, Any] = {
         key[len("setting_") :]: value for key, value in vars(arguments).items() if key.startswith("setting_")
     }
-    return settings_module.load(overrides, arguments.settings)
+    settings = settings_module.load(overrides, arguments.settings)
+    logs.hide(settings.api_key)
+    return settings
 
 
 def described() -> dict[str, str]:
