@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
+from wanted import wanted
 
 if TYPE_CHECKING:
     from axon_callers import Callers
@@ -42,6 +43,8 @@ STATES = {
 }
 OURS = ("ours", "ours, header fix only", "ours, bittensor as it is")
 BASELINES = ("upstream", "blocking baseline")
+WANTED_MS = {"hot": 200.0, "missing": 250.0, "limited": 250.0}  # p99 of ours
+WANTED_CPU_MS = 2.5  # of a hot request
 SETTLE_S = 1.0  # between bursts
 WARM_S = 60.0  # at most, until a first answer is complete
 
@@ -177,6 +180,16 @@ def show(results: Mapping[tuple[str, str], Result], states: list[str], contestan
                 print(f"    {count} x {kind}")
 
 
+def judge(results: Mapping[tuple[str, str], Result], states: list[str]) -> None:
+    """Print what was wanted of ours."""
+    for state in states:
+        one = results.get((state, "ours"))
+        if one:
+            wanted(f"p99 through the axon, {state}", one.p(99), WANTED_MS[state], "ms")
+            if state == "hot":
+                wanted("server CPU of a hot request on the axon", one.cpu_ms(), WANTED_CPU_MS, "ms")
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     top = argparse.ArgumentParser(description="Measures the burst through bittensor's real axon.")
@@ -206,6 +219,7 @@ def main() -> None:
                 print(f"{state}: {name}", file=sys.stderr, flush=True)
                 results[state, name] = measure(name, state, callers, args, home)
         show(results, states, contestants)
+        judge(results, states)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 

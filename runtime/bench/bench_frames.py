@@ -20,11 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from wanted import wanted
 
 from precog_runtime.frames import PRICES, process, read
 
 ASSETS = {"btc": 97000.0, "eth": 3400.0, "tao_bittensor": 450.0}
 START = 1735689600
+WANTED_S, WANTED_ROWS = 0.35, 1_000_000
 
 
 def write(path: Path, rows: int) -> None:
@@ -134,7 +136,7 @@ def apart(way: str, path: Path, small: Path, rounds: int) -> dict[str, float]:
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the file (1000000)")
+    parser.add_argument("--rows", type=int, default=WANTED_ROWS, help="of the file (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many counts (3)")
     for name in ("--way", "--file", "--small"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -154,6 +156,8 @@ def main() -> int:
         for label, each in [*rows_of_table, ("ours: process, 4 times the rows", large)]:
             ratio = each["seconds"] / found["ours"]["seconds"]
             print(f"{label:36} {each['seconds']:8.3f} {ratio:7.1f} {each['frame']:10.1f} {each['peak']:9.0f}")
+        if args.rows == WANTED_ROWS:
+            wanted(f"CSV of {WANTED_ROWS} rows to an optimised frame", found["ours"]["seconds"], WANTED_S, "s")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from processes import done, environment
 
 from precog_runtime import __version__
 from precog_runtime.cli import COMMANDS
+from precog_runtime.options import port_number
 
 
 def test_help_names_every_command():
@@ -35,6 +38,33 @@ def test_a_wrong_use_is_2(words):
     ended = done(*words)
     assert ended.returncode == 2
     assert "usage:" in ended.stderr
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_the_key_is_in_no_log_wherever_it_was_given(tmp_path, where):
+    key = "hush/hush hush"
+    (tmp_path / "settings.json").write_text(json.dumps({"api_key": key} if where == "file" else {}))
+    given = {} if where == "file" else {"PRECOG_RUNTIME_API_KEY": key}
+    # Settings that are told, as they can't be used, with the key in them.
+    options = ("--state-dir", f"/proc/{key}", "--model", f"/nowhere/{key}.py:Mine", "--port", 0)
+    ended = done("serve", "--settings", tmp_path / "settings.json", *options, **given)
+    told = [json.loads(line)["message"] for line in ended.stderr.splitlines() if line.startswith("{")]
+    assert [line for line in told if "state_dir is '/proc/***'" in line]
+    assert key not in "".join(told)
+
+
+@pytest.mark.parametrize("command", ["serve", "simulate-market"])
+def test_a_number_that_is_no_port_is_told_and_not_listened_at(command):
+    ended = done(command, "--port", "70000")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "'70000' is no port. Give 0 to 65535" in ended.stderr
+
+
+def test_ports_are_0_to_65535():
+    assert [port_number(text) for text in ("0", "8092", "65535")] == [0, 8092, 65535]
+    for text in ("65536", "-1", "+80", "80.5", "http", "", "\u0663"):
+        with pytest.raises(argparse.ArgumentTypeError, match="no port"):
+            port_number(text)
 
 
 def test_serving_loads_no_data_frames_and_no_bittensor():

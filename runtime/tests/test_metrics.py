@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def used(metrics: Metrics) -> Metrics:
     for call in CALLS.values():
         call(metrics, "new")
     metrics.workers(2)
-    metrics.tasks(1, 2, 3)
+    metrics.tasks(1, 2, 0, 3)
     metrics.host(dict.fromkeys(HOST, 0.5))
     return metrics
 
@@ -156,7 +157,7 @@ def test_what_is_counted_is_what_is_scraped() -> None:
     metrics.forecast("eth", "default", MADE, 0.25)
     metrics.accuracy("eth", 0.01, 0.9, 0.02)
     metrics.workers(3)
-    metrics.tasks(1, 2, 4)
+    metrics.tasks(1, 2, 3, 4)
     metrics.task("numpy", "died", 0.5)
     metrics.host({"host_cpu_ratio": 0.25, "process_fds": 9})
     metrics.warning("host_cpu_ratio", True)
@@ -182,6 +183,7 @@ def test_what_is_counted_is_what_is_scraped() -> None:
     assert sample(metrics, "precog_worker_processes") == 4
     assert sample(metrics, "precog_worker_tasks", state="busy") == 1
     assert sample(metrics, "precog_worker_tasks", state="waiting") == 2
+    assert sample(metrics, "precog_worker_tasks", state="abandoned") == 3
     assert sample(metrics, "precog_worker_task_duration_seconds_sum", kind="numpy", outcome="died") == 0.5
     assert sample(metrics, "precog_host_cpu_ratio") == 0.25
     assert sample(metrics, "precog_monitor_warning", figure="host_cpu_ratio") == 1
@@ -243,6 +245,29 @@ def test_the_page_and_the_registry_name_the_same_metrics() -> None:
     assert {name: row for name, row in told.items() if name.startswith("precog_")} == {
         name: row for name, row in there.items() if name.startswith("precog_")
     }
+
+
+def counted_kinds() -> set[str]:
+    """The kinds that our sources count by name: texts within the argument of `metrics.error(...)`."""
+    source = Path(errors.__file__).parent
+    calls = [
+        call
+        for path in source.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and re.search(r"(metrics|self)\.error$", ast.unparse(call.func))
+    ]
+    texts = [each for call in calls for each in ast.walk(call.args[0]) if isinstance(each, ast.Constant)]
+    return {each.value for each in texts if isinstance(each.value, str)}
+
+
+def test_the_page_names_the_kinds_of_errors_that_there_are() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    table = page.partition("| kind |")[2].partition("\n\n")[0]
+    told = {kind for cell in re.findall(r"^\|(.*?)\|", table, re.MULTILINE) for kind in re.findall(r"`(\w+)`", cell)}
+    counted = counted_kinds()
+    assert {"model_slow", "store_row", "internal", "label"} <= counted
+    assert counted <= set(KINDS)
+    assert told == {*KINDS, "other"}
 
 
 def test_the_pages_alerts_name_metrics_and_labels_that_there_are() -> None:

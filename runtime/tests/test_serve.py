@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import socket
+import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 from processes import call, done, running, wait_until
@@ -111,6 +115,50 @@ def test_it_ends_cleanly(market, number):
         assert command.end(number) == 0
 
 
+def test_with_a_state_dir_that_cannot_be_used_it_answers_and_tells_it(market, tmp_path, capfd):
+    (tmp_path / "state").write_text("no folder")
+    options = ("--port", 0, "--api-url", market.url, "--window-s", 600, "--state-dir", tmp_path / "state")
+    with running("serve", *options) as command:
+        wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
+        assert set(call(f"{command.url}/predict", {})[1]["predictions"]) == EVERYTHING
+        assert 'precog_errors_total{kind="state"}' in (text := call(f"{command.url}/metrics")[1])
+        assert 'precog_errors_total{kind="state"} 0.0' not in text
+        # A folder again, and the log is kept there from then on.
+        (tmp_path / "state").unlink()
+        wait_until((tmp_path / "state" / "predictions.sqlite").exists)
+        assert command.end() == 0
+    with sqlite3.connect(tmp_path / "state" / "predictions.sqlite") as log:
+        assert log.execute("SELECT outcome FROM requests").fetchall() == [("full",)]
+    told = [line for line in map(json.loads, capfd.readouterr().err.splitlines()) if line["level"] == "ERROR"]
+    assert [line["message"].partition(". ")[0] for line in told] == [f"state_dir is '{tmp_path}/state': File exists"]
+
+
+HANGING = """
+import time
+from precog_runtime.types import Forecast
+
+class Hanging:
+    name, lookback_s, kind = "hanging", 60, "numpy"
+
+    def forecast(self, asset, timestamp, series):
+        time.sleep(1e6)
+"""
+
+
+def test_a_model_that_hangs_is_answered_for_and_holds_up_no_end(market, tmp_path):
+    (tmp_path / "hanging_model.py").write_text(HANGING)
+    options = ("--model", f"{tmp_path / 'hanging_model.py'}:Hanging", "--deadline-s", 1, "--max-workers", 1)
+    with running("serve", "--port", 0, "--api-url", market.url, "--window-s", 600, *options) as command:
+        wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
+        for _ in range(2):
+            code, answer = call(f"{command.url}/predict", {})
+            assert code == 200
+            assert set(answer["degraded"].values()) == {"model too slow"}
+        began = time.monotonic()
+        assert command.end() == 0
+        assert time.monotonic() - began < 10
+
+
 def test_a_port_in_use_is_told(served):
     port = served.rpartition(":")[2]
     ended = done("serve", "--port", port, "--api-url", "http://127.0.0.1:9/v4")
@@ -119,19 +167,62 @@ def test_a_port_in_use_is_told(served):
     assert "Traceback" not in ended.stderr
 
 
+# The default model looks back on hours, which are fetched one by one, and makes a forecast anew with each.
+BRIEF = """
+from precog_runtime.types import Forecast
+
+class Brief:
+    name, lookback_s, kind = "brief", 300, "numpy"
+
+    def forecast(self, asset, timestamp, series):
+        last = float(series.prices[-1])
+        return Forecast(last, float(series.prices.min()) * 0.999, float(series.prices.max()) * 1.001)
+"""
+
+
+def of_mark(folder, mark):
+    """The forecasts on disk for a timestamp: asset, JSON and when they were stored."""
+    with sqlite3.connect(folder / "forecasts.sqlite") as file:
+        found = "SELECT asset, value, stored FROM forecasts WHERE timestamp = ? ORDER BY asset"
+        return file.execute(found, (mark,)).fetchall()
+
+
+def logged(folder):
+    with sqlite3.connect(folder / "predictions.sqlite") as file:
+        return file.execute("SELECT asset, point FROM answers ORDER BY asset").fetchall()
+
+
+def test_its_event_loop_is_uvloops(market):
+    with running("serve", "--port", 0, "--api-url", market.url, "--window-s", 600) as command:
+        maps = Path(f"/proc/{command.process.pid}/maps").read_text()
+        assert "/uvloop/loop." in maps
+
+
 def test_killed_and_started_again_it_has_its_log_its_cache_and_its_prices(market, tmp_path):
-    options = ("--port", 0, "--state-dir", tmp_path, "--window-s", 7200)
+    (tmp_path / "brief_model.py").write_text(BRIEF)
+    model = f"{tmp_path / 'brief_model.py'}:Brief"
+    options = ("--port", 0, "--state-dir", tmp_path, "--window-s", 7200, "--model", model)
     with running("serve", *options, "--api-url", market.url) as command:
         wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
-        before = call(f"{command.url}/predict", {})[1]
+        mark = int(time.time()) // 60 * 60 - 60  # its prices are all there by now, so the forecast stays the same
+        before = call(f"{command.url}/predict", {"timestamp": mark})[1]
         wait_until((tmp_path / "window.npz").exists)
+        wait_until(lambda: len(of_mark(tmp_path, mark)) == 3 and len(logged(tmp_path)) == 3)
+        kept = of_mark(tmp_path, mark)
         command.end(signal.SIGKILL)
+    assert {asset: json.loads(value)["point"] for asset, value, _ in kept} == before["predictions"]
+    assert logged(tmp_path) == sorted(before["predictions"].items())
     # The source is away now: what there is was kept.
     with running("serve", *options, "--api-url", "http://127.0.0.1:9/v4", "--log-level", "error") as command:
         code, after = call(f"{command.url}/predict", {"timestamp": before["timestamp"]})
         assert code == 200
         assert set(after["predictions"]) == EVERYTHING
-        for asset, point in before["predictions"].items():
-            assert after["predictions"][asset] == pytest.approx(point, rel=0.01)
+        assert (after["predictions"], after["intervals"]) == (before["predictions"], before["intervals"])
+        hits = re.search(
+            r'precog_cache_requests_total{layer="disk",result="hit"} (\S+)', call(f"{command.url}/metrics")[1]
+        )
+        assert float(hits[1]) >= 3
         assert call(f"{command.url}/readyz")[0] == 200
         assert command.end() == 0
+    assert of_mark(tmp_path, mark) == kept  # not made anew
+    assert logged(tmp_path) == sorted(2 * [*before["predictions"].items()])

@@ -48,6 +48,7 @@ BAD = [
     ({"assets": "btc,e th"}, "assets is 'e th': it is no name of an asset"),
     ({"assets": 5}, "not a list of names"),
     ({"api_url": "ftp://x"}, "api_url is 'ftp://x': it is no URL"),
+    ({"metrics_port": 70000}, "metrics_port is 70000: it is not between 0 and 65535"),
     ({"min_workers": 4, "max_workers": 2}, "max_workers is 2: it is below min_workers (4)"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import sqlite3
@@ -222,6 +223,18 @@ def test_a_second_damaged_file_does_not_replace_the_first(path: str) -> None:
     assert Path(f"{path}.damaged-2").read_text().startswith("second")
 
 
+def test_of_many_damaged_files_the_newest_two_are_kept(path: str) -> None:
+    Path(path).parent.mkdir()
+    beside = Path(f"{path}.damaged-by-hand")
+    beside.write_text("theirs")
+    for number in range(1, 6):
+        Path(path).write_text(f"{number}" * 3000)
+        Store(path, SCHEMA, Metrics()).close()
+        Path(f"{path}.damaged-{number}-wal").write_text(f"{number}")
+    kept = {each.name.partition("damaged-")[2]: each.read_text()[0] for each in Path(path).parent.glob("*.damaged-*")}
+    assert kept == {"4": "4", "4-wal": "4", "5": "5", "5-wal": "5", "by-hand": "t"}
+
+
 def test_damage_while_it_runs_loses_no_queued_row(path: str) -> None:
     metrics = Metrics()
     store = Store(path, SCHEMA, metrics, retry_s=0.01)
@@ -277,6 +290,89 @@ def test_a_folder_that_cannot_be_made_is_survived_and_taken_up_later(
     (tmp_path / "file").unlink()
     wait_for(lambda: store.query("SELECT text FROM numbers") == [("kept",)])
     store.close()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), sqlite3.OperationalError("disk I/O error"), KeyError("a bug")])
+@pytest.mark.parametrize("where", [MEMORY, "file"])
+def test_whatever_fails_within_a_transaction_the_writer_goes_on(
+    path: str, where: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute, failures = store_module._execute, [error, error]
+
+    def sometimes(connection: sqlite3.Connection, batch: object) -> object:
+        found = execute(connection, batch)  # type: ignore[arg-type]
+        if failures:
+            raise failures.pop()
+        return found
+
+    metrics = Metrics()
+    store = Store(path if where == "file" else MEMORY, SCHEMA, metrics, retry_s=0.01)
+    monkeypatch.setattr(store_module, "_execute", sometimes)
+    store.put(PUT, [(1, "once")])
+    wait_for(store.flush)
+    store.put(PUT, [(2, "and again")])
+    assert store.flush()
+    assert store.query("SELECT number FROM numbers ORDER BY number") == [(1,), (2,)]
+    assert errors(metrics, "store_unavailable") == 2
+    store.close()
+
+
+def test_a_lock_that_another_process_keeps_is_told_and_waited_for_no_longer(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store_module, "LOCK_S", 0.2)
+    Path(path).parent.mkdir()
+    with Path(f"{path}.lock").open("a") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        began = time.monotonic()
+        store = Store(path, SCHEMA, Metrics(), retry_s=0.01)
+        assert time.monotonic() - began < 5
+        assert "another process has held" in caplog.text
+        store.put(PUT, [(1, "")])
+        assert not store.flush(1.0)
+    wait_for(store.flush)
+    assert store.query(COUNT) == [(1,)]
+    store.close()
+
+
+def test_a_reader_waits_neither_for_a_slow_close_nor_for_long(path: str) -> None:
+    metrics, closing, held = Metrics(), threading.Event(), threading.Event()
+
+    class Slow:
+        def close(self) -> None:
+            closing.set()
+            held.wait(30)
+
+    store = Store(path, SCHEMA, metrics)
+    store._reading = Slow()  # type: ignore[assignment]
+    Path(path).unlink()
+    store.put(PUT, [(1, "")])  # finds that the file is gone, and closes both connections
+    assert closing.wait(20)
+    began = time.monotonic()
+    assert store.query(COUNT) == []
+    assert time.monotonic() - began < 1
+    held.set()
+    assert store.flush()
+    with store._read_lock:
+        assert store.query(COUNT, patience_s=0.01) == []
+    assert errors(metrics, "store_read") == 1
+    assert store.query(COUNT) == [(1,)]
+    store.close()
+
+
+def test_close_waits_no_longer_for_a_disk_that_hangs(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = threading.Event()
+    monkeypatch.setattr(store_module, "CLOSE_S", 0.2)
+    monkeypatch.setattr(store_module, "_execute", lambda *_: held.wait(30) and None)
+    store = Store(path, SCHEMA, Metrics())
+    store.put(PUT, [(1, "")])
+    began = time.monotonic()
+    store.close()
+    assert time.monotonic() - began < 10
+    assert "has not answered" in caplog.text
+    held.set()
 
 
 def test_close_without_a_disk_ends_and_tells_the_loss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -49,6 +49,7 @@ from precog_runtime.errors import ModelError
 from precog_runtime.metrics import Metrics
 from precog_runtime.types import Series
 from precog_runtime.workers import WorkerPool, shared, sizing
+from precog_runtime.workers import pool as workers_pool
 from precog_runtime.workers.pool import WorkerDied
 from precog_runtime.workers.sizing import SLACK_S, Sizer
 
@@ -315,19 +316,67 @@ def test_one_who_waits_and_gives_up_never_starts_and_the_next_gets_the_place(tmp
     pooled(body, most=1)
 
 
-def test_a_thread_that_nobody_waits_for_keeps_its_place_until_it_is_done() -> None:
+def count(metrics: Metrics, state: str) -> float | None:
+    return value(metrics, "precog_worker_tasks", state=state)
+
+
+async def given_up(pool: WorkerPool, metrics: Metrics, held: threading.Event) -> None:
+    """Begin a task that ends with the event, and wait for it no more."""
+    before = count(metrics, "abandoned") or 0
+    task = asyncio.ensure_future(pool.run("numpy", wait_for, held))
+    await until(lambda: count(metrics, "busy") == 1)
+    task.cancel()
+    await until(lambda: count(metrics, "abandoned") == before + 1)
+    assert task.cancelled()
+
+
+def test_a_thread_that_nobody_waits_for_gives_its_place_to_the_next_and_is_counted_until_it_is_done() -> None:
     async def body(pool: WorkerPool, metrics: Metrics) -> None:
         held = threading.Event()
-        first = asyncio.ensure_future(pool.run("numpy", wait_for, held))
-        await until(lambda: value(metrics, "precog_worker_tasks", state="busy") == 1)
-        first.cancel()
-        second = asyncio.ensure_future(pool.run("numpy", where))
-        await until(lambda: value(metrics, "precog_worker_tasks", state="waiting") == 1)
-        assert not second.done()
+        await given_up(pool, metrics, held)
+        assert value(metrics, "precog_worker_task_duration_seconds_count", kind="numpy", outcome="cancelled") == 1
+        assert await asyncio.wait_for(pool.run("numpy", where), 5)
         held.set()
-        assert await second
+        await until(lambda: count(metrics, "abandoned") == 0)
+        assert count(metrics, "busy") == 0
 
     pooled(body, most=1)
+
+
+def hanging() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name.startswith("precog-worker")}
+
+
+def test_with_too_many_threads_that_hang_no_task_is_begun_until_one_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_pool, "MOST_ABANDONED", 3)
+
+    async def body(pool: WorkerPool, metrics: Metrics) -> None:
+        before = hanging()
+        first, others = threading.Event(), threading.Event()
+        for held in (first, others, others):
+            await given_up(pool, metrics, held)
+        for _ in range(4):  # more often than there are places
+            with pytest.raises(WorkerDied, match="3 tasks that were given up are still at work"):
+                await asyncio.wait_for(pool.run("numpy", where), 5)
+        assert len(hanging() - before) == 3
+        assert await pool.run("python", where)  # a process could be killed
+        first.set()
+        await until(lambda: count(metrics, "abandoned") == 2)
+        assert await pool.run("numpy", where)
+        others.set()
+
+    pooled(body, most=1)
+
+
+def test_an_executors_task_that_nobody_waits_for_gives_its_place_to_the_next() -> None:
+    async def body(pool: WorkerPool, metrics: Metrics) -> None:
+        held = threading.Event()
+        await given_up(pool, metrics, held)
+        assert await asyncio.wait_for(pool.run("numpy", where), 5)
+        held.set()
+
+    with ThreadPoolExecutor(2) as executor:
+        pooled(body, most=1, executor=executor)
 
 
 def test_a_storm_of_cancelled_callers_loses_no_place() -> None:
@@ -531,6 +580,18 @@ def test_an_interpreter_that_ends_without_close_takes_its_processes_along(tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert gone(int(done.stdout))
+
+
+@pytest.mark.parametrize("close", ["", "pool.close()"])
+def test_an_interpreter_that_ends_waits_for_no_thread_that_hangs(tmp_path: Path, close: str) -> None:
+    mark = str(tmp_path / "mark")
+    body = f"""
+        task = asyncio.ensure_future(pool.run("numpy", work.hang, Path({mark!r})))
+        await work.begun(Path({mark!r}))
+        {close}
+    """
+    done = subprocess.run(script(tmp_path, body), capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_processes_and_shared_memory_go_when_the_parent_is_killed(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ FLOOR_SHARE = 1 / 16  # of the bound: where the size begins, and what it never g
 LEAST_BYTES = 65_536  # nor below this, if the bound allows
 PASSED_MISSES = 8  # misses on ghosts between two calls of clean() that don't make the cache grow yet
 SHRINK_AFTER = 10  # calls of clean() in a row without a miss on a ghost, before the cache shrinks
+PATIENCE_S = 0.05  # of a look at the disk, which is made in the event loop
 CLEAN_EVERY = 1_000  # forecasts written to disk between two looks at its size
 
 FILE = "forecasts.sqlite"
@@ -111,7 +112,7 @@ class DiskCache:
     def get(self, key: Key) -> Kept | None:
         """Return what was kept, by any process. Reads the file: tens of microseconds."""
         columns = _columns(key)
-        rows = self.store.query(_GET, columns)
+        rows = self.store.query(_GET, columns, PATIENCE_S)
         found = self._checked(columns, *rows[0]) if rows else None
         self._metrics.cache("disk", "hit" if found else "miss")
         return found

@@ -28,7 +28,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = _parser(words).parse_args(words)
     from precog_runtime.logs import setup
 
-    setup(arguments.log_level, secrets=[key] if (key := os.environ.get(f"{PREFIX}API_KEY")) else [])
+    setup(arguments.log_level, secrets=[os.environ.get(f"{PREFIX}API_KEY", "")])
     try:
         code: int = arguments.run(arguments)
         return code

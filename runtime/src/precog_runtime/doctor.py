@@ -9,10 +9,8 @@ import json
 import platform
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -21,6 +19,7 @@ from precog_runtime.errors import RuntimeFault, SourceError
 from precog_runtime.metrics import Metrics
 from precog_runtime.options import add_settings, described, given_settings
 from precog_runtime.settings import Settings
+from precog_runtime.store import folder_trouble
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 NEEDED = ("aiohttp", "cachetools", "numpy", "orjson", "prometheus-client", "psutil", "tenacity")
@@ -67,16 +66,11 @@ def state(settings: Settings) -> Iterator[Finding]:
     if not settings.state_dir:
         yield Finding("state", WARNING, "state_dir is not set: cache and log of predictions are lost at the end")
         return
-    folder = Path(settings.state_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
-            file.write(b"x" * 4096)
-            file.flush()
-    except OSError as error:
-        yield Finding("state", ERROR, f"state_dir {folder}: {error.strerror}. Give a folder that can be written")
+    if trouble := folder_trouble(settings.state_dir):
+        told = f"state_dir {settings.state_dir}: {trouble}. Give a folder that can be written"
+        yield Finding("state", ERROR, told)
         return
-    yield Finding("state", OK, str(folder))
+    yield Finding("state", OK, settings.state_dir)
 
 
 def model(settings: Settings) -> Iterator[Finding]:

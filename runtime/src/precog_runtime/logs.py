@@ -54,6 +54,13 @@ def setup(level: str, stream: TextIO | None = None, text: bool = False, secrets:
     return handler
 
 
+def hide(secret: str) -> None:
+    """Never show a value from now on, wherever it turns up in this process's logs."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LineHandler) and isinstance(handler.formatter, LineFormatter):
+            handler.formatter.hide([secret])
+
+
 class LineFormatter(logging.Formatter):
     """Makes one line of a record: time (UTC), level, logger, message, extra fields, and the traceback if there is one.
 
@@ -67,10 +74,15 @@ class LineFormatter(logging.Formatter):
     def __init__(self, text: bool = False, secrets: Iterable[str] = ()) -> None:
         super().__init__()
         self._text = text
-        shown = {
+        self._secrets: list[str] = []
+        self.hide(secrets)
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Never show these values from now on, nor as parts of an URL."""
+        forms = {
             form for secret in secrets if len(secret) >= SHORTEST_SECRET for form in (secret, quote(secret, safe=""))
         }
-        self._secrets = sorted(shown, key=len, reverse=True)
+        self._secrets = sorted(forms.union(self._secrets), key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its end."""

@@ -177,10 +177,11 @@ class Metrics:
         """Tell the size of the worker pool."""
         self._workers.set(size)
 
-    def tasks(self, busy: int, waiting: int, processes: int) -> None:
+    def tasks(self, busy: int, waiting: int, abandoned: int, processes: int) -> None:
         """Tell what the worker pool is at: tasks by state, and its processes."""
         self._tasks[("busy",)].set(busy)
         self._tasks[("waiting",)].set(waiting)
+        self._tasks[("abandoned",)].set(abandoned)
         self._processes.set(processes)
 
     def task(self, kind: str, outcome: str, seconds: float) -> None:
@@ -293,9 +294,9 @@ class Metrics:
         self._processes = Gauge("precog_worker_processes", "Processes of the worker pool", registry=self.registry)
         self._tasks = self._gauge(
             "precog_worker_tasks",
-            "Tasks in the worker pool, by state (busy, waiting)",
+            "Tasks in the worker pool, by state (busy, waiting; abandoned: given up, and still at work)",
             ["state"],
-            [("busy",), ("waiting",)],
+            [("busy",), ("waiting",), ("abandoned",)],
         )
         self._durations = self._histogram(
             "precog_worker_task_duration_seconds",

@@ -1,4 +1,4 @@
-"""Command-line options for the settings, made from their definition, so that there is one place to read."""
+"""Command-line options: those for the settings are made from their definition, so that there is one place to read."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import re
 from dataclasses import fields
 from typing import Any
 
+from precog_runtime import logs
 from precog_runtime import settings as settings_module
 from precog_runtime.settings import Settings
 
 # An option would show it to everyone on the machine (/proc/*/cmdline).
 NO_OPTION = ("api_key",)
+LAST_PORT = 65535
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +30,27 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             group.add_argument(_option(name), dest=f"setting_{name}", metavar="VALUE", help=help_text)
 
 
+def port_number(text: str) -> int:
+    """Return the number of a port; uvloop would listen at port 4464 for 70000.
+
+    :raises argparse.ArgumentTypeError: it is none; argparse ends with code 2.
+    """
+    if not (text.isascii() and text.isdigit() and int(text) <= LAST_PORT):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port. Give 0 to {LAST_PORT}; 0 lets the kernel choose")
+    return int(text)
+
+
 def given_settings(arguments: argparse.Namespace) -> Settings:
-    """Return the settings that a command line, its file and the environment give.
+    """Return the settings that a command line, its file and the environment give; logs never show the key in them.
 
     :raises SettingError: one can't be used.
     """
     overrides: dict[str, Any] = {
         key[len("setting_") :]: value for key, value in vars(arguments).items() if key.startswith("setting_")
     }
-    return settings_module.load(overrides, arguments.settings)
+    settings = settings_module.load(overrides, arguments.settings)
+    logs.hide(settings.api_key)
+    return settings
 
 
 def described() -> dict[str, str]:

@@ -25,7 +25,8 @@ from precog_runtime.market.snapshot import Snapshots
 from precog_runtime.metrics import Metrics
 from precog_runtime.monitor import Monitor
 from precog_runtime.prefetch import Prefetcher
-from precog_runtime.workers import WorkerPool
+from precog_runtime.store import folder_trouble
+from precog_runtime.workers import WorkerPool, executors
 
 if TYPE_CHECKING:
     from precog_runtime.settings import Settings
@@ -69,14 +70,17 @@ async def open_runtime(
 ) -> AsyncIterator[Runtime]:
     """Start a runtime: the market is being filled when this yields, and answers come as soon as there are prices.
 
+    A state's folder that can't be used is told, and answers come all the same.
+
     :param source: where prices come from; without one, Coin Metrics' API at `settings.api_url`.
     :param now: wall clock, seconds since the epoch.
     :param clock: the clock of deadlines, seconds.
-    :param executor: where models run; without one, threads or processes of our own.
+    :param executor: where models run, and the caller's to shut down; without one, what the settings say.
     :raises ModelError: the model can't be loaded.
-    :raises SettingError: the state's folder can't be used.
+    :raises SettingError: the executor can't be made.
     """
     metrics = Metrics(settings.assets)
+    _look_at_state(settings, metrics)
     model = models.load(settings.model)
     async with AsyncExitStack() as stack:
         source = source or _coin_metrics(settings, metrics)
@@ -88,6 +92,7 @@ async def open_runtime(
         stack.callback(cache.close)
         log = PredictionLog(settings, metrics, now)
         stack.callback(log.close)
+        executor = executor or stack.enter_context(executors.made(settings.executor))
         pool = WorkerPool(settings.min_workers, settings.max_workers, metrics, executor)
         stack.callback(pool.close)
         # Upstream's rule is arithmetic that no price fails at.
@@ -122,6 +127,15 @@ def spare_collections() -> None:
     if sys.implementation.name == "cpython":
         gc.collect()
         gc.freeze()
+
+
+def _look_at_state(settings: Settings, metrics: Metrics) -> None:
+    """Tell where nothing can be kept: an operator wants a miner that answers, rather than none for want of a log."""
+    trouble = folder_trouble(settings.state_dir) if settings.state_dir else ""
+    if trouble:
+        metrics.error("state")
+        told = "Cache, log and prices are in memory only until it can be used. Give a folder that can be written"
+        logger.error("state_dir is %r: %s. %s", settings.state_dir, trouble, told)
 
 
 def _coin_metrics(settings: Settings, metrics: Metrics) -> PriceSource:

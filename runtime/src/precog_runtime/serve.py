@@ -17,7 +17,7 @@ from aiohttp import web
 from precog_runtime import __version__, service, timestamps
 from precog_runtime.errors import SettingError
 from precog_runtime.metrics import CONTENT_TYPE
-from precog_runtime.options import add_settings, given_settings
+from precog_runtime.options import add_settings, given_settings, port_number
 from precog_runtime.runtime import Runtime, open_runtime, spare_collections
 from precog_runtime.types import Answer, Request
 
@@ -214,7 +214,7 @@ async def _first_prices(runtime: Runtime, ended: asyncio.Event) -> None:
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8092, help="port; 0 lets the kernel choose (default: %(default)s)")
+    parser.add_argument("--port", type=port_number, default=8092, help="0: the kernel's choice (default: %(default)s)")
     parser.epilog = "Started by a .socket unit of systemd, it listens at that socket, whatever --host and --port say."
     add_settings(parser)
     parser.set_defaults(run=run)

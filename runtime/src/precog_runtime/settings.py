@@ -49,6 +49,8 @@ class Settings:
     :ivar retention_days: how long the log of predictions keeps rows.
     :ivar min_workers: lower bound of the worker pool.
     :ivar max_workers: upper bound; 0 means the number of CPUs, 4 at the most.
+    :ivar executor: where models run instead: path/to/file.py:NAME or package.module:NAME of a function that returns an
+        executor, a Dask cluster's for instance; "" means threads and processes of our own.
     :ivar metrics_port: where the axon front end serves /metrics, /readyz and the like, on 127.0.0.1; 0 means nowhere.
     :ivar monitor_s: how often the host is sampled; 0 turns the monitor off.
     """
@@ -77,6 +79,7 @@ class Settings:
     retention_days: float = 30.0
     min_workers: int = 1
     max_workers: int = 0
+    executor: str = ""
     metrics_port: int = 0
     monitor_s: float = 5.0
 

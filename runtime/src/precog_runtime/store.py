@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import re
 import sqlite3
+import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from precog_runtime.metrics import Metrics
 
@@ -26,10 +29,15 @@ BATCH_ROWS = 2_000  # rows that are committed without waiting for more
 QUEUE_ROWS = 20_000  # rows kept while the disk is slow or away; about 10 MB
 BUSY_S = 5.0  # how long another process may hold the file
 READ_BUSY_S = 0.1  # readers wait only where another process puts a file right after a crash
+READ_S = 2.0  # how long a reader waits for other readers, and for the writer of a database in memory
+LOCK_S = 2.0  # how long another process may be opening the file, or setting it aside
+CLOSE_S = 10.0  # how long the last rows may take; then they are lost
 RETRY_S = 1.0  # first pause after a failure; it doubles up to:
 LONGEST_RETRY_S = 30.0
 VACUUM_PAGES = 512  # pages given back at a time, 2 MB: other processes get their turn in between
 WAL_BYTES = 4_000_000  # the write-ahead log is cut back to this
+KEPT_ASIDE = 2  # damaged files, the newest; 2 or more. A log has up to 500 MB
+SUFFIXES = ("-wal", "-shm", "")  # of the files that make up one database
 PAGE_CACHE_KIB = 256  # of each connection; the default of 2 MiB fills up slowly, which looks like a leak
 
 _log = logging.getLogger(__name__)
@@ -129,19 +137,26 @@ class Store:
                 return
         self._metrics.error("store_full")
 
-    def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return what is on disk (see `flush`); nothing, and counted, if it can't be read."""
-        with self._read_lock:
-            try:
-                connection = self._reader()
-                return connection.execute(sql, args).fetchall() if connection else []
-            except (sqlite3.Error, OverflowError, ValueError) as error:
-                self._metrics.error("store_read")
-                _log.warning("%s can't be read: %s", self._path, error)
-                self._drop_reader()
-                if _damaged(error):
-                    self._suspect(error)
-                return []
+    def query(self, sql: str, args: Sequence[Any] = (), patience_s: float = READ_S) -> list[tuple[Any, ...]]:
+        """Return what is on disk (see `flush`); nothing, and counted, if it can't be read.
+
+        :param patience_s: how long to wait for other readers.
+        """
+        if not self._read_lock.acquire(timeout=patience_s):
+            self._metrics.error("store_read")
+            return []
+        try:
+            connection = self._reader()
+            return connection.execute(sql, args).fetchall() if connection else []
+        except (sqlite3.Error, OverflowError, ValueError) as error:
+            self._metrics.error("store_read")
+            _log.warning("%s can't be read: %s", self._path, error)
+            self._drop_reader()
+            if _damaged(error):
+                self._suspect(error)
+            return []
+        finally:
+            self._read_lock.release()
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Wait until all that was queued before is on disk.
@@ -176,9 +191,11 @@ class Store:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()
-        with self._read_lock:
-            self._drop_reader()
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            _log.warning("%s: its last rows are lost, the disk has not answered for %g s", self._path, CLOSE_S)
+            return
+        self._close_reader()
 
     def _run(self) -> None:
         self._verify()
@@ -228,9 +245,9 @@ class Store:
     def _attempt(self, work: Callable[[sqlite3.Connection], None]) -> bool:
         """Do something with the file; return whether it was possible."""
         try:
-            with self._write_lock:
-                work(self._connected())
-        except (OSError, sqlite3.Error) as error:
+            with self._write_lock, _taken_back(self._connected()) as connection:
+                work(connection)
+        except Exception as error:  # MemoryError among them: without this thread nothing would be written any more
             self._failed(error)
             return False
         if self._failures:
@@ -242,7 +259,8 @@ class Store:
         if _damaged(error):
             self._suspect(error)
         elif not self._failures:
-            _log.warning("%s can't be written: %s. Rows are kept in memory meanwhile", self._path, error)
+            told = str(error) or type(error).__name__
+            _log.warning("%s can't be written: %s. Rows are kept in memory meanwhile", self._path, told)
         self._metrics.error("store_unavailable")
         self._failures += 1
         # A new connection next time: the file may be another one by then. Closing takes back what was half written.
@@ -283,6 +301,7 @@ class Store:
         :raises OSError: or sqlite3.Error: there is no using it now.
         """
         if self._path == MEMORY:
+            self._suspicion = ""
             return self._connect()
         Path(self._path).parent.mkdir(parents=True, exist_ok=True)
         # Processes that start at once must not set aside one another's new files.
@@ -329,12 +348,13 @@ class Store:
         connection.execute("COMMIT")
 
     def _set_aside(self, reason: Exception) -> None:
-        number = 1
-        while Path(f"{self._path}.damaged-{number}").exists():
-            number += 1
-        aside = f"{self._path}.damaged-{number}"
+        earlier = sorted(_numbers_aside(self._path))
+        aside = f"{self._path}.damaged-{max(earlier, default=0) + 1}"
+        for number in earlier[: 1 - KEPT_ASIDE]:
+            for suffix in SUFFIXES:
+                Path(f"{self._path}.damaged-{number}{suffix}").unlink(missing_ok=True)
         # The write-ahead log first: SQLite deletes one that it finds beside a new file.
-        for suffix in ("-wal", "-shm", ""):
+        for suffix in SUFFIXES:
             with suppress(FileNotFoundError):
                 Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
         self._metrics.error("store_damaged")
@@ -349,7 +369,7 @@ class Store:
                 (found,) = self._writing.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
                 self._suspect(sqlite3.DatabaseError(found))
-        except sqlite3.Error as error:
+        except Exception as error:  # as in _attempt
             self._failed(error)
 
     def _suspect(self, error: Exception) -> None:
@@ -376,12 +396,17 @@ class Store:
             self._reading.close()
             self._reading = None
 
+    def _close_reader(self) -> None:
+        with self._read_lock:
+            reading, self._reading = self._reading, None
+        if reading:  # closed without the lock: the event loop would wait for a slow disk
+            reading.close()
+
     def _disconnect(self) -> None:
         if self._path == MEMORY:
             return
         writing, self._writing = self._writing, None
-        with self._read_lock:
-            self._drop_reader()
+        self._close_reader()
         if writing:
             with suppress(sqlite3.Error):  # what made it fail was counted already
                 writing.close()
@@ -401,6 +426,18 @@ class Store:
                 writing.close()
 
 
+def folder_trouble(folder: str) -> str:
+    """Return why no files can be kept in a folder, "" if they can; makes the folder."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"x" * 4096)
+            file.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def _execute(connection: sqlite3.Connection, batch: list[Transaction]) -> tuple[int, Exception] | None:
     """Run a batch; return which transaction of it can't be written for what it holds, and why, or None."""
     for index, transaction in enumerate(batch):
@@ -410,6 +447,24 @@ def _execute(connection: sqlite3.Connection, batch: list[Transaction]) -> tuple[
         except _ROW_ERRORS as error:
             return index, error
     return None
+
+
+@contextmanager
+def _taken_back(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Take back what was half written when the block fails: a database in memory has no other connection to go on."""
+    try:
+        yield connection
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.rollback()
+        raise
+
+
+def _numbers_aside(path: str) -> set[int]:
+    """Return the numbers of the damaged files that were set aside beside a file."""
+    names = (each.name for each in Path(path).parent.iterdir())
+    found = (re.fullmatch(rf"{re.escape(Path(path).name)}\.damaged-(\d+)(-wal|-shm)?", name) for name in names)
+    return {int(each[1]) for each in found if each}
 
 
 def _vacuum(connection: sqlite3.Connection) -> None:
@@ -427,6 +482,22 @@ def _damaged(error: Exception) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that processes share.
+
+    :raises OSError: it can't be had within LOCK_S.
+    """
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        until = time.monotonic() + LOCK_S
+        while not _flocked(file):
+            if time.monotonic() > until:
+                raise TimeoutError(f"another process has held {path} for {LOCK_S:g} s (`fuser {path}` tells which)")
+            time.sleep(0.01)
         yield
+
+
+def _flocked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
 import inspect
 import math
 import pickle
-import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import numpy as np
 from precog_runtime.errors import ModelError
 from precog_runtime.forecast.baseline import UpstreamRule
 from precog_runtime.forecast.default import DefaultModel
+from precog_runtime.named import from_file
 from precog_runtime.types import Forecast, Model, Series
 
 GROUP = "precog_runtime.models"
@@ -40,7 +38,7 @@ def load(name: str) -> Model:
         return _OURS[name]()
     path, colon, attribute = name.rpartition(":")
     if colon and path.endswith(".py"):
-        return _made(name, _from_file(name, Path(path), attribute))
+        return _made(name, from_file(f"model {name}", Path(path), attribute, ModelError))
     if name.endswith(".py"):
         raise ModelError(f"model {name}: it names a file only. Add the class in it, as in {name}:MyModel")
     return _made(name, _from_entry_point(name))
@@ -82,37 +80,6 @@ def _from_entry_point(name: str) -> object:
     except Exception as error:  # whatever the package's import raises
         raise ModelError(f"model {name}: its entry point {installed[name].value} can't be loaded: {error!r}") from error
     return found
-
-
-def _from_file(name: str, path: Path, attribute: str) -> object:
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, (each.name for each in path.parent.glob("*.py")), n=1)
-        hint = f"Did you mean {path.parent / near[0]}?" if near else "Give the path of a Python file"
-        raise ModelError(f"model {name}: there is no file {path}. {hint}")
-    module = _imported(name, path)
-    found: object = getattr(module, attribute, None)
-    if found is None:
-        near = difflib.get_close_matches(attribute, vars(module), n=1)
-        hint = f"Did you mean {near[0]}?" if near else "Name a class of it"
-        raise ModelError(f"model {name}: {path} has no {attribute!r}. {hint}")
-    return found
-
-
-def _imported(name: str, path: Path) -> object:
-    # As a module of its own name, from the search path, so that another process can unpickle the model; the folder
-    # comes last, so that no file in it hides another package.
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(path.stem)
-    except Exception as error:  # whatever the file raises
-        raise ModelError(f"model {name}: {path} can't be imported: {type(error).__name__}: {error}") from error
-    if Path(getattr(module, "__file__", None) or "").resolve() != path:
-        raise ModelError(f"model {name}: another module is called {path.stem!r}. Rename the file")
-    return module
 
 
 def _made(name: str, found: object) -> Model:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import tempfile
-import zipfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 NAME = "window.npz"
 KEPT_S = 6 * 3600  # beyond it no answer is given from old prices, and no model of ours looks back
 EACH_S = 60.0
+SAVING_S = 60.0  # a file that is being written is younger than this
 
 
 def save(path: Path, prices: Mapping[str, Series]) -> None:
@@ -57,9 +59,19 @@ def load(path: Path, now: float) -> dict[str, Series]:
             }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logger.warning("%s holds no prices that can be read, and is passed over: %s", path, error)
+    except Exception as error:  # by the byte that is wrong, zipfile and numpy raise a dozen kinds
+        told = f"{type(error).__name__}: {error}"
+        logger.warning("%s holds no prices that can be read, and is passed over: %s", path, told)
         return {}
+
+
+def sweep(path: Path) -> None:
+    """Remove what a `save` that was killed has left beside the file; what another process is writing now is young."""
+    now = time.time()
+    for left in path.parent.glob(f".{path.name}.*"):
+        with suppress(OSError):  # another process was quicker, or the folder can't be written
+            if not 0 <= now - left.stat().st_mtime < SAVING_S:
+                left.unlink()
 
 
 def _checked(times: np.ndarray, prices: np.ndarray, now: float) -> Series:
@@ -70,8 +82,8 @@ def _checked(times: np.ndarray, prices: np.ndarray, now: float) -> Series:
     series = Series(times.astype(np.int64), prices.astype(np.float64))
     if series.times.ndim != 1 or series.times.shape != series.prices.shape:
         raise ValueError("times and prices differ in shape")
-    good = np.isfinite(series.prices) & (series.prices > 0) & (series.times <= now)
-    good[1:] &= np.diff(series.times) > 0
+    good = np.isfinite(series.prices) & (series.prices > 0) & (series.times > 0) & (series.times <= now)
+    good[1:] &= series.times[1:] > np.maximum.accumulate(series.times)[:-1]
     return Series(series.times[good], series.prices[good])
 
 
@@ -84,7 +96,8 @@ class Snapshots:
         self._metrics = metrics
 
     def restore(self, now: float) -> None:
-        """Put what was saved into the market; assets that are not tracked any more are left out."""
+        """Put what was saved into the market; assets that are not tracked any more are left out. Never raises."""
+        sweep(self._path)
         for asset, series in load(self._path, now).items():
             if asset in self._market.windows and len(series):
                 self._market.windows[asset].extend(series)

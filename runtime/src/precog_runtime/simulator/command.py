@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from precog_runtime import service
 from precog_runtime.errors import SettingError
+from precog_runtime.options import port_number
 from precog_runtime.simulator import faults as fault
 from precog_runtime.simulator.prices import ASSETS, REGIMES
 
@@ -24,7 +25,7 @@ USAGE = 2
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    parser.add_argument("--port", type=int, default=8099, help="0 lets the system choose (default %(default)s)")
+    parser.add_argument("--port", type=port_number, default=8099, help="0 lets the system choose (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of prices and faults (default %(default)s)")
     parser.add_argument("--regime", default="mixed", help=f"one of {', '.join(REGIMES)} (default %(default)s)")
     parser.add_argument(

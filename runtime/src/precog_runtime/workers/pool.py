@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from precog_runtime.errors import ModelError
 from precog_runtime.workers import shared, sizing
+from precog_runtime.workers.threads import Threads
 
 if TYPE_CHECKING:  # a worker process imports this module, and needs no metrics
     from precog_runtime.metrics import Metrics
 
 KINDS = ("numpy", "python")
 END_S = 2.0  # how long a process that was told to end may take
+MOST_ABANDONED = 16  # tasks that nobody waits for, and that can't be stopped, before no more are begun
 
 
 class WorkerDied(ModelError):
@@ -158,11 +160,14 @@ class _Processes:
 
 
 class _Task:
-    """A function and its arguments, and the process that is at work on it, so that it can be given up."""
+    """A function and its arguments, and the process that is at work on it, so that it can be given up.
+
+    :ivar abandoned: it was given up, its place went to others, and it is at work all the same.
+    """
 
     def __init__(self, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
         self.function, self.arguments = function, arguments
-        self.given_up = False
+        self.given_up = self.abandoned = False
         self._lock = threading.Lock()
         self._process: _Process | None = None
 
@@ -241,10 +246,10 @@ class WorkerPool:
         self._sizer = sizing.Sizer(least, most)
         self._metrics, self._executor = metrics, executor
         # Each task at work has a thread: a "numpy" one works in it, a "python" one waits there for its process.
-        self._threads = concurrent.futures.ThreadPoolExecutor(most, "precog-worker")
+        self._threads = Threads("precog-worker")
         self._processes = _Processes(least)
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._busy = 0
+        self._busy = self._abandoned = 0
         self._remote: set[concurrent.futures.Future[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -258,13 +263,14 @@ class WorkerPool:
     async def run(self, kind: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return what a function returns.
 
-        If the caller is cancelled, a task that waits never starts, and the process of one at work is killed; a
-        thread can't be stopped, so its place is taken until it is done.
+        If the caller is cancelled, a task that waits never starts, and the process of one at work is killed. A thread,
+        or an executor that was given, can't be stopped: its task is abandoned, and its place goes to others. With
+        MOST_ABANDONED of those still at work no more are begun, as each may hang for good.
 
         :param kind: "numpy" (in a thread) or "python" (in a process: function, arguments and result are pickled; large
             arrays are seen there read-only, and only during the call).
         :raises ModelError: the function or an argument can't be sent to a process, or the kind isn't known.
-        :raises WorkerDied: the process died, or the pool is closed. Other tasks aren't harmed.
+        :raises WorkerDied: the process died, the pool is closed, or too many tasks hang. Other tasks aren't harmed.
         :raises Exception: what the function raises.
         """
         if kind not in KINDS:
@@ -274,6 +280,9 @@ class WorkerPool:
         task, began, done = _Task(function, arguments), loop.time(), loop.create_future()
         try:
             future = self._submitted(kind, task)
+        except WorkerDied:
+            self._free()
+            raise
         except Exception as error:  # whatever an executor that was given raises
             self._free()
             raise WorkerDied(f"the executor takes no task: {error}") from error
@@ -283,7 +292,7 @@ class WorkerPool:
             await done
         except asyncio.CancelledError:
             if not future.cancel():
-                task.give_up()
+                self._give_up(kind, task, began)
             raise
         try:
             return future.result()
@@ -299,9 +308,9 @@ class WorkerPool:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_exception(WorkerDied("the worker pool is closed"))
-        self._threads.shutdown(wait=False, cancel_futures=True)
         self._processes.close()
-        concurrent.futures.wait(self._remote)  # they give back their shared memory
+        concurrent.futures.wait(self._remote, END_S)  # they give back their shared memory
+        self._threads.close()
         self._metrics.workers(0)
 
     async def _turn(self) -> None:
@@ -322,6 +331,11 @@ class WorkerPool:
             raise
 
     def _submitted(self, kind: str, task: _Task) -> concurrent.futures.Future[Any]:
+        if not self._can_stop(kind) and self._abandoned >= MOST_ABANDONED:
+            raise WorkerDied(
+                f"{self._abandoned} tasks that were given up are still at work, so no more are begun. Mend what hangs "
+                'and start again; of the kind "python", without an executor, such tasks would be killed'
+            )
         if self._executor is not None:
             return self._executor.submit(task.function, *task.arguments)
         if kind == "numpy":
@@ -330,6 +344,20 @@ class WorkerPool:
         self._remote.add(future)
         future.add_done_callback(self._remote.discard)
         return future
+
+    def _can_stop(self, kind: str) -> bool:
+        """Whether a task at work can be stopped: in a process of ours."""
+        return self._executor is None and kind == "python"
+
+    def _give_up(self, kind: str, task: _Task, began: float) -> None:
+        """Kill the process of a task at work, which frees its place; or free the place of one that can't be stopped."""
+        task.give_up()
+        if self._can_stop(kind):
+            return
+        task.abandoned = True
+        self._abandoned += 1
+        self._metrics.task(kind, "cancelled", asyncio.get_running_loop().time() - began)
+        self._free()
 
     def _tell(
         self,
@@ -351,6 +379,10 @@ class WorkerPool:
         done: asyncio.Future[None],
         future: concurrent.futures.Future[Any],
     ) -> None:
+        if task.abandoned:
+            self._abandoned -= 1
+            self._balance()
+            return
         self._metrics.task(kind, _outcome(task, future), asyncio.get_running_loop().time() - began)
         if not done.done():
             done.set_result(None)
@@ -379,7 +411,7 @@ class WorkerPool:
             self._timer.cancel()
         self._timer = loop.call_at(self._sizer.due, self._balance) if self._sizer.due is not None else None
         self._metrics.workers(size)
-        self._metrics.tasks(self._busy, len(self._waiting), len(self._processes))
+        self._metrics.tasks(self._busy, len(self._waiting), self._abandoned, len(self._processes))
 
 
 def _outcome(task: _Task, future: concurrent.futures.Future[Any]) -> str:
