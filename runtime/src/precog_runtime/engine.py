@@ -64,6 +64,7 @@ class Engine:
         self._metrics = metrics
         self._shared: dict[tuple[tuple[str, ...], int, int], _Shared] = {}
         self._table = Table()  # what `ready` answers from
+        self._bugs: set[tuple[str, str]] = set()
 
     def ready(self, request: Request, front: str = "") -> Answer | None:
         """Answer at once from what is prepared; None if anything would have to be waited for or computed.
@@ -222,9 +223,12 @@ class Engine:
             return self._broken(asset, error)
 
     def _broken(self, asset: str, error: Exception) -> RequestRefused:
+        kind = type(error).__name__
         self._metrics.error("internal")
-        logger.error("%s can't be answered", asset, exc_info=error)
-        return RequestRefused(f"a bug: {type(error).__name__}")
+        if (asset, kind) not in self._bugs:  # a traceback for each request would bury the log
+            self._bugs.add((asset, kind))
+            logger.error("%s can't be answered. The like of it is not told again", asset, exc_info=error)
+        return RequestRefused(f"a bug: {kind}")
 
     def _at(self, timestamp: int) -> int:
         """Return the second by which the prices' age is told: the timestamp, or now while that is still to come."""
