@@ -265,7 +265,7 @@ def test_the_page_names_the_kinds_of_errors_that_there_are() -> None:
     table = page.partition("| kind |")[2].partition("\n\n")[0]
     told = {kind for cell in re.findall(r"^\|(.*?)\|", table, re.MULTILINE) for kind in re.findall(r"`(\w+)`", cell)}
     counted = counted_kinds()
-    assert {"model_slow", "store_row", "internal", "label"} <= counted
+    assert {"late", "store_row", "internal", "label"} <= counted
     assert counted <= set(KINDS)
     assert told == {*KINDS, "other"}
 

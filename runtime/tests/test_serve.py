@@ -172,7 +172,7 @@ BRIEF = """
 from precog_runtime.types import Forecast
 
 class Brief:
-    name, lookback_s, kind = "brief", 300, "numpy"
+    name, lookback_s, kind = "brief", 120, "numpy"  # within the first prices that are fetched
 
     def forecast(self, asset, timestamp, series):
         last = float(series.prices[-1])
