@@ -24,7 +24,7 @@ STATE = "/var/lib/precog-miner"
 class Instance:
     """What is expected of an instance.
 
-    *port* is where it serves HTTP; *axon* the port of its axon. *unit* holds properties of its unit, *variables* those
+    *port* is where it serves HTTP; *axon* the port of its axon, *wallet* the name of its wallet. *unit* holds properties of its unit, *variables* those
     of its process's environment, where None is one that isn't there.
     """
 
@@ -32,6 +32,7 @@ class Instance:
     engine: str
     port: int
     axon: int = 0
+    wallet: str = ""
     nofile: tuple[int, int] = (4096, 8192)
     nice: int = 0
     cpus: str = ""
@@ -60,6 +61,7 @@ INSTANCES = {
             "upstream",
             9091,
             axon=8091,
+            wallet="molecule",
             nice=2,
             unit={"MemoryHigh": str(2 << 30)},
             variables={"PYTHONOPTIMIZE": None},

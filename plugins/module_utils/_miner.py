@@ -70,6 +70,7 @@ def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcom
         named = store.load(store.resolve(params["release"]))
         return _held(_roll(host, work, named, {}, check_mode=check_mode), params)
     plan, links = _planned(host, params, check_mode=check_mode)
+    plan = plan._replace(secrets={**plan.secrets, **rollout.unwanted(host, plan.secrets)})
     outcome = Outcome(warnings=[*plan.warnings, *rollout.small(host, params, plan)])
     if not store.is_whole(plan):
         _expect_room(host, params)
@@ -91,24 +92,20 @@ def _held(outcome: Outcome, params: Mapping[str, Any]) -> Outcome:
 
 
 def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
-    """Stop all instances, and remove all but what they wrote: the folder of their state, without the secrets in it."""
+    """Stop all instances, and remove all but what they wrote: the folder of their state."""
     store = Store(host, params["root"])
     known = rollout.user(host, params["user"])
-    found = [*rollout.ours(host), *store.names(), *([params["user"]] if known else [])]
+    secrets = [units.SECRETS] if host.exists(units.SECRETS) else []
+    found = [*rollout.ours(host), *store.names(), *secrets, *([params["user"]] if known else [])]
     row = _row("miner", None, ", ".join(found) or None, None, units.UNIT_ROOT)
     if found and not check_mode:
         rollout.leave_nothing(host)
         store.remove()
         host.remove_tree(f"{params['root']}/{UPSTREAM}")
-        for path in _secret_folders(host, params["state_root"]):
-            host.remove_tree(path)
+        host.remove_tree(units.SECRETS)
         if known:
             host.run(["userdel", params["user"]])
     return Outcome(changed=bool(found), settings=[row])
-
-
-def _secret_folders(host: Host, state_root: str) -> list[str]:
-    return [units.SECRETS, *(f"{state_root}/{name}/wallets" for name in host.list_dir(state_root))]
 
 
 def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tuple[Plan, dict[str, str]]:

@@ -88,7 +88,7 @@ _OWN_ARGUMENTS = {
         "--neuron.name": "the instance's name",
         "--wallet.name": "wallet",
         "--wallet.hotkey": "hotkey",
-        "--wallet.path": "nothing: it is the instance's folder below state_root",
+        "--wallet.path": "nothing: it is the instance's folder below /etc/precog-miner",
         "--axon.port": "port",
         "--axon.ip": "host",
         "--subtensor.chain_endpoint": "chain_endpoint of upstream",

@@ -65,9 +65,9 @@ class File(NamedTuple):
 
 
 class Secret(NamedTuple):
-    """A file with mode 0400, and who owns it: ROOT or MINER."""
+    """A file with mode 0400, and who owns it: ROOT or MINER; without `data` one that has to go."""
 
-    data: bytes
+    data: bytes | None
     owner: str
 
 
@@ -243,7 +243,7 @@ def _secrets(one: Settings, context: _Context, notes: Notes) -> dict[str, Secret
     if one.engine != SIMULATOR and context.api_key:
         found[units.secrets_file(one.name)] = Secret(environment_file({API_KEY: context.api_key}), ROOT)
     if one.engine == UPSTREAM:
-        wallet = f"{context.places.state}/{one.name}/wallets/{one.wallet}"
+        wallet = f"{units.wallets(one.name)}/{one.wallet}"
         data = _hotkey(one, context.hotkeys, notes)
         found[f"{wallet}/hotkeys/{one.hotkey}"] = Secret(data, MINER)
         # No secret, but bittensor wants it beside the hotkey: the axon is announced with both addresses.
@@ -311,7 +311,7 @@ def _command(one: Settings, context: _Context) -> list[str]:
     options = context.upstream
     flags = {
         "--neuron.name": one.name,
-        "--wallet.path": f"{context.places.state}/{one.name}/wallets",
+        "--wallet.path": units.wallets(one.name),
         "--wallet.name": one.wallet,
         "--wallet.hotkey": one.hotkey,
         "--subtensor.chain_endpoint": options["chain_endpoint"],

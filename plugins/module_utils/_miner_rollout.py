@@ -15,11 +15,18 @@ from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
+from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import MINER, ROOT
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Release, Store, passed
-from ansible_collections.precog.fleet.plugins.module_utils._miner_units import UNIT_ROOT, service, socket
+from ansible_collections.precog.fleet.plugins.module_utils._miner_units import (
+    SECRETS,
+    UNIT_ROOT,
+    keeps,
+    service,
+    socket,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
     from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance, Plan, Secret
@@ -84,7 +91,7 @@ def compare(release: Release, secrets: Mapping[str, Secret], seen: Seen) -> Work
         name
         for name, instance in wanted.items()
         if _differs(instance, seen.live.get(name, systemd.Live()), units)
-        or any(_belongs(path, name) for path in differing)
+        or any(keeps(name, path) for path in differing)
     )
     return Work(
         switch=seen.current != release.name,
@@ -104,7 +111,7 @@ def undoing(work: Work, previous: Release, now: Seen) -> Work:
     :param now: the host as it is after that.
     """
     found = compare(previous, {}, now)
-    held = {name for name in work.start if any(_belongs(path, name) for path in work.secrets)}
+    held = {name for name in work.start if any(keeps(name, path) for path in work.secrets)}
     start = tuple(one.name for one in previous.instances if one.name in found.start or one.name in held)
     return found._replace(start=start, enable=tuple(name for name in found.enable if name not in held))
 
@@ -112,11 +119,6 @@ def undoing(work: Work, previous: Release, now: Seen) -> Work:
 def _differs(instance: Instance, live: systemd.Live, units: Mapping[str, bytes | None]) -> bool:
     own = {TEMPLATE, socket(instance.name), f"{service(instance.name)}.d/{DROP_IN}"}
     return live.active != "active" or live.digest != instance.digest or any(name in units for name in own)
-
-
-def _belongs(path: str, name: str) -> bool:
-    """Tell whether a secret is one of an instance's: by its folder in the state, or its file of variables."""
-    return f"/{name}/" in path or path.endswith(f"/{name}.env")
 
 
 def ours(host: Host) -> dict[str, bytes]:
@@ -152,6 +154,28 @@ def _content(host: Host, path: str) -> bytes | None:
         return None
 
 
+def unwanted(host: Host, wanted: Collection[str]) -> dict[str, Secret]:
+    """Return the secrets that lie on the host and have to go, by path.
+
+    :param wanted: the paths of those that stay.
+    """
+    found = (path for path in _files_below(host, SECRETS) if path not in wanted)
+    return {path: _miner_plan.Secret(None, ROOT if _is_variables(path) else MINER) for path in found}
+
+
+def _files_below(host: Host, folder: str) -> Iterator[str]:
+    for path in (f"{folder}/{name}" for name in host.list_dir(folder)):
+        if host.is_dir(path):
+            yield from _files_below(host, path)
+        else:
+            yield path
+
+
+def _is_variables(path: str) -> bool:
+    """Tell whether a secret is a file of variables, which systemd hands to the next start; not a part of a wallet."""
+    return path.rpartition("/")[0] == SECRETS
+
+
 class Rollout:
     """One run on one host."""
 
@@ -176,6 +200,7 @@ class Rollout:
         failure = self._activate(release, work, secrets, baseline)
         if not failure:
             self.store.note(passed(past, release.name, self._params["keep"]))
+            self._remove_secrets(path for path in work.secrets if secrets[path].data is None)
             self._prune()
             return ""
         return f"{failure} {self._go_back(release, previous, work, secrets, seen, baseline, past)}"
@@ -320,15 +345,22 @@ class Rollout:
             systemd.reload(self._host)
 
     def _place_secret(self, path: str, secret: Secret) -> None:
-        uid, gid = (0, 0) if secret.owner == "root" else self._owner()
-        state = f"{self._params['state_root']}/"
-        if path.startswith(state):
-            parts = path[len(state) :].split("/")[:-1]
-            for depth in range(1, len(parts) + 1):
-                self._host.make_folder(state + "/".join(parts[:depth]), Meta(0o700, uid, gid))
-        else:
-            self._host.make_folder(path.rpartition("/")[0], Meta(0o700, 0, 0))
+        if secret.data is None:
+            # A wallet stays until the gate has passed: only with it can the release before it start again.
+            if _is_variables(path):
+                self._host.remove(path)
+            return
+        uid, gid = (0, 0) if secret.owner == ROOT else self._owner()
+        self._host.make_folder(SECRETS, Meta(0o700, 0, 0))
+        for folder in reversed(_folders_above(path)):
+            self._host.make_folder(folder, Meta(0o750, 0, gid))
         self._host.stage(path, secret.data, Meta(0o400, uid, gid)).commit()
+
+    def _remove_secrets(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._host.remove(path)
+            for folder in _folders_above(path):
+                self._host.remove_if_empty(folder)
 
     def _restore_secret(self, path: str, data: bytes | None, owner: str) -> None:
         if data is None:
@@ -343,6 +375,12 @@ class Rollout:
                 f"there is no user {self._params['user']} on this host, though it was made: see /etc/passwd"
             )
         return ids
+
+
+def _folders_above(path: str) -> list[str]:
+    """Return the folders between a secret and SECRETS, the innermost first."""
+    parts = path[len(SECRETS) + 1 :].split("/")[:-1]
+    return [f"{SECRETS}/{'/'.join(parts[:depth])}" for depth in range(len(parts), 0, -1)]
 
 
 def leave_nothing(host: Host) -> None:

@@ -26,7 +26,8 @@ options:
   state:
     description:
       - V(present) runs the instances.
-      - V(absent) stops them and removes units, releases, secrets and the user. What the instances wrote stays.
+      - V(absent) stops them and removes units, releases, secrets and the user, if this module made it. What the
+        instances wrote stays.
     type: str
     choices: [present, absent]
     default: present

@@ -146,7 +146,7 @@ def test_a_wallet_makes_it_upstreams_engine():
     words = command(made)[2:]
     assert dict(zip(words[::2], words[1::2])) == {
         "--neuron.name": "main",
-        "--wallet.path": "/var/lib/precog-miner/main/wallets",
+        "--wallet.path": "/etc/precog-miner/main/wallets",
         "--wallet.name": "alice",
         "--wallet.hotkey": "default",
         "--subtensor.chain_endpoint": "wss://entrypoint-finney.opentensor.ai:443",
@@ -161,7 +161,7 @@ def test_a_wallet_makes_it_upstreams_engine():
     assert found["PYTHONPATH"] == f"{checkout}/source:{checkout}/metadata"
     assert found["PRECOG_RUNTIME_METRICS_PORT"] == "9092"
     assert "PYTHONOPTIMIZE" not in found
-    folder = "/var/lib/precog-miner/main/wallets/alice"
+    folder = "/etc/precog-miner/main/wallets/alice"
     assert set(made.secrets) == {f"{folder}/hotkeys/default", f"{folder}/coldkeypub.txt"}
     assert json.loads(made.secrets[f"{folder}/hotkeys/default"].data) == json.loads(hotkey())
     assert json.loads(made.secrets[f"{folder}/coldkeypub.txt"].data) == {"ss58Address": COLDKEY}
@@ -519,6 +519,20 @@ def test_what_is_no_hotkey_is_refused_without_a_word_of_it(content, expected):
     assert expected in told
     for secret in re.findall(r"0x[0-9a-f]{64}|[a-z]+ up [a-z ]+|NACL2.*", content):
         assert secret not in told
+
+
+def test_no_secret_lies_where_the_miner_writes():
+    """Or it could put a link in the way of root, who follows it."""
+    made = plan({"main": WALLET}, hotkeys={"main": hotkey()}, api_key="key", state_root="/var/lib/precog-miner")
+    assert len(made.secrets) == 3
+    assert all(path.startswith("/etc/precog-miner/main") for path in made.secrets)
+    assert section(made.units["precog-miner@.service"], "Service")["ProtectSystem"] == "strict"
+
+
+def test_of_all_wallets_an_instance_sees_its_own():
+    service = section(plan().units["precog-miner@.service"], "Service")
+    assert "/etc/precog-miner:ro,mode=0755" in service["TemporaryFileSystem"].split()
+    assert service["BindReadOnlyPaths"] == "-/etc/precog-miner/%i"
 
 
 def test_a_hotkey_that_is_missing_is_asked_for_by_its_instance():

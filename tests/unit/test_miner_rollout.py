@@ -18,8 +18,9 @@ UNITS = {
     "precog-miner@two.service.d/10-instance.conf": b"two",
 }
 RELEASE = Release("new", UNITS, (ONE, TWO))
-HOTKEY = "/var/lib/precog-miner/two/wallets/w/hotkeys/h"
-SECRETS = {HOTKEY: Secret(b"key", "miner"), "/etc/precog-miner/one.env": Secret(b"A=b", "root")}
+HOTKEY = "/etc/precog-miner/two/wallets/w/hotkeys/h"
+VARIABLES = "/etc/precog-miner/one.env"
+SECRETS = {HOTKEY: Secret(b"key", "miner"), VARIABLES: Secret(b"A=b", "root")}
 RUNS = Live("active", "active (running)", 7, True, 0, "11")
 SEEN = rollout.Seen(
     "new",
