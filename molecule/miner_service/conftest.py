@@ -24,8 +24,8 @@ STATE = "/var/lib/precog-miner"
 class Instance:
     """What is expected of an instance.
 
-    *port* is where it serves HTTP; *axon* the port of its axon, *wallet* the name of its wallet. *unit* holds properties of its unit, *variables* those
-    of its process's environment, where None is one that isn't there.
+    *port* is where it serves HTTP; *axon* the port of its axon, *wallet* its wallet's name. *unit* holds properties of
+    its unit, *variables* those of its process's environment, where None is one that isn't there.
     """
 
     name: str
@@ -123,6 +123,13 @@ class Vaulted(yaml.SafeLoader):
 
 
 Vaulted.add_constructor("!vault", lambda loader, node: opened(loader.construct_scalar(node)))
+
+
+@pytest.fixture
+def back(host):
+    """Hits an instance with a signal; returns the seconds until another process of it answers."""
+    command = "python3 /var/lib/molecule/back.py %s %s %s"
+    return lambda signal, one: float(host.check_output(command, signal, one.service, str(one.port)))
 
 
 @pytest.fixture(scope="session")

@@ -115,9 +115,7 @@ def _expect_roots(link: str) -> None:
     for path in (link, os.path.dirname(link)):
         owner = os.lstat(path).st_uid
         if owner not in (0, os.geteuid()):
-            reason = (
-                f"not written through a link that is not root's: {path} belongs to user ID {owner}. Remove the link"
-            )
+            reason = f"it leads over a link that is not root's ({path} belongs to user ID {owner}): remove the link"
             raise PermissionError(errno.EPERM, reason, link)
 
 

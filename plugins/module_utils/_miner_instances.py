@@ -68,6 +68,7 @@ _RESERVED = {
     "PRECOG_RUNTIME_METRICS_PORT": "set metrics_port of the instance",
     "PYTHONOPTIMIZE": "set optimize of the instance",
     "PYTHONPATH": "code comes from the environment and the release alone",
+    "PYTHONSAFEPATH": "code comes from the environment and the release alone",
     "PYTHONHOME": "code comes from the environment and the release alone",
     "HOME": "it is the instance's folder below state_root",
     "NOTIFY_SOCKET": "systemd sets it",

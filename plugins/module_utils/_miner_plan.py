@@ -307,7 +307,8 @@ def _start(one: Settings, context: _Context) -> bytes:
 def _command(one: Settings, context: _Context) -> list[str]:
     if one.engine != UPSTREAM:
         command = "serve" if one.engine == RUNTIME else "simulate-market"
-        return ["-m", "precog_runtime", command, "--host", one.host, "--port", str(one.port)]
+        # By its path: with -m Python would look for modules in the folder that the miner writes to first.
+        return [f"{context.environment}/bin/precog-runtime", command, "--host", one.host, "--port", str(one.port)]
     options = context.upstream
     flags = {
         "--neuron.name": one.name,
@@ -335,6 +336,8 @@ def _variables(one: Settings, context: _Context) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         **environment.variables(context.environment, one.optimize),
         **one.variables,
+        # Its folder is where it is started: without this a worker, or a library, would load what lies there.
+        "PYTHONSAFEPATH": "1",
         "HOME": state,
     }
     if one.engine != SIMULATOR:

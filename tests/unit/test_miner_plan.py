@@ -118,7 +118,7 @@ def test_a_host_with_nothing_said_runs_one_server():
     assert one[:7] == ("main", "runtime", "127.0.0.1", 8092, "127.0.0.1", 8092, ())
     assert command(made) == [
         f"{ENVIRONMENT}/bin/python",
-        *("-m", "precog_runtime", "serve", "--host", "127.0.0.1", "--port", "8092"),
+        *(f"{ENVIRONMENT}/bin/precog-runtime", "serve", "--host", "127.0.0.1", "--port", "8092"),
     ]
     assert variables(made) == {
         "HOME": "/var/lib/precog-miner/main",
@@ -127,6 +127,7 @@ def test_a_host_with_nothing_said_runs_one_server():
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONOPTIMIZE": "1",
         "PYTHONPYCACHEPREFIX": f"{ENVIRONMENT}/pycache",
+        "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
     }
     assert made.files["instances/main/start"].mode == 0o755
@@ -159,6 +160,7 @@ def test_a_wallet_makes_it_upstreams_engine():
     }
     found = variables(made)
     assert found["PYTHONPATH"] == f"{checkout}/source:{checkout}/metadata"
+    assert found["PYTHONSAFEPATH"] == "1"
     assert found["PRECOG_RUNTIME_METRICS_PORT"] == "9092"
     assert "PYTHONOPTIMIZE" not in found
     folder = "/etc/precog-miner/main/wallets/alice"
@@ -171,7 +173,7 @@ def test_a_wallet_makes_it_upstreams_engine():
 def test_a_simulator_comes_first_and_has_a_port_of_its_own():
     made = plan({"a": {}, "market": {"engine": "simulator"}}, api_key="key")
     assert [one.name for one in made.instances] == ["market", "a"]
-    assert command(made, "market")[2:] == ["precog_runtime", "simulate-market", "--host", "127.0.0.1", "--port", "8099"]
+    assert command(made, "market")[2:] == ["simulate-market", "--host", "127.0.0.1", "--port", "8099"]
     assert "PRECOG_RUNTIME_STATE_DIR" not in variables(made, "market")
     assert set(made.secrets) == {"/etc/precog-miner/a.env"}
     assert not any("market.socket" in path for path in made.units)
@@ -403,6 +405,10 @@ BAD = {
     "a variable of ours": (
         {"main": {"variables": {"PYTHONOPTIMIZE": 2}}},
         "instances.main.variables: 'PYTHONOPTIMIZE' is set by the service: set optimize of the instance",
+    ),
+    "code from elsewhere": (
+        {"main": {"variables": {"PYTHONSAFEPATH": ""}}},
+        "instances.main.variables: 'PYTHONSAFEPATH' is set by the service: code comes from the environment",
     ),
     "variables as a list": ({"main": {"variables": ["A=1"]}}, "instances.main.variables: ['A=1'] is no dictionary"),
     "a secret in the open": (
@@ -639,7 +645,7 @@ def test_the_shell_hands_every_word_on_as_it_was(words):
         made = plan({"main": {"arguments": words}})
     except HostError:
         return
-    assert command(made)[8:] == words
+    assert command(made)[7:] == words
 
 
 VALUES = st.one_of(
