@@ -94,17 +94,17 @@ def _held(outcome: Outcome, params: Mapping[str, Any]) -> Outcome:
 def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     """Stop all instances, and remove all but what they wrote: the folder of their state."""
     store = Store(host, params["root"])
-    known = rollout.user(host, params["user"])
+    user = [params["user"]] if rollout.is_our_user(host, params["user"]) else []
     secrets = [units.SECRETS] if host.exists(units.SECRETS) else []
-    found = [*rollout.ours(host), *store.names(), *secrets, *([params["user"]] if known else [])]
+    found = [*rollout.ours(host), *store.names(), *secrets, *user]
     row = _row("miner", None, ", ".join(found) or None, None, units.UNIT_ROOT)
     if found and not check_mode:
         rollout.leave_nothing(host)
         store.remove()
         host.remove_tree(f"{params['root']}/{UPSTREAM}")
         host.remove_tree(units.SECRETS)
-        if known:
-            host.run(["userdel", params["user"]])
+        if user:
+            host.run(["userdel", *user])
     return Outcome(changed=bool(found), settings=[row])
 
 
@@ -112,6 +112,7 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
     """Return the plan, and what its release is linked to."""
     if not params["environment"]:
         raise HostError("miner_service_environment is empty: run the role python_env first, or name an environment")
+    rollout.expect_user(host, params["user"])
     known = {**params, **_facts_of(host, params["environment"])}
     links = {"environment": known["environment"]}
     plan = _miner_plan.plan(known, "")

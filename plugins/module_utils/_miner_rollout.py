@@ -11,8 +11,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ansible_collections.precog.fleet.plugins.module_utils import _ledger, _miner_plan
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import MINER, ROOT
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
     from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance, Plan, Secret
 
-LOCK = "/run/lock/precog-fleet-miner"
+LOCK = f"{_ledger.FOLDER}/miner.lock"  # of root's own folder: in /run/lock anyone could hold or replace it
+COMMENT = "Precog miner (made by precog.fleet)"  # of a user that is ours to remove
+COMMENT_FIELD, FEWEST_FIELDS = 4, 4  # of /etc/passwd; of that and /etc/group
+NO_SHELLS = ("nologin", "false")
+TOLERANCE = 0.07  # of its memory a host's firmware and kernel keep for themselves
 TEMPLATE = f"{systemd.PREFIX}.service"
 DROP_IN = "10-instance.conf"
 RUN = "/run/precog-miner"
@@ -412,11 +416,41 @@ def _sockets(name: str, release: Release) -> list[str]:
 
 def user(host: Host, name: str) -> tuple[int, int] | None:
     """Return the numbers of a user and its group, or None if there is none of this name."""
-    for line in host.read_text("/etc/passwd").splitlines():
-        fields = line.split(":")
-        if fields[0] == name and len(fields) >= 4:
-            return int(fields[2]), int(fields[3])
-    return None
+    fields = _entry(host, "/etc/passwd", name)
+    return (int(fields[2]), int(fields[3])) if fields else None
+
+
+def _entry(host: Host, path: str, name: str) -> list[str]:
+    """Return the fields of a user or a group, none where there is none of this name."""
+    lines = (line.split(":") for line in host.read_text(path).splitlines())
+    return next((fields for fields in lines if fields[0] == name and len(fields) >= FEWEST_FIELDS), [])
+
+
+def expect_user(host: Host, name: str) -> None:
+    """Raise HostError unless a user is there that the miner can run as, or can be made."""
+    fields, group = _entry(host, "/etc/passwd", name), _entry(host, "/etc/group", name)
+    told = f"miner_service_user is {name!r}"
+    remedy = "Name a user of the miner's own, such as precog-miner; one that is missing is made"
+    if fields and fields[-1].rpartition("/")[2] not in NO_SHELLS:
+        shell = fields[-1] or "/bin/sh"
+        raise HostError(
+            f"{told}, which is a login of this host (its shell is {shell}): it would have the keys. {remedy}"
+        )
+    if fields and not group:
+        raise HostError(
+            f"{told}, and this host has that user, but no group of its name, which the unit wants. {remedy}"
+        )
+    if group and not fields:
+        raise HostError(
+            f"{told}, and this host has a group of that name without the user: `groupdel {name}` if nobody is in it, "
+            "or name another user"
+        )
+
+
+def is_our_user(host: Host, name: str) -> bool:
+    """Tell whether a user was made by `make_user`."""
+    fields = _entry(host, "/etc/passwd", name)
+    return len(fields) > COMMENT_FIELD and fields[COMMENT_FIELD] == COMMENT
 
 
 def make_user(host: Host, name: str, home: str) -> None:
@@ -425,7 +459,7 @@ def make_user(host: Host, name: str, home: str) -> None:
     :raises HostError: the system refused.
     """
     argv = ["useradd", "--system", "--user-group", "--no-create-home", f"--home-dir={home}"]
-    host.run([*argv, "--shell=/usr/sbin/nologin", "--comment=Precog miner", name])
+    host.run([*argv, "--shell=/usr/sbin/nologin", f"--comment={COMMENT}", name])
 
 
 def small(host: Host, params: Mapping[str, Any], plan: Plan) -> list[str]:
