@@ -82,7 +82,9 @@ options:
     type: path
     default: /var/lib/precog-miner
   user:
-    description: The user that the instances run as; it is made where it is missing, without a shell.
+    description:
+      - The user that the instances run as, with a group of its name; it is made where it is missing, without a shell.
+      - One that is somebody's login is refused; one that was there before is left when O(state) is V(absent).
     type: str
     default: precog-miner
   minimum_memory_mb:
