@@ -12,6 +12,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan, _
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
+from ansible_collections.precog.fleet.plugins.module_utils._environment_check import MARKER
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Release, Store
 
@@ -114,6 +115,12 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
         raise HostError("miner_service_environment is empty: run the role python_env first, or name an environment")
     rollout.expect_user(host, params["user"])
     known = {**params, **_facts_of(host, params["environment"])}
+    # A run that only looks finds none yet where python_env would have built it.
+    if not check_mode and not host.exists(f"{known['environment']}/bin/python"):
+        raise HostError(
+            f"miner_service_environment is {params['environment']!r}, where there is no Python environment (no "
+            "bin/python in it): name one that python_env has built"
+        )
     links = {"environment": known["environment"]}
     plan = _miner_plan.plan(known, "")
     if all(instance.engine != UPSTREAM for instance in plan.instances):
@@ -134,12 +141,23 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
 
 def _facts_of(host: Host, environment: str) -> dict[str, Any]:
     """Return what a plan has to know of the host, by name; of the environment the real path, which a process keeps."""
-    real = host.locate(environment)
+    real = host.locate(environment)[len(host.root.rstrip("/")) :]
     return {
         "environment": real,
         "implementation": "pypy" if host.exists(f"{real}/bin/pypy3") else "cpython",
         "cpus": host.read_text(ONLINE_CPUS).strip() if host.exists(ONLINE_CPUS) else "",
+        "levels": _levels(host, real),
     }
+
+
+def _levels(host: Host, environment: str) -> tuple[int, ...]:
+    """Return the levels of optimisation that an environment's bytecode is for, by its own notes; none without them."""
+    try:
+        # They name each of its files too, thousands, which reading them as JSON would take a tenth of a second for.
+        found = re.search(rb'"optimize": *\[([0-9, ]*)\]', host.read_bytes(f"{environment}/{MARKER}"))
+    except FileNotFoundError:
+        return ()
+    return tuple(map(int, re.findall(rb"[0-9]+", found[1]))) if found else ()
 
 
 def _expect_room(host: Host, params: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _limits_values
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_wallet as wallets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 RUNTIME, UPSTREAM, SIMULATOR = "runtime", "upstream", "simulator"
 AUTO = "auto"
@@ -175,6 +175,7 @@ def understand(params: Mapping[str, Any], notes: Notes) -> list[Settings]:
     instances = sorted((one for one in found if one), key=lambda one: one.engine != SIMULATOR)
     _ports(instances, notes)
     _cpus_there(instances, str(params.get("cpus", "")), notes)
+    _compiled(instances, params.get("levels", ()), notes)
     return instances
 
 
@@ -370,6 +371,19 @@ def _cpus_there(found: Iterable[Settings], there: str, notes: Notes) -> None:
         if lacking:
             reason = f"names CPU {lacking[0]}, which this host has not or has switched off: it has {there}"
             notes.refuse(f"instances.{one.name}.cpu_affinity", one.cpu_affinity, reason)
+
+
+def _compiled(found: Iterable[Settings], levels: Sequence[int], notes: Notes) -> None:
+    """Refuse a level that the environment was not compiled for: each start would compile all that it loads.
+
+    :param levels: those that it was compiled for; none if it does not say.
+    """
+    for one in found:
+        if levels and one.optimize not in levels:
+            had = ", ".join(map(str, levels))
+            wanted = ", ".join(map(str, sorted({*levels, one.optimize})))
+            reason = f"is no level that the environment was compiled for: {had}. Set python_env_optimize: [{wanted}]"
+            notes.refuse(f"instances.{one.name}.optimize", one.optimize, reason)
 
 
 def _size(place: str, option: str, value: Any, notes: Notes) -> str:

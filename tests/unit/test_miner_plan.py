@@ -247,6 +247,22 @@ def test_optimisation_is_by_engine_unless_the_instance_says(engine, level, said,
     assert any("removes assertions" in text for text in made.warnings) == warned
 
 
+@pytest.mark.parametrize(("levels", "told"), [([0, 1], True), ([0, 1, 2], False), ([2], False), ((), False)])
+def test_a_level_that_nothing_was_compiled_for_is_refused_with_the_remedy(levels, told):
+    given = {"main": {"optimize": 2}}
+    if told:
+        (said,) = problems(given, levels=levels)
+        assert said.startswith("instances.main.optimize: 2 is no level that the environment was compiled for: 0, 1. ")
+        assert said.endswith("Set python_env_optimize: [0, 1, 2]")
+    else:
+        assert plan(given, levels=levels).instances
+
+
+def test_the_default_level_is_looked_for_too():
+    (said,) = problems(None, levels=[0])
+    assert said.startswith("instances.main.optimize: 1 is no level")
+
+
 def test_how_python_behaves_may_be_said_otherwise():
     made = plan(variables={"PYTHONUNBUFFERED": "", "PYTHONDONTWRITEBYTECODE": 0, "PYTHONPYCACHEPREFIX": "/var/cache/x"})
     found = variables(made)
