@@ -170,7 +170,7 @@ def understand(params: Mapping[str, Any], notes: Notes) -> list[Settings]:
     if not given:
         notes.problems.append("instances: it is empty. Name one, such as main: {}, or set state to absent")
     defaults = _options("instance_defaults", params["instance_defaults"], notes)
-    common = _mapping("variables", params["variables"], notes)
+    common = mapping("variables", params["variables"], notes)
     found = [_one(str(name), options, defaults, common, notes) for name, options in given.items()]
     instances = sorted((one for one in found if one), key=lambda one: one.engine != SIMULATOR)
     _ports(instances, notes)
@@ -203,7 +203,8 @@ def _options(place: str, options: Any, notes: Notes) -> dict[str, Any]:
     return {str(name): value for name, value in options.items() if name in DEFAULTS}
 
 
-def _mapping(place: str, value: Any, notes: Notes) -> dict[str, Any]:
+def mapping(place: str, value: Any, notes: Notes) -> dict[str, Any]:
+    """Return a dictionary with its names as text; where it is none that is noted, and an empty one returned."""
     if isinstance(value, dict):
         return {str(name): one for name, one in value.items()}
     notes.refuse(place, value, "is no dictionary of names and values")
@@ -225,7 +226,7 @@ def _one(
         notes.nearest(f"{place}.engine", engine, (*ENGINES, AUTO))
         return None
     _only_of_upstream(place, engine, own, notes)
-    layers = (common, *(_mapping(f"{place}.variables", one.get("variables") or {}, notes) for one in (defaults, own)))
+    layers = (common, *(mapping(f"{place}.variables", one.get("variables") or {}, notes) for one in (defaults, own)))
     settings = Settings(
         name=name,
         engine=engine,

@@ -53,6 +53,7 @@ _PATH = re.compile(r"/[A-Za-z0-9._+@-]+(/[A-Za-z0-9._+@-]+)*", re.ASCII)
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _KEY = re.compile(r"[!-~]{1,512}")
 _CREDENTIALS = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
+_MOST = 2**40  # MB, or CPUs
 # What the unit hides from the service, or gives it empty.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp", "/dev")
 
@@ -141,6 +142,7 @@ def plan(params: Mapping[str, Any], commit: str) -> Plan:
     notes = Notes()
     wanted = instances.understand(params, notes)
     context = _context(params, commit, notes)
+    _minimums(params, notes)
     secrets = {one.name: _secrets(one, context, notes) for one in wanted}
     _one_address(wanted, secrets, notes)
     if notes.problems:
@@ -226,6 +228,18 @@ def _context(params: Mapping[str, Any], commit: str, notes: Notes) -> _Context:
         hotkeys=hotkeys,
         shared=units.common(places),
     )
+
+
+def _minimums(params: Mapping[str, Any], notes: Notes) -> None:
+    """Note what is no amount that a host can be compared with."""
+    for option in ("minimum_memory_mb", "minimum_cpus"):
+        for engine, value in instances.mapping(option, params[option], notes).items():
+            if engine not in instances.ENGINES:
+                notes.nearest(option, engine, instances.ENGINES)
+            elif value is not None:
+                instances.number(option, engine, value, 0, _MOST, notes)
+    if params["minimum_disk_mb"] < 0:
+        notes.refuse("minimum_disk_mb", params["minimum_disk_mb"], "is below 0: how many MB have to be free is wanted")
 
 
 def _expect_path(name: str, path: str, notes: Notes) -> None:

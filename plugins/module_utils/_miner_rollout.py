@@ -463,17 +463,21 @@ def make_user(host: Host, name: str, home: str) -> None:
 
 
 def small(host: Host, params: Mapping[str, Any], plan: Plan) -> list[str]:
-    """Return a warning for each engine that this host is too small for, with the figures."""
+    """Return a warning for each engine that this host is too small for, with the figures.
+
+    :param params: `minimum_memory_mb` and `minimum_cpus`, as the plan has checked them.
+    """
     import os
 
     memory_mb = int(host.read_text("/proc/meminfo").split("MemTotal:")[1].split()[0]) // 1024
     cpus = len(os.sched_getaffinity(0))
     found = []
     for engine in dict.fromkeys(instance.engine for instance in plan.instances):
-        wanted_mb, wanted_cpus = params["minimum_memory_mb"].get(engine, 0), params["minimum_cpus"].get(engine, 0)
-        if memory_mb < wanted_mb or cpus < wanted_cpus:
+        wanted_mb, wanted_cpus = (int(params[name].get(engine) or 0) for name in ("minimum_memory_mb", "minimum_cpus"))
+        if memory_mb < wanted_mb * (1 - TOLERANCE) or cpus < wanted_cpus:
             found.append(
                 f"this host has {memory_mb} MB of memory and {cpus} CPUs; the engine {engine} wants {wanted_mb} MB and "
-                f"{wanted_cpus} (miner_service_minimum_memory_mb, miner_service_minimum_cpus)"
+                f"{wanted_cpus} (miner_service_minimum_memory_mb, of which {TOLERANCE:.0%} may lack, as firmware and "
+                "kernel keep some; miner_service_minimum_cpus)"
             )
     return found

@@ -299,6 +299,10 @@ def test_the_release_says_what_it_runs():
     ]
 
 
+def test_what_a_host_is_to_have_may_be_text_or_left_out():
+    assert plan(minimum_memory_mb={"upstream": "4096"}, minimum_cpus={"upstream": None}).instances
+
+
 def test_a_commit_that_is_not_known_yet_is_no_error():
     """In check mode nothing is checked out."""
     assert plan({"main": WALLET}, commit="", hotkeys={"main": hotkey()}).instances
@@ -466,6 +470,11 @@ def test_all_problems_are_told_at_once():
         ({"root": "/opt/../x"}, "root: '/opt/../x' is no absolute path"),
         ({"state_root": "/srv/miner"}, "state_root: '/srv/miner' is not below /var/lib"),
         ({"user": "root"}, "user: 'root' is no name of a system user"),
+        ({"minimum_memory_mb": {"upstream": "8 GB"}}, "minimum_memory_mb.upstream: '8 GB' is no whole number from 0"),
+        ({"minimum_memory_mb": {"upstraem": 1}}, "minimum_memory_mb: there is no 'upstraem'. Is upstream meant?"),
+        ({"minimum_memory_mb": 8192}, "minimum_memory_mb: 8192 is no dictionary"),
+        ({"minimum_cpus": {"runtime": [2]}}, "minimum_cpus.runtime: [2] is no whole number from 0"),
+        ({"minimum_disk_mb": -1}, "minimum_disk_mb: -1 is below 0"),
         ({"user": "-x"}, "user: '-x' is no name of a system user"),
     ],
 )
