@@ -49,6 +49,10 @@ HOSTS = {RUNTIME: LOOPBACK, UPSTREAM: EVERYWHERE, SIMULATOR: LOOPBACK}
 # Our code is tested under -O; of bittensor, which upstream runs on, -O removes checks that it relies on.
 OPTIMIZE = {RUNTIME: 1, UPSTREAM: 0, SIMULATOR: 1}
 METRICS_PORTS_ABOVE = 1000
+# What the runtime asks unless it is told otherwise, and how many requests that API takes in 6 s (settings.py there).
+API_URL, API_REQUESTS = "PRECOG_RUNTIME_API_URL", "PRECOG_RUNTIME_API_REQUESTS"
+COMMUNITY = "https://community-api.coinmetrics.io/v4"
+COMMUNITY_REQUESTS = 10
 LAST_PORT = 65535
 FIRST_UNPRIVILEGED = 1024
 
@@ -176,7 +180,7 @@ def understand(params: Mapping[str, Any], notes: Notes) -> list[Settings]:
     _ports(instances, notes)
     _cpus_there(instances, str(params.get("cpus", "")), notes)
     _compiled(instances, params.get("levels", ()), notes)
-    return instances
+    return _sharing(instances)
 
 
 def engine_of(options: Mapping[str, Any]) -> str:
@@ -506,6 +510,28 @@ def _ports(instances: Iterable[Settings], notes: Notes) -> None:
         for other, other_host, other_port in listeners[:position]:
             if port == other_port and _overlap(host, other_host):
                 notes.refuse(setting, port, f"is that of {other} already ({other_host}): give each one of its own")
+
+
+def _sharing(found: list[Settings]) -> list[Settings]:
+    """Return instances with the community API's requests divided among those that ask it: it counts by address.
+
+    Where one of them says how many it may send, all are as they were.
+    """
+    asking = [one for one in found if _asks_community(one)]
+    if len(asking) < 2 or any(_says(one, API_REQUESTS, "--api-requests") for one in asking):
+        return found
+    share = {API_REQUESTS: str(max(1, COMMUNITY_REQUESTS // len(asking)))}
+    return [one._replace(variables={**one.variables, **share}) if one in asking else one for one in found]
+
+
+def _asks_community(one: Settings) -> bool:
+    if one.engine == SIMULATOR or any(word.partition("=")[0] == "--api-url" for word in one.arguments):
+        return False
+    return one.variables.get(API_URL, COMMUNITY).rstrip("/") == COMMUNITY
+
+
+def _says(one: Settings, variable: str, option: str) -> bool:
+    return variable in one.variables or any(word.partition("=")[0] == option for word in one.arguments)
 
 
 def _overlap(host: str, other: str) -> bool:

@@ -308,6 +308,50 @@ def test_a_commit_that_is_not_known_yet_is_no_error():
     assert plan({"main": WALLET}, commit="", hotkeys={"main": hotkey()}).instances
 
 
+# -- what instances share ---------------------------------------------------------------------------------------------
+
+REQUESTS = "PRECOG_RUNTIME_API_REQUESTS"
+ELSEWHERE = {"PRECOG_RUNTIME_API_URL": "http://127.0.0.1:8900/v4"}
+
+
+def shares(given, **params):
+    """How many requests each instance may send, by its name; those without a word are left out."""
+    given = {name: {"port": 8100 + at, **one} for at, (name, one) in enumerate(given.items())}
+    made = plan(given, hotkeys={name: hotkey(at) for at, name in enumerate(given)}, **params)
+    found = {one.name: variables(made, one.name).get(REQUESTS) for one in made.instances}
+    return {name: share for name, share in found.items() if share}
+
+
+def test_instances_share_the_requests_that_the_community_api_takes_of_an_address():
+    assert shares({"a": {}}) == {}
+    assert shares({"a": {}, "b": WALLET}) == {"a": "5", "b": "5"}
+    assert shares({"a": {}, "b": {}, "c": {}}) == dict.fromkeys("abc", "3")
+    assert set(shares({f"n{number}": {} for number in range(12)}).values()) == {"1"}
+
+
+def test_who_asks_somebody_else_has_no_share():
+    assert shares({"a": {}, "b": {}}, variables=ELSEWHERE) == {}
+    others = {"c": {"variables": ELSEWHERE}, "d": {"arguments": ["--api-url=x"]}, "e": {"engine": "simulator"}}
+    assert shares({"a": {}, **others}) == {}
+    assert shares({"a": {}, "b": {}, **others}) == {"a": "5", "b": "5"}
+    assert shares({"a": {"variables": {"PRECOG_RUNTIME_API_URL": instances.COMMUNITY + "/"}}, "b": {}}) == {
+        "a": "5",
+        "b": "5",
+    }
+
+
+def test_what_is_said_of_requests_stands():
+    assert shares({"a": {"variables": {REQUESTS: 9}}, "b": {}}) == {"a": "9"}
+    assert shares({"a": {"arguments": ["--api-requests", "9"]}, "b": {}}) == {}
+
+
+def test_the_api_and_its_limit_are_those_of_the_runtime():
+    text = (Path(__file__).parents[2] / "runtime/src/precog_runtime/settings.py").read_text()
+    assert f'COMMUNITY = "{instances.COMMUNITY}"' in text
+    assert f"api_requests: int = {instances.COMMUNITY_REQUESTS}\n" in text
+    assert "api_period_s: float = 6.0\n" in text
+
+
 # -- identities -------------------------------------------------------------------------------------------------------
 
 CHANGES = {
