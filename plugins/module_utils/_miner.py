@@ -132,11 +132,11 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
     source = _miner_plan.upstream(params)
     commit = _miner_upstream.commit(host, source)
     plan = _miner_plan.plan(known, commit)
-    if moving := _miner_upstream.moving_name(source, commit):
-        plan = plan._replace(warnings=(*plan.warnings, moving))
+    warnings = [_miner_upstream.moving_name(source, commit)]
     if not check_mode:
         links[UPSTREAM] = _miner_upstream.ensure(host, source, commit, known["environment"], params["root"])
-    return plan, links
+        warnings.append(_miner_upstream.other_python(host, links[UPSTREAM], known["environment"]))
+    return plan._replace(warnings=(*plan.warnings, *filter(None, warnings))), links
 
 
 def _facts_of(host: Host, environment: str) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_upstream
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 
 ENVIRONMENT = "/opt/precog/env/miner-0123456789ab"
+COLDKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+HOTKEY = '{"secretSeed": "0x00"}'
 LINK = "/opt/precog/env/miner"
 PARAMS = {name: argument.get("default") for name, argument in _arguments.MINER_SERVICE.items()}
 
@@ -27,7 +29,7 @@ def host(tmp_path):
 
 
 def planned(host, *, check_mode=False, environment=LINK, **options):
-    params = {**PARAMS, "environment": environment, "instances": {"main": options}}
+    params = {**PARAMS, "environment": environment, "instances": {"main": options}, "hotkeys": {"main": HOTKEY}}
     return _miner._planned(host, params, check_mode=check_mode)
 
 
@@ -48,6 +50,18 @@ def test_an_environment_without_notes_takes_every_level(host, notes):
     if notes is not None:
         host.stage(f"{ENVIRONMENT}/environment.json", notes).commit()
     assert planned(host, optimize=2)
+
+
+def test_a_python_that_upstream_is_not_for_is_among_the_warnings(host, monkeypatch):
+    """All but git is real here: which checkout there is."""
+    host.stage("/opt/checkout/source/pyproject.toml", b'[project]\nrequires-python = "<3.12"\n').commit()
+    host.stage(f"{ENVIRONMENT}/pyvenv.cfg", b"version = 3.13.5\n").commit()
+    host.stage("/usr/bin/git", b"").commit()
+    monkeypatch.setattr(_miner_upstream, "ensure", lambda *_about: "/opt/checkout")
+    made, links = planned(host, wallet="w", coldkey=COLDKEY)
+    assert links["upstream"] == "/opt/checkout"
+    (told,) = made.warnings
+    assert "has Python 3.13.5, and upstream's package says that it is for <3.12" in told
 
 
 def test_an_environment_that_is_not_there_is_refused_before_anything_is_begun(host):
