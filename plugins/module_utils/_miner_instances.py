@@ -469,8 +469,8 @@ def _take(where: str, name: str, value: str, found: dict[str, str], notes: Notes
         return
     if secret and value:
         notes.warnings.append(
-            f"{where} looks like a secret: variables are shown in diffs and logs. The key of the API belongs into "
-            "miner_service_api_key (api_key of the module)"
+            f"{where} looks like a secret: variables are kept in the release, and shown with the module's arguments. "
+            "The key of the API belongs into miner_service_api_key (api_key of the module)"
         )
     found[name] = value
 

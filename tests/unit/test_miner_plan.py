@@ -570,6 +570,7 @@ def test_a_variable_that_looks_like_a_secret_is_warned_of_without_its_value():
     (told,) = made.warnings
     assert told.startswith("instances.main.variables.PRECOG_RUNTIME_API_KEY looks like a secret")
     assert "miner_service_api_key" in told
+    assert "diff" not in told
     assert "hush" not in told
 
 
@@ -634,6 +635,11 @@ def test_one_hotkey_serves_one_instance():
     (told,) = problems(given, hotkeys={"a": hotkey(), "b": hotkey()})
     assert told.startswith("instances.b.hotkey: 'bob/default' is that of instances.a too. A hotkey has one address")
     assert len(plan(given, hotkeys={"a": hotkey(1), "b": hotkey(2)}).instances) == 2
+
+
+def test_hotkeys_that_name_no_address_are_told_apart():
+    keys = {name: json.dumps({"secretSeed": name, "ss58Address": None}) for name in ("a", "b")}
+    assert len(plan({"a": WALLET, "b": {**WALLET, "port": 8200}}, hotkeys=keys).instances) == 2
 
 
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "ümlaut", "a" * 513])
