@@ -34,12 +34,12 @@ def test_its_state_is_for_it_alone(host, instances):
 
 
 def test_a_hotkey_is_read_by_its_instance_only(host, instances):
-    wallets = [one for one in instances if one.wallet]
+    wallets = [one for one in instances if one.hotkey]
     if not wallets:
         pytest.skip("no wallet here")
     for one in wallets:
-        folder = f"/etc/precog-miner/{one.name}/wallets/{one.wallet}"
-        hotkey = host.file(f"{folder}/hotkeys/default")
+        folder = f"/etc/precog-miner/{one.name}/wallets/molecule"
+        hotkey = host.file(f"{folder}/hotkeys/{one.hotkey}")
         assert (hotkey.mode, hotkey.user, hotkey.group) == (0o400, "precog-miner", "precog-miner")
         assert "secretSeed" in json.loads(hotkey.content_string)
         assert not host.file(f"{folder}/coldkey").exists
@@ -69,5 +69,5 @@ def test_an_instance_sees_no_other_ones_state_nor_secrets(host, instances):
         inside = f"nsenter --target {one.pid(host)} --mount"
         seen = host.check_output(f"{inside} ls /var/lib/precog-miner /run/precog-miner")
         assert {line for line in seen.splitlines() if line and not line.endswith(":")} == {one.name}
-        assert host.check_output(f"{inside} ls -A /etc/precog-miner") == (one.name if one.wallet else "")
+        assert host.check_output(f"{inside} ls -A /etc/precog-miner") == (one.name if one.hotkey else "")
         assert host.run(f"{inside} touch /etc/precog-miner/x /etc/precog-miner/{one.name}/x").rc == 1
