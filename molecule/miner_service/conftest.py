@@ -24,15 +24,17 @@ STATE = "/var/lib/precog-miner"
 class Instance:
     """What is expected of an instance.
 
-    *port* is where it serves HTTP; *axon* the port of its axon. *unit* holds properties of its unit, *variables* those
-    of its process's environment, where None is one that isn't there.
+    *port* is where it serves HTTP; *axon* the port of its axon, *hotkey* the name of what it signs with. *unit* holds
+    properties of its unit, *variables* those of its process's environment, where None is one that isn't there.
     """
 
     name: str
     engine: str
     port: int
     axon: int = 0
+    hotkey: str = ""
     nofile: tuple[int, int] = (4096, 8192)
+    nproc: tuple[int, int] | None = None
     nice: int = 0
     cpus: str = ""
     unit: dict = field(default_factory=dict)
@@ -60,10 +62,12 @@ INSTANCES = {
             "upstream",
             9091,
             axon=8091,
+            hotkey="default",
             nice=2,
             unit={"MemoryHigh": str(2 << 30)},
             variables={"PYTHONOPTIMIZE": None},
         ),
+        Instance("second", "upstream", 9093, axon=8093, hotkey="other", variables={"PYTHONOPTIMIZE": None}),
     ],
     "svc-13": [
         MARKET,
@@ -72,6 +76,7 @@ INSTANCES = {
             "runtime",
             8092,
             nice=3,
+            nproc=(500, 1000),
             cpus="0",
             unit={"OOMScoreAdjust": "-100", "TasksMax": "200"},
             variables={"PYTHONOPTIMIZE": "1", "PRECOG_RUNTIME_DEADLINE_S": "5"},
@@ -123,6 +128,13 @@ class Vaulted(yaml.SafeLoader):
 Vaulted.add_constructor("!vault", lambda loader, node: opened(loader.construct_scalar(node)))
 
 
+@pytest.fixture
+def back(host):
+    """Hits an instance with a signal; returns the seconds until another process of it answers."""
+    command = "python3 /var/lib/molecule/back.py %s %s %s"
+    return lambda signal, one: float(host.check_output(command, signal, one.service, str(one.port)))
+
+
 @pytest.fixture(scope="session")
 def vault():
     """The file of secrets that prepare.yml made, opened."""
@@ -131,9 +143,13 @@ def vault():
 
 @pytest.fixture(scope="session")
 def secrets(vault):
-    """What must be found nowhere: the parts of the hotkey that sign, and the key of the API."""
-    hotkey = json.loads(vault["miner_service_hotkeys"]["main"])
-    signing = {name: str(hotkey[name]).removeprefix("0x") for name in ("secretPhrase", "secretSeed", "privateKey")}
+    """What must be found nowhere: the parts of the hotkeys that sign, and the key of the API."""
+    hotkeys = {name: json.loads(text) for name, text in vault["miner_service_hotkeys"].items()}
+    signing = {
+        f"{part} of {name}": str(hotkey[part]).removeprefix("0x")
+        for name, hotkey in hotkeys.items()
+        for part in ("secretPhrase", "secretSeed", "privateKey")
+    }
     return {**signing, "api_key": vault["miner_service_api_key"]}
 
 
@@ -147,13 +163,14 @@ def made():
 def verbose_run(name, tmp_path):
     """Runs the scenario's role on the host as verbosely as anyone would; returns what it said, and its report."""
 
-    def run():
-        report = tmp_path / "report.json"
+    def run(variables=None, *, code=0):
+        given, report = tmp_path / "given.json", tmp_path / "report.json"
+        given.write_text(json.dumps(variables or {}))
         env = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "PRECOG_FLEET_REPORT": str(report)}
         command = ["ansible-playbook", "--inventory", str(SCENARIO.parent / "inventory"), "--limit", name, "-vvv"]
-        command += ["--diff", str(SCENARIO / "converge.yml")]
+        command += ["--diff", f"--extra-vars=@{given}", str(SCENARIO / "converge.yml")]
         done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
+        assert done.returncode == code, done.stdout
         return done.stdout + done.stderr, report.read_text()
 
     return run

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
 try:
@@ -38,6 +38,10 @@ class ActionModule(ActionBase):
             args["hotkeys"] = as_text(needed(given, args.get("instances")))
         try:
             result = self._run(args, variables)
+        except AnsibleConnectionFailure as error:
+            # Failed, not unreachable: of hosts that are, Ansible counts none, and would roll out to the next batch.
+            reason = f"this host can't be reached, so nobody knows what runs there: {error}. Mend that, then run again"
+            return {"failed": True, "msg": reason, "settings": []}
         except AnsibleError as error:
             return {"failed": True, "msg": str(error), "settings": []}
         warnings = [warning(name) for name in open_ones(given, args.get("hotkeys"))]

@@ -110,6 +110,15 @@ def _locked(fd: int) -> bool:
     return True
 
 
+def _expect_roots(link: str) -> None:
+    """Raise PermissionError unless a link and the folder that it lies in are root's, or of who runs this."""
+    for path in (link, os.path.dirname(link)):
+        owner = os.lstat(path).st_uid
+        if owner not in (0, os.geteuid()):
+            reason = f"it leads over a link that is not root's ({path} belongs to user ID {owner}): remove the link"
+            raise PermissionError(errno.EPERM, reason, link)
+
+
 def sync_folder(path: str) -> None:
     """Make renames and removals in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -123,7 +132,8 @@ class Host:
     """The files of one host.
 
     Paths are those the host itself would use (`/etc/sysctl.d`); links are followed below the root, as after a
-    chroot. Unless said otherwise methods raise `OSError`.
+    chroot. Where something is written, only root's own links are: any other may lead root to what it must not touch.
+    Unless said otherwise methods raise `OSError`.
     """
 
     def __init__(self, root: str = "/") -> None:
@@ -131,8 +141,17 @@ class Host:
 
     def locate(self, path: str) -> str:
         """Return where a path of the host really lies, all links followed below the root."""
-        if self.root == "/":
-            return os.path.realpath(path)
+        return os.path.realpath(path) if self.root == "/" else self._follow(path)
+
+    def _target(self, path: str) -> str:
+        """Return where a path really lies that is to be written.
+
+        :raises PermissionError: a link on the way could have been made by somebody who is not root.
+        """
+        return self._follow(path, only_roots=True)
+
+    def _follow(self, path: str, *, only_roots: bool = False) -> str:
+        """Return a path with all links in it followed below the root."""
         done: list[str] = []
         todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
         links = 0
@@ -148,6 +167,8 @@ class Host:
             links += 1
             if links > MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            if only_roots:
+                _expect_roots(here)
             target = os.readlink(here)
             if target.startswith("/"):
                 done = []
@@ -244,7 +265,7 @@ class Host:
 
         :param meta: mode and owner; without it those of the file stay, and a new file is 0644 root.
         """
-        target = self.locate(path)
+        target = self._target(path)
         os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
         if os.path.isdir(target):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -260,7 +281,7 @@ class Host:
     def sweep(self, path: str) -> None:
         """Remove what a killed run left beside a file. Never raises."""
         try:
-            os.unlink(_temporary(self.locate(path)))
+            os.unlink(_temporary(self._target(path)))
         except OSError:
             pass
 
@@ -303,7 +324,7 @@ class Host:
 
     def make_folder(self, path: str, meta: Meta) -> None:
         """Make a folder with its parents (those 0755 root), or give one that is there this mode and owner."""
-        place = self.locate(path)
+        place = self._target(path)
         os.makedirs(place, mode=0o755, exist_ok=True)
         os.chown(place, meta.uid, meta.gid)
         os.chmod(place, meta.mode)
@@ -328,7 +349,7 @@ class Host:
     def _place(self, path: str) -> str:
         """Return where a path lies, links in its folder followed, but not the path itself."""
         folder, name = os.path.split(path)
-        return os.path.join(self.locate(folder), name)
+        return os.path.join(self._target(folder), name)
 
     def boot_id(self) -> str:
         """Return what tells this boot from every other."""
@@ -341,7 +362,7 @@ class Host:
         :param patience: seconds to wait.
         :raises HostError: another run held it all that time.
         """
-        target = self.locate(path)
+        target = self._target(path)
         os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

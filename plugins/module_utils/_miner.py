@@ -12,6 +12,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan, _
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
+from ansible_collections.precog.fleet.plugins.module_utils._environment_check import MARKER
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Release, Store
 
@@ -70,6 +71,7 @@ def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcom
         named = store.load(store.resolve(params["release"]))
         return _held(_roll(host, work, named, {}, check_mode=check_mode), params)
     plan, links = _planned(host, params, check_mode=check_mode)
+    plan = plan._replace(secrets={**plan.secrets, **rollout.unwanted(host, plan.secrets)})
     outcome = Outcome(warnings=[*plan.warnings, *rollout.small(host, params, plan)])
     if not store.is_whole(plan):
         _expect_room(host, params)
@@ -91,31 +93,34 @@ def _held(outcome: Outcome, params: Mapping[str, Any]) -> Outcome:
 
 
 def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
-    """Stop all instances, and remove all but what they wrote: the folder of their state, without the secrets in it."""
+    """Stop all instances, and remove all but what they wrote: the folder of their state."""
     store = Store(host, params["root"])
-    known = rollout.user(host, params["user"])
-    found = [*rollout.ours(host), *store.names(), *([params["user"]] if known else [])]
+    user = [params["user"]] if rollout.is_our_user(host, params["user"]) else []
+    secrets = [units.SECRETS] if host.exists(units.SECRETS) else []
+    found = [*rollout.ours(host), *store.names(), *secrets, *user]
     row = _row("miner", None, ", ".join(found) or None, None, units.UNIT_ROOT)
     if found and not check_mode:
         rollout.leave_nothing(host)
         store.remove()
         host.remove_tree(f"{params['root']}/{UPSTREAM}")
-        for path in _secret_folders(host, params["state_root"]):
-            host.remove_tree(path)
-        if known:
-            host.run(["userdel", params["user"]])
+        host.remove_tree(units.SECRETS)
+        if user:
+            host.run(["userdel", *user])
     return Outcome(changed=bool(found), settings=[row])
-
-
-def _secret_folders(host: Host, state_root: str) -> list[str]:
-    return [units.SECRETS, *(f"{state_root}/{name}/wallets" for name in host.list_dir(state_root))]
 
 
 def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tuple[Plan, dict[str, str]]:
     """Return the plan, and what its release is linked to."""
     if not params["environment"]:
         raise HostError("miner_service_environment is empty: run the role python_env first, or name an environment")
+    rollout.expect_user(host, params["user"])
     known = {**params, **_facts_of(host, params["environment"])}
+    # A run that only looks finds none yet where python_env would have built it.
+    if not check_mode and not host.exists(f"{known['environment']}/bin/python"):
+        raise HostError(
+            f"miner_service_environment is {params['environment']!r}, where there is no Python environment (no "
+            "bin/python in it): name one that python_env has built"
+        )
     links = {"environment": known["environment"]}
     plan = _miner_plan.plan(known, "")
     if all(instance.engine != UPSTREAM for instance in plan.instances):
@@ -127,21 +132,32 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
     source = _miner_plan.upstream(params)
     commit = _miner_upstream.commit(host, source)
     plan = _miner_plan.plan(known, commit)
-    if moving := _miner_upstream.moving_name(source, commit):
-        plan = plan._replace(warnings=(*plan.warnings, moving))
+    warnings = [_miner_upstream.moving_name(source, commit)]
     if not check_mode:
         links[UPSTREAM] = _miner_upstream.ensure(host, source, commit, known["environment"], params["root"])
-    return plan, links
+        warnings.append(_miner_upstream.other_python(host, links[UPSTREAM], known["environment"]))
+    return plan._replace(warnings=(*plan.warnings, *filter(None, warnings))), links
 
 
 def _facts_of(host: Host, environment: str) -> dict[str, Any]:
     """Return what a plan has to know of the host, by name; of the environment the real path, which a process keeps."""
-    real = host.locate(environment)
+    real = host.locate(environment)[len(host.root.rstrip("/")) :]
     return {
         "environment": real,
         "implementation": "pypy" if host.exists(f"{real}/bin/pypy3") else "cpython",
         "cpus": host.read_text(ONLINE_CPUS).strip() if host.exists(ONLINE_CPUS) else "",
+        "levels": _levels(host, real),
     }
+
+
+def _levels(host: Host, environment: str) -> tuple[int, ...]:
+    """Return the levels of optimisation that an environment's bytecode is for, by its own notes; none without them."""
+    try:
+        # They name each of its files too, thousands, which reading them as JSON would take a tenth of a second for.
+        found = re.search(rb'"optimize": *\[([0-9, ]*)\]', host.read_bytes(f"{environment}/{MARKER}"))
+    except FileNotFoundError:
+        return ()
+    return tuple(map(int, re.findall(rb"[0-9]+", found[1]))) if found else ()
 
 
 def _expect_room(host: Host, params: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _limits_values
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_wallet as wallets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 RUNTIME, UPSTREAM, SIMULATOR = "runtime", "upstream", "simulator"
 AUTO = "auto"
@@ -49,6 +49,10 @@ HOSTS = {RUNTIME: LOOPBACK, UPSTREAM: EVERYWHERE, SIMULATOR: LOOPBACK}
 # Our code is tested under -O; of bittensor, which upstream runs on, -O removes checks that it relies on.
 OPTIMIZE = {RUNTIME: 1, UPSTREAM: 0, SIMULATOR: 1}
 METRICS_PORTS_ABOVE = 1000
+# What the runtime asks unless it is told otherwise, and how many requests that API takes in 6 s (settings.py there).
+API_URL, API_REQUESTS = "PRECOG_RUNTIME_API_URL", "PRECOG_RUNTIME_API_REQUESTS"
+COMMUNITY = "https://community-api.coinmetrics.io/v4"
+COMMUNITY_REQUESTS = 10
 LAST_PORT = 65535
 FIRST_UNPRIVILEGED = 1024
 
@@ -68,6 +72,7 @@ _RESERVED = {
     "PRECOG_RUNTIME_METRICS_PORT": "set metrics_port of the instance",
     "PYTHONOPTIMIZE": "set optimize of the instance",
     "PYTHONPATH": "code comes from the environment and the release alone",
+    "PYTHONSAFEPATH": "code comes from the environment and the release alone",
     "PYTHONHOME": "code comes from the environment and the release alone",
     "HOME": "it is the instance's folder below state_root",
     "NOTIFY_SOCKET": "systemd sets it",
@@ -88,7 +93,7 @@ _OWN_ARGUMENTS = {
         "--neuron.name": "the instance's name",
         "--wallet.name": "wallet",
         "--wallet.hotkey": "hotkey",
-        "--wallet.path": "nothing: it is the instance's folder below state_root",
+        "--wallet.path": "nothing: it is the instance's folder below /etc/precog-miner",
         "--axon.port": "port",
         "--axon.ip": "host",
         "--subtensor.chain_endpoint": "chain_endpoint of upstream",
@@ -169,12 +174,13 @@ def understand(params: Mapping[str, Any], notes: Notes) -> list[Settings]:
     if not given:
         notes.problems.append("instances: it is empty. Name one, such as main: {}, or set state to absent")
     defaults = _options("instance_defaults", params["instance_defaults"], notes)
-    common = _mapping("variables", params["variables"], notes)
+    common = mapping("variables", params["variables"], notes)
     found = [_one(str(name), options, defaults, common, notes) for name, options in given.items()]
     instances = sorted((one for one in found if one), key=lambda one: one.engine != SIMULATOR)
     _ports(instances, notes)
     _cpus_there(instances, str(params.get("cpus", "")), notes)
-    return instances
+    _compiled(instances, params.get("levels", ()), notes)
+    return _sharing(instances)
 
 
 def engine_of(options: Mapping[str, Any]) -> str:
@@ -201,7 +207,8 @@ def _options(place: str, options: Any, notes: Notes) -> dict[str, Any]:
     return {str(name): value for name, value in options.items() if name in DEFAULTS}
 
 
-def _mapping(place: str, value: Any, notes: Notes) -> dict[str, Any]:
+def mapping(place: str, value: Any, notes: Notes) -> dict[str, Any]:
+    """Return a dictionary with its names as text; where it is none that is noted, and an empty one returned."""
     if isinstance(value, dict):
         return {str(name): one for name, one in value.items()}
     notes.refuse(place, value, "is no dictionary of names and values")
@@ -223,7 +230,7 @@ def _one(
         notes.nearest(f"{place}.engine", engine, (*ENGINES, AUTO))
         return None
     _only_of_upstream(place, engine, own, notes)
-    layers = (common, *(_mapping(f"{place}.variables", one.get("variables") or {}, notes) for one in (defaults, own)))
+    layers = (common, *(mapping(f"{place}.variables", one.get("variables") or {}, notes) for one in (defaults, own)))
     settings = Settings(
         name=name,
         engine=engine,
@@ -371,6 +378,19 @@ def _cpus_there(found: Iterable[Settings], there: str, notes: Notes) -> None:
             notes.refuse(f"instances.{one.name}.cpu_affinity", one.cpu_affinity, reason)
 
 
+def _compiled(found: Iterable[Settings], levels: Sequence[int], notes: Notes) -> None:
+    """Refuse a level that the environment was not compiled for: each start would compile all that it loads.
+
+    :param levels: those that it was compiled for; none if it does not say.
+    """
+    for one in found:
+        if levels and one.optimize not in levels:
+            had = ", ".join(map(str, levels))
+            wanted = ", ".join(map(str, sorted({*levels, one.optimize})))
+            reason = f"is no level that the environment was compiled for: {had}. Set python_env_optimize: [{wanted}]"
+            notes.refuse(f"instances.{one.name}.optimize", one.optimize, reason)
+
+
 def _size(place: str, option: str, value: Any, notes: Notes) -> str:
     """Return an amount as systemd takes it."""
     text = str(value).strip()
@@ -449,8 +469,8 @@ def _take(where: str, name: str, value: str, found: dict[str, str], notes: Notes
         return
     if secret and value:
         notes.warnings.append(
-            f"{where} looks like a secret: variables are shown in diffs and logs. The key of the API belongs into "
-            "miner_service_api_key (api_key of the module)"
+            f"{where} looks like a secret: variables are kept in the release, and shown with the module's arguments. "
+            "The key of the API belongs into miner_service_api_key (api_key of the module)"
         )
     found[name] = value
 
@@ -490,6 +510,28 @@ def _ports(instances: Iterable[Settings], notes: Notes) -> None:
         for other, other_host, other_port in listeners[:position]:
             if port == other_port and _overlap(host, other_host):
                 notes.refuse(setting, port, f"is that of {other} already ({other_host}): give each one of its own")
+
+
+def _sharing(found: list[Settings]) -> list[Settings]:
+    """Return instances with the community API's requests divided among those that ask it: it counts by address.
+
+    Where one of them says how many it may send, all are as they were.
+    """
+    asking = [one for one in found if _asks_community(one)]
+    if len(asking) < 2 or any(_says(one, API_REQUESTS, "--api-requests") for one in asking):
+        return found
+    share = {API_REQUESTS: str(max(1, COMMUNITY_REQUESTS // len(asking)))}
+    return [one._replace(variables={**one.variables, **share}) if one in asking else one for one in found]
+
+
+def _asks_community(one: Settings) -> bool:
+    if one.engine == SIMULATOR or any(word.partition("=")[0] == "--api-url" for word in one.arguments):
+        return False
+    return one.variables.get(API_URL, COMMUNITY).rstrip("/") == COMMUNITY
+
+
+def _says(one: Settings, variable: str, option: str) -> bool:
+    return variable in one.variables or any(word.partition("=")[0] == option for word in one.arguments)
 
 
 def _overlap(host: str, other: str) -> bool:

@@ -53,6 +53,7 @@ _PATH = re.compile(r"/[A-Za-z0-9._+@-]+(/[A-Za-z0-9._+@-]+)*", re.ASCII)
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _KEY = re.compile(r"[!-~]{1,512}")
 _CREDENTIALS = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
+_MOST = 2**40  # MB, or CPUs
 # What the unit hides from the service, or gives it empty.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp", "/dev")
 
@@ -65,9 +66,9 @@ class File(NamedTuple):
 
 
 class Secret(NamedTuple):
-    """A file with mode 0400, and who owns it: ROOT or MINER."""
+    """A file with mode 0400, and who owns it: ROOT or MINER; without `data` one that has to go."""
 
-    data: bytes
+    data: bytes | None
     owner: str
 
 
@@ -133,13 +134,15 @@ def plan(params: Mapping[str, Any], commit: str) -> Plan:
     """Return what the host is to have.
 
     :param params: the module's arguments (`_arguments.MINER_SERVICE`), `environment` a real path, not a link; and, from
-        the host: `implementation` (`cpython` or `pypy`) and `cpus` (those online, such as 0-3; "" if not known).
+        the host: `implementation` (`cpython` or `pypy`), `cpus` (those online, such as 0-3; "" if not known) and
+        `levels` (of optimisation, which the environment was compiled for; none if not known).
     :param commit: of upstream's checkout; "" where it is not known yet, or no instance wants one.
     :raises HostError: something can't be used; the message has all problems.
     """
     notes = Notes()
     wanted = instances.understand(params, notes)
     context = _context(params, commit, notes)
+    _minimums(params, notes)
     secrets = {one.name: _secrets(one, context, notes) for one in wanted}
     _one_address(wanted, secrets, notes)
     if notes.problems:
@@ -227,6 +230,18 @@ def _context(params: Mapping[str, Any], commit: str, notes: Notes) -> _Context:
     )
 
 
+def _minimums(params: Mapping[str, Any], notes: Notes) -> None:
+    """Note what is no amount that a host can be compared with."""
+    for option in ("minimum_memory_mb", "minimum_cpus"):
+        for engine, value in instances.mapping(option, params[option], notes).items():
+            if engine not in instances.ENGINES:
+                notes.nearest(option, engine, instances.ENGINES)
+            elif value is not None:
+                instances.number(option, engine, value, 0, _MOST, notes)
+    if params["minimum_disk_mb"] < 0:
+        notes.refuse("minimum_disk_mb", params["minimum_disk_mb"], "is below 0: how many MB have to be free is wanted")
+
+
 def _expect_path(name: str, path: str, notes: Notes) -> None:
     if not _PATH.fullmatch(path) or "/.." in path:
         notes.refuse(name, path, "is no absolute path of letters, digits and ._+@-")
@@ -243,7 +258,7 @@ def _secrets(one: Settings, context: _Context, notes: Notes) -> dict[str, Secret
     if one.engine != SIMULATOR and context.api_key:
         found[units.secrets_file(one.name)] = Secret(environment_file({API_KEY: context.api_key}), ROOT)
     if one.engine == UPSTREAM:
-        wallet = f"{context.places.state}/{one.name}/wallets/{one.wallet}"
+        wallet = f"{units.wallets(one.name)}/{one.wallet}"
         data = _hotkey(one, context.hotkeys, notes)
         found[f"{wallet}/hotkeys/{one.hotkey}"] = Secret(data, MINER)
         # No secret, but bittensor wants it beside the hotkey: the axon is announced with both addresses.
@@ -307,11 +322,12 @@ def _start(one: Settings, context: _Context) -> bytes:
 def _command(one: Settings, context: _Context) -> list[str]:
     if one.engine != UPSTREAM:
         command = "serve" if one.engine == RUNTIME else "simulate-market"
-        return ["-m", "precog_runtime", command, "--host", one.host, "--port", str(one.port)]
+        # By its path: with -m Python would look for modules in the folder that the miner writes to first.
+        return [f"{context.environment}/bin/precog-runtime", command, "--host", one.host, "--port", str(one.port)]
     options = context.upstream
     flags = {
         "--neuron.name": one.name,
-        "--wallet.path": f"{context.places.state}/{one.name}/wallets",
+        "--wallet.path": units.wallets(one.name),
         "--wallet.name": one.wallet,
         "--wallet.hotkey": one.hotkey,
         "--subtensor.chain_endpoint": options["chain_endpoint"],
@@ -335,6 +351,8 @@ def _variables(one: Settings, context: _Context) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         **environment.variables(context.environment, one.optimize),
         **one.variables,
+        # Its folder is where it is started: without this a worker, or a library, would load what lies there.
+        "PYTHONSAFEPATH": "1",
         "HOME": state,
     }
     if one.engine != SIMULATOR:

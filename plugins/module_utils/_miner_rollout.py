@@ -11,20 +11,31 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ansible_collections.precog.fleet.plugins.module_utils import _ledger, _miner_plan
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
+from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import MINER, ROOT
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Release, Store, passed
-from ansible_collections.precog.fleet.plugins.module_utils._miner_units import UNIT_ROOT, service, socket
+from ansible_collections.precog.fleet.plugins.module_utils._miner_units import (
+    SECRETS,
+    UNIT_ROOT,
+    keeps,
+    service,
+    socket,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
     from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance, Plan, Secret
 
-LOCK = "/run/lock/precog-fleet-miner"
+LOCK = f"{_ledger.FOLDER}/miner.lock"  # of root's own folder: in /run/lock anyone could hold or replace it
+COMMENT = "Precog miner (made by precog.fleet)"  # of a user that is ours to remove
+COMMENT_FIELD, FEWEST_FIELDS = 4, 4  # of /etc/passwd; of that and /etc/group
+NO_SHELLS = ("nologin", "false")
+TOLERANCE = 0.07  # of its memory a host's firmware and kernel keep for themselves
 TEMPLATE = f"{systemd.PREFIX}.service"
 DROP_IN = "10-instance.conf"
 RUN = "/run/precog-miner"
@@ -84,7 +95,7 @@ def compare(release: Release, secrets: Mapping[str, Secret], seen: Seen) -> Work
         name
         for name, instance in wanted.items()
         if _differs(instance, seen.live.get(name, systemd.Live()), units)
-        or any(_belongs(path, name) for path in differing)
+        or any(keeps(name, path) for path in differing)
     )
     return Work(
         switch=seen.current != release.name,
@@ -104,7 +115,7 @@ def undoing(work: Work, previous: Release, now: Seen) -> Work:
     :param now: the host as it is after that.
     """
     found = compare(previous, {}, now)
-    held = {name for name in work.start if any(_belongs(path, name) for path in work.secrets)}
+    held = {name for name in work.start if any(keeps(name, path) for path in work.secrets)}
     start = tuple(one.name for one in previous.instances if one.name in found.start or one.name in held)
     return found._replace(start=start, enable=tuple(name for name in found.enable if name not in held))
 
@@ -112,11 +123,6 @@ def undoing(work: Work, previous: Release, now: Seen) -> Work:
 def _differs(instance: Instance, live: systemd.Live, units: Mapping[str, bytes | None]) -> bool:
     own = {TEMPLATE, socket(instance.name), f"{service(instance.name)}.d/{DROP_IN}"}
     return live.active != "active" or live.digest != instance.digest or any(name in units for name in own)
-
-
-def _belongs(path: str, name: str) -> bool:
-    """Tell whether a secret is one of an instance's: by its folder in the state, or its file of variables."""
-    return f"/{name}/" in path or path.endswith(f"/{name}.env")
 
 
 def ours(host: Host) -> dict[str, bytes]:
@@ -152,6 +158,28 @@ def _content(host: Host, path: str) -> bytes | None:
         return None
 
 
+def unwanted(host: Host, wanted: Collection[str]) -> dict[str, Secret]:
+    """Return the secrets that lie on the host and have to go, by path.
+
+    :param wanted: the paths of those that stay.
+    """
+    found = (path for path in _files_below(host, SECRETS) if path not in wanted)
+    return {path: _miner_plan.Secret(None, ROOT if _is_variables(path) else MINER) for path in found}
+
+
+def _files_below(host: Host, folder: str) -> Iterator[str]:
+    for path in (f"{folder}/{name}" for name in host.list_dir(folder)):
+        if host.is_dir(path):
+            yield from _files_below(host, path)
+        else:
+            yield path
+
+
+def _is_variables(path: str) -> bool:
+    """Tell whether a secret is a file of variables, which systemd hands to the next start; not a part of a wallet."""
+    return path.rpartition("/")[0] == SECRETS
+
+
 class Rollout:
     """One run on one host."""
 
@@ -176,6 +204,7 @@ class Rollout:
         failure = self._activate(release, work, secrets, baseline)
         if not failure:
             self.store.note(passed(past, release.name, self._params["keep"]))
+            self._remove_secrets(path for path in work.secrets if secrets[path].data is None)
             self._prune()
             return ""
         return f"{failure} {self._go_back(release, previous, work, secrets, seen, baseline, past)}"
@@ -320,15 +349,22 @@ class Rollout:
             systemd.reload(self._host)
 
     def _place_secret(self, path: str, secret: Secret) -> None:
-        uid, gid = (0, 0) if secret.owner == "root" else self._owner()
-        state = f"{self._params['state_root']}/"
-        if path.startswith(state):
-            parts = path[len(state) :].split("/")[:-1]
-            for depth in range(1, len(parts) + 1):
-                self._host.make_folder(state + "/".join(parts[:depth]), Meta(0o700, uid, gid))
-        else:
-            self._host.make_folder(path.rpartition("/")[0], Meta(0o700, 0, 0))
+        if secret.data is None:
+            # A wallet stays until the gate has passed: only with it can the release before it start again.
+            if _is_variables(path):
+                self._host.remove(path)
+            return
+        uid, gid = (0, 0) if secret.owner == ROOT else self._owner()
+        self._host.make_folder(SECRETS, Meta(0o700, 0, 0))
+        for folder in reversed(_folders_above(path)):
+            self._host.make_folder(folder, Meta(0o750, 0, gid))
         self._host.stage(path, secret.data, Meta(0o400, uid, gid)).commit()
+
+    def _remove_secrets(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._host.remove(path)
+            for folder in _folders_above(path):
+                self._host.remove_if_empty(folder)
 
     def _restore_secret(self, path: str, data: bytes | None, owner: str) -> None:
         if data is None:
@@ -343,6 +379,12 @@ class Rollout:
                 f"there is no user {self._params['user']} on this host, though it was made: see /etc/passwd"
             )
         return ids
+
+
+def _folders_above(path: str) -> list[str]:
+    """Return the folders between a secret and SECRETS, the innermost first."""
+    parts = path[len(SECRETS) + 1 :].split("/")[:-1]
+    return [f"{SECRETS}/{'/'.join(parts[:depth])}" for depth in range(len(parts), 0, -1)]
 
 
 def leave_nothing(host: Host) -> None:
@@ -374,11 +416,41 @@ def _sockets(name: str, release: Release) -> list[str]:
 
 def user(host: Host, name: str) -> tuple[int, int] | None:
     """Return the numbers of a user and its group, or None if there is none of this name."""
-    for line in host.read_text("/etc/passwd").splitlines():
-        fields = line.split(":")
-        if fields[0] == name and len(fields) >= 4:
-            return int(fields[2]), int(fields[3])
-    return None
+    fields = _entry(host, "/etc/passwd", name)
+    return (int(fields[2]), int(fields[3])) if fields else None
+
+
+def _entry(host: Host, path: str, name: str) -> list[str]:
+    """Return the fields of a user or a group, none where there is none of this name."""
+    lines = (line.split(":") for line in host.read_text(path).splitlines())
+    return next((fields for fields in lines if fields[0] == name and len(fields) >= FEWEST_FIELDS), [])
+
+
+def expect_user(host: Host, name: str) -> None:
+    """Raise HostError unless a user is there that the miner can run as, or can be made."""
+    fields, group = _entry(host, "/etc/passwd", name), _entry(host, "/etc/group", name)
+    told = f"miner_service_user is {name!r}"
+    remedy = "Name a user of the miner's own, such as precog-miner; one that is missing is made"
+    if fields and fields[-1].rpartition("/")[2] not in NO_SHELLS:
+        shell = fields[-1] or "/bin/sh"
+        raise HostError(
+            f"{told}, which is a login of this host (its shell is {shell}): it would have the keys. {remedy}"
+        )
+    if fields and not group:
+        raise HostError(
+            f"{told}, and this host has that user, but no group of its name, which the unit wants. {remedy}"
+        )
+    if group and not fields:
+        raise HostError(
+            f"{told}, and this host has a group of that name without the user: `groupdel {name}` if nobody is in it, "
+            "or name another user"
+        )
+
+
+def is_our_user(host: Host, name: str) -> bool:
+    """Tell whether a user was made by `make_user`."""
+    fields = _entry(host, "/etc/passwd", name)
+    return len(fields) > COMMENT_FIELD and fields[COMMENT_FIELD] == COMMENT
 
 
 def make_user(host: Host, name: str, home: str) -> None:
@@ -387,21 +459,25 @@ def make_user(host: Host, name: str, home: str) -> None:
     :raises HostError: the system refused.
     """
     argv = ["useradd", "--system", "--user-group", "--no-create-home", f"--home-dir={home}"]
-    host.run([*argv, "--shell=/usr/sbin/nologin", "--comment=Precog miner", name])
+    host.run([*argv, "--shell=/usr/sbin/nologin", f"--comment={COMMENT}", name])
 
 
 def small(host: Host, params: Mapping[str, Any], plan: Plan) -> list[str]:
-    """Return a warning for each engine that this host is too small for, with the figures."""
+    """Return a warning for each engine that this host is too small for, with the figures.
+
+    :param params: `minimum_memory_mb` and `minimum_cpus`, as the plan has checked them.
+    """
     import os
 
     memory_mb = int(host.read_text("/proc/meminfo").split("MemTotal:")[1].split()[0]) // 1024
     cpus = len(os.sched_getaffinity(0))
     found = []
     for engine in dict.fromkeys(instance.engine for instance in plan.instances):
-        wanted_mb, wanted_cpus = params["minimum_memory_mb"].get(engine, 0), params["minimum_cpus"].get(engine, 0)
-        if memory_mb < wanted_mb or cpus < wanted_cpus:
+        wanted_mb, wanted_cpus = (int(params[name].get(engine) or 0) for name in ("minimum_memory_mb", "minimum_cpus"))
+        if memory_mb < wanted_mb * (1 - TOLERANCE) or cpus < wanted_cpus:
             found.append(
                 f"this host has {memory_mb} MB of memory and {cpus} CPUs; the engine {engine} wants {wanted_mb} MB and "
-                f"{wanted_cpus} (miner_service_minimum_memory_mb, miner_service_minimum_cpus)"
+                f"{wanted_cpus} (miner_service_minimum_memory_mb, of which {TOLERANCE:.0%} may lack, as firmware and "
+                "kernel keep some; miner_service_minimum_cpus)"
             )
     return found

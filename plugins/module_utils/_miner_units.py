@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 UNIT_ROOT = "/etc/systemd/system"
 SERVICE = "precog-miner"
 STATE_ROOT = "/var/lib"  # of systemd's StateDirectory
+# Root's alone, down to the files: in a folder of the miner's own it could put a link in root's way.
 SECRETS = "/etc/precog-miner"
 
 NOTICE = "# Written by precog.fleet.miner_service; a file beside it named 20-....conf can add to it."
@@ -56,6 +57,16 @@ def socket(name: str) -> str:
 def secrets_file(name: str) -> str:
     """Return the path of an instance's secret variables."""
     return f"{SECRETS}/{name}.env"
+
+
+def wallets(name: str) -> str:
+    """Return the folder of an instance's wallets."""
+    return f"{SECRETS}/{name}/wallets"
+
+
+def keeps(name: str, path: str) -> bool:
+    """Tell whether a secret is an instance's, by its path."""
+    return path == secrets_file(name) or path.startswith(f"{SECRETS}/{name}/")
 
 
 def common(places: Places) -> dict[str, bytes]:
@@ -110,8 +121,10 @@ def _template(places: Places) -> bytes:
         RuntimeDirectoryMode=0700
         RuntimeDirectoryPreserve=restart
         # Of all instances' folders only its own is there.
-        TemporaryFileSystem={places.state}:ro,mode=0755 {run}:ro,mode=0755
+        TemporaryFileSystem={places.state}:ro,mode=0755 {run}:ro,mode=0755 {SECRETS}:ro,mode=0755
         BindPaths={places.state}/%i {run}/%i
+        # Without a wallet there is none.
+        BindReadOnlyPaths=-{SECRETS}/%i
 
         ProtectSystem=strict
         ProtectHome=yes

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import glob
 import json
+import operator
 import os
 import re
 import shutil
@@ -73,8 +74,12 @@ LOOK_S = 60.0  # for git to tell what a name stands for
 FETCH_S = 600.0  # for git to fetch one commit
 
 SECTION = re.compile(r"\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?")
-ASSIGNMENT = re.compile(r"""(name|version)\s*=\s*(?:"([^"\\]*)"|'([^']*)')\s*(?:#.*)?""")
+ASSIGNMENT = re.compile(r"""(name|version|python|requires-python)\s*=\s*(?:"([^"\\]*)"|'([^']*)')\s*(?:#.*)?""")
 VERSION = re.compile(r"[0-9][0-9A-Za-z.!+-]*")
+# Which versions of Python a package is for, as far as bounds tell; `^3.9` is poetry's way to say from 3.9 on.
+BOUND = re.compile(r"(>=|<=|>|<|\^)\s*([0-9]+(?:\.[0-9]+){0,2})(?=\s*(?:,|$))")
+WITHIN = {">=": operator.ge, "^": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+PYTHON = re.compile(r"^version(?:_info)?\s*=\s*([0-9]+(?:\.[0-9]+){0,2})", re.MULTILINE)  # in pyvenv.cfg
 
 
 class Repository(NamedTuple):
@@ -198,6 +203,23 @@ def ensure(host: Host, upstream: Mapping[str, Any], commit: str, environment: st
     return path
 
 
+def other_python(host: Host, checkout: str, environment: str) -> str:
+    """Return a warning where upstream's package is not for the Python of an environment; empty where it is."""
+    wanted = _project(host.read_text(f"{checkout}/source/pyproject.toml")).get("requires-python", "")
+    told = f"{environment}/pyvenv.cfg"
+    has = PYTHON.search(host.read_text(told)) if host.exists(told) else None
+    if not has or all(WITHIN[sign](_padded(has[1]), _padded(bound)) for sign, bound in BOUND.findall(wanted)):
+        return ""
+    return (
+        f"the environment {environment} has Python {has[1]}, and upstream's package says that it is for {wanted}: it"
+        " may fail at any time. Name another one of this host's as python_env_interpreter, or use a host with Debian 12"
+    )
+
+
+def _padded(version: str) -> tuple[int, ...]:
+    return tuple(map(int, f"{version}.0.0".split(".")[:3]))
+
+
 def remove_unused(host: Host, used: Collection[str], root: str = ROOT) -> list[str]:
     """Remove all checkouts but those of some commits, and what killed runs left; return the paths of what went.
 
@@ -223,13 +245,24 @@ def _make(git: Git, commit: str, path: str) -> None:
     try:
         _fill(git, commit, part)
         _settle(part)
-        if os.path.lexists(path):
-            os.rename(path, old)
-        os.rename(part, path)
+        _replace(part, path, old)
         sync_folder(folder)
     finally:
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _replace(part: str, path: str, old: str) -> None:
+    """Put a new checkout in place of an old one, if there is any; where that fails the old one is back."""
+    if not os.path.lexists(path):
+        os.rename(part, path)
+        return
+    os.rename(path, old)
+    try:
+        os.rename(part, path)
+    except OSError:
+        os.rename(old, path)
+        raise
 
 
 def _fill(git: Git, commit: str, part: str) -> None:
@@ -301,7 +334,7 @@ def _package_version(source: str, told: str) -> str:
 
 
 def _project(text: str) -> dict[str, str]:
-    """Return `name` and `version` of `[project]`, or else of `[tool.poetry]`, where they are plain strings."""
+    """Return `name`, `version` and `requires-python` of `[project]`, or else of poetry's tables, as plain strings."""
     tables: dict[str, dict[str, str]] = {}
     table: dict[str, str] = {}
     for line in text.splitlines():
@@ -312,7 +345,8 @@ def _project(text: str) -> dict[str, str]:
         assigned = ASSIGNMENT.fullmatch(words)
         if assigned:
             table[assigned[1]] = assigned[2] if assigned[2] is not None else assigned[3]
-    return {**tables.get("tool.poetry", {}), **tables.get("project", {})}
+    wanted = tables.get("tool.poetry.dependencies", {}).get("python", "")
+    return {"requires-python": wanted, **tables.get("tool.poetry", {}), **tables.get("project", {})}
 
 
 def _settle(top: str) -> None:

@@ -76,7 +76,7 @@ def hotkey_file(content: Any) -> bytes:
 
 def address(hotkey: bytes) -> str:
     """Return the SS58 address that a hotkey file names, "" if it names none."""
-    return str(json.loads(hotkey).get("ss58Address", ""))
+    return str(json.loads(hotkey).get("ss58Address") or "")
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -26,7 +26,8 @@ options:
   state:
     description:
       - V(present) runs the instances.
-      - V(absent) stops them and removes units, releases, secrets and the user. What the instances wrote stays.
+      - V(absent) stops them and removes units, releases, secrets and the user, if this module made it. What the
+        instances wrote stays.
     type: str
     choices: [present, absent]
     default: present
@@ -81,7 +82,9 @@ options:
     type: path
     default: /var/lib/precog-miner
   user:
-    description: The user that the instances run as; it is made where it is missing, without a shell.
+    description:
+      - The user that the instances run as, with a group of its name; it is made where it is missing, without a shell.
+      - One that is somebody's login is refused; one that was there before is left when O(state) is V(absent).
     type: str
     default: precog-miner
   minimum_memory_mb:

@@ -196,6 +196,42 @@ def test_a_planted_link_is_not_followed(tree, plain):
     assert (tree / "victim").read_text() == "safe"
 
 
+SOMEBODY = 990
+WRITES = {
+    "stage": lambda host: host.stage("/state/wallets/x", b"").commit(),
+    "make a folder": lambda host: host.make_folder("/state/wallets", Meta(0o700, SOMEBODY, SOMEBODY)),
+    "make a folder below": lambda host: host.make_folder("/state/wallets/x", Meta(0o700, SOMEBODY, SOMEBODY)),
+    "remove": lambda host: host.remove("/state/wallets/sysctl.d"),
+    "remove all": lambda host: host.remove_tree("/state/wallets/sysctl.d"),
+    "link": lambda host: host.replace_link("/state/wallets/x", "/"),
+    "rename": lambda host: host.rename("/state/wallets/sysctl.d", "/state/x"),
+    "lock": lambda host: host.lock("/state/wallets/lock").__enter__(),
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("whose", ["folder", "link"])
+def test_no_write_follows_a_link_that_somebody_else_made(tree, plain, write, whose):
+    """A link in a folder of a service's own, or one of its own in a folder that everyone may write to."""
+    (tree / "state").mkdir()
+    link = tree / "state/wallets"
+    link.symlink_to("/etc")
+    os.chown(tree / "state" if whose == "folder" else link, SOMEBODY, SOMEBODY, follow_symlinks=False)
+    before = (tree / "etc").stat()
+    with pytest.raises(PermissionError, match=rf"not root's \(.*/state.* belongs to user ID {SOMEBODY}\): remove"):
+        write(plain)
+    after = (tree / "etc").stat()
+    assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
+    assert names_in(tree / "etc") == ["sysctl.d"]
+
+
+def test_roots_own_links_are_written_through(tree, plain):
+    (tree / "lib").symlink_to("/etc/sysctl.d")
+    plain.stage("/lib/x.conf", b"x").commit()
+    assert (tree / "etc/sysctl.d/x.conf").read_bytes() == b"x"
+
+
 def test_removing_takes_the_link_not_its_target(tree, plain):
     (tree / "target").write_text("safe")
     (tree / "etc/sysctl.d/x.conf").symlink_to("/target")

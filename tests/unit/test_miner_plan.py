@@ -118,7 +118,7 @@ def test_a_host_with_nothing_said_runs_one_server():
     assert one[:7] == ("main", "runtime", "127.0.0.1", 8092, "127.0.0.1", 8092, ())
     assert command(made) == [
         f"{ENVIRONMENT}/bin/python",
-        *("-m", "precog_runtime", "serve", "--host", "127.0.0.1", "--port", "8092"),
+        *(f"{ENVIRONMENT}/bin/precog-runtime", "serve", "--host", "127.0.0.1", "--port", "8092"),
     ]
     assert variables(made) == {
         "HOME": "/var/lib/precog-miner/main",
@@ -127,6 +127,7 @@ def test_a_host_with_nothing_said_runs_one_server():
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONOPTIMIZE": "1",
         "PYTHONPYCACHEPREFIX": f"{ENVIRONMENT}/pycache",
+        "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
     }
     assert made.files["instances/main/start"].mode == 0o755
@@ -146,7 +147,7 @@ def test_a_wallet_makes_it_upstreams_engine():
     words = command(made)[2:]
     assert dict(zip(words[::2], words[1::2])) == {
         "--neuron.name": "main",
-        "--wallet.path": "/var/lib/precog-miner/main/wallets",
+        "--wallet.path": "/etc/precog-miner/main/wallets",
         "--wallet.name": "alice",
         "--wallet.hotkey": "default",
         "--subtensor.chain_endpoint": "wss://entrypoint-finney.opentensor.ai:443",
@@ -159,9 +160,10 @@ def test_a_wallet_makes_it_upstreams_engine():
     }
     found = variables(made)
     assert found["PYTHONPATH"] == f"{checkout}/source:{checkout}/metadata"
+    assert found["PYTHONSAFEPATH"] == "1"
     assert found["PRECOG_RUNTIME_METRICS_PORT"] == "9092"
     assert "PYTHONOPTIMIZE" not in found
-    folder = "/var/lib/precog-miner/main/wallets/alice"
+    folder = "/etc/precog-miner/main/wallets/alice"
     assert set(made.secrets) == {f"{folder}/hotkeys/default", f"{folder}/coldkeypub.txt"}
     assert json.loads(made.secrets[f"{folder}/hotkeys/default"].data) == json.loads(hotkey())
     assert json.loads(made.secrets[f"{folder}/coldkeypub.txt"].data) == {"ss58Address": COLDKEY}
@@ -171,7 +173,7 @@ def test_a_wallet_makes_it_upstreams_engine():
 def test_a_simulator_comes_first_and_has_a_port_of_its_own():
     made = plan({"a": {}, "market": {"engine": "simulator"}}, api_key="key")
     assert [one.name for one in made.instances] == ["market", "a"]
-    assert command(made, "market")[2:] == ["precog_runtime", "simulate-market", "--host", "127.0.0.1", "--port", "8099"]
+    assert command(made, "market")[2:] == ["simulate-market", "--host", "127.0.0.1", "--port", "8099"]
     assert "PRECOG_RUNTIME_STATE_DIR" not in variables(made, "market")
     assert set(made.secrets) == {"/etc/precog-miner/a.env"}
     assert not any("market.socket" in path for path in made.units)
@@ -245,6 +247,22 @@ def test_optimisation_is_by_engine_unless_the_instance_says(engine, level, said,
     assert any("removes assertions" in text for text in made.warnings) == warned
 
 
+@pytest.mark.parametrize(("levels", "told"), [([0, 1], True), ([0, 1, 2], False), ([2], False), ((), False)])
+def test_a_level_that_nothing_was_compiled_for_is_refused_with_the_remedy(levels, told):
+    given = {"main": {"optimize": 2}}
+    if told:
+        (said,) = problems(given, levels=levels)
+        assert said.startswith("instances.main.optimize: 2 is no level that the environment was compiled for: 0, 1. ")
+        assert said.endswith("Set python_env_optimize: [0, 1, 2]")
+    else:
+        assert plan(given, levels=levels).instances
+
+
+def test_the_default_level_is_looked_for_too():
+    (said,) = problems(None, levels=[0])
+    assert said.startswith("instances.main.optimize: 1 is no level")
+
+
 def test_how_python_behaves_may_be_said_otherwise():
     made = plan(variables={"PYTHONUNBUFFERED": "", "PYTHONDONTWRITEBYTECODE": 0, "PYTHONPYCACHEPREFIX": "/var/cache/x"})
     found = variables(made)
@@ -281,9 +299,57 @@ def test_the_release_says_what_it_runs():
     ]
 
 
+def test_what_a_host_is_to_have_may_be_text_or_left_out():
+    assert plan(minimum_memory_mb={"upstream": "4096"}, minimum_cpus={"upstream": None}).instances
+
+
 def test_a_commit_that_is_not_known_yet_is_no_error():
     """In check mode nothing is checked out."""
     assert plan({"main": WALLET}, commit="", hotkeys={"main": hotkey()}).instances
+
+
+# -- what instances share ---------------------------------------------------------------------------------------------
+
+REQUESTS = "PRECOG_RUNTIME_API_REQUESTS"
+ELSEWHERE = {"PRECOG_RUNTIME_API_URL": "http://127.0.0.1:8900/v4"}
+
+
+def shares(given, **params):
+    """How many requests each instance may send, by its name; those without a word are left out."""
+    given = {name: {"port": 8100 + at, **one} for at, (name, one) in enumerate(given.items())}
+    made = plan(given, hotkeys={name: hotkey(at) for at, name in enumerate(given)}, **params)
+    found = {one.name: variables(made, one.name).get(REQUESTS) for one in made.instances}
+    return {name: share for name, share in found.items() if share}
+
+
+def test_instances_share_the_requests_that_the_community_api_takes_of_an_address():
+    assert shares({"a": {}}) == {}
+    assert shares({"a": {}, "b": WALLET}) == {"a": "5", "b": "5"}
+    assert shares({"a": {}, "b": {}, "c": {}}) == dict.fromkeys("abc", "3")
+    assert set(shares({f"n{number}": {} for number in range(12)}).values()) == {"1"}
+
+
+def test_who_asks_somebody_else_has_no_share():
+    assert shares({"a": {}, "b": {}}, variables=ELSEWHERE) == {}
+    others = {"c": {"variables": ELSEWHERE}, "d": {"arguments": ["--api-url=x"]}, "e": {"engine": "simulator"}}
+    assert shares({"a": {}, **others}) == {}
+    assert shares({"a": {}, "b": {}, **others}) == {"a": "5", "b": "5"}
+    assert shares({"a": {"variables": {"PRECOG_RUNTIME_API_URL": instances.COMMUNITY + "/"}}, "b": {}}) == {
+        "a": "5",
+        "b": "5",
+    }
+
+
+def test_what_is_said_of_requests_stands():
+    assert shares({"a": {"variables": {REQUESTS: 9}}, "b": {}}) == {"a": "9"}
+    assert shares({"a": {"arguments": ["--api-requests", "9"]}, "b": {}}) == {}
+
+
+def test_the_api_and_its_limit_are_those_of_the_runtime():
+    text = (Path(__file__).parents[2] / "runtime/src/precog_runtime/settings.py").read_text()
+    assert f'COMMUNITY = "{instances.COMMUNITY}"' in text
+    assert f"api_requests: int = {instances.COMMUNITY_REQUESTS}\n" in text
+    assert "api_period_s: float = 6.0\n" in text
 
 
 # -- identities -------------------------------------------------------------------------------------------------------
@@ -404,6 +470,10 @@ BAD = {
         {"main": {"variables": {"PYTHONOPTIMIZE": 2}}},
         "instances.main.variables: 'PYTHONOPTIMIZE' is set by the service: set optimize of the instance",
     ),
+    "code from elsewhere": (
+        {"main": {"variables": {"PYTHONSAFEPATH": ""}}},
+        "instances.main.variables: 'PYTHONSAFEPATH' is set by the service: code comes from the environment",
+    ),
     "variables as a list": ({"main": {"variables": ["A=1"]}}, "instances.main.variables: ['A=1'] is no dictionary"),
     "a secret in the open": (
         {"main": {"arguments": ["--api-key=abc"]}},
@@ -444,6 +514,11 @@ def test_all_problems_are_told_at_once():
         ({"root": "/opt/../x"}, "root: '/opt/../x' is no absolute path"),
         ({"state_root": "/srv/miner"}, "state_root: '/srv/miner' is not below /var/lib"),
         ({"user": "root"}, "user: 'root' is no name of a system user"),
+        ({"minimum_memory_mb": {"upstream": "8 GB"}}, "minimum_memory_mb.upstream: '8 GB' is no whole number from 0"),
+        ({"minimum_memory_mb": {"upstraem": 1}}, "minimum_memory_mb: there is no 'upstraem'. Is upstream meant?"),
+        ({"minimum_memory_mb": 8192}, "minimum_memory_mb: 8192 is no dictionary"),
+        ({"minimum_cpus": {"runtime": [2]}}, "minimum_cpus.runtime: [2] is no whole number from 0"),
+        ({"minimum_disk_mb": -1}, "minimum_disk_mb: -1 is below 0"),
         ({"user": "-x"}, "user: '-x' is no name of a system user"),
     ],
 )
@@ -495,6 +570,7 @@ def test_a_variable_that_looks_like_a_secret_is_warned_of_without_its_value():
     (told,) = made.warnings
     assert told.startswith("instances.main.variables.PRECOG_RUNTIME_API_KEY looks like a secret")
     assert "miner_service_api_key" in told
+    assert "diff" not in told
     assert "hush" not in told
 
 
@@ -521,6 +597,20 @@ def test_what_is_no_hotkey_is_refused_without_a_word_of_it(content, expected):
         assert secret not in told
 
 
+def test_no_secret_lies_where_the_miner_writes():
+    """Or it could put a link in the way of root, who follows it."""
+    made = plan({"main": WALLET}, hotkeys={"main": hotkey()}, api_key="key", state_root="/var/lib/precog-miner")
+    assert len(made.secrets) == 3
+    assert all(path.startswith("/etc/precog-miner/main") for path in made.secrets)
+    assert section(made.units["precog-miner@.service"], "Service")["ProtectSystem"] == "strict"
+
+
+def test_of_all_wallets_an_instance_sees_its_own():
+    service = section(plan().units["precog-miner@.service"], "Service")
+    assert "/etc/precog-miner:ro,mode=0755" in service["TemporaryFileSystem"].split()
+    assert service["BindReadOnlyPaths"] == "-/etc/precog-miner/%i"
+
+
 def test_a_hotkey_that_is_missing_is_asked_for_by_its_instance():
     (told,) = problems({"main": {**WALLET, "hotkey": "h1"}}, hotkeys={"mian": hotkey()})
     assert "there is one for mian only, not for instance main" in told
@@ -545,6 +635,11 @@ def test_one_hotkey_serves_one_instance():
     (told,) = problems(given, hotkeys={"a": hotkey(), "b": hotkey()})
     assert told.startswith("instances.b.hotkey: 'bob/default' is that of instances.a too. A hotkey has one address")
     assert len(plan(given, hotkeys={"a": hotkey(1), "b": hotkey(2)}).instances) == 2
+
+
+def test_hotkeys_that_name_no_address_are_told_apart():
+    keys = {name: json.dumps({"secretSeed": name, "ss58Address": None}) for name in ("a", "b")}
+    assert len(plan({"a": WALLET, "b": {**WALLET, "port": 8200}}, hotkeys=keys).instances) == 2
 
 
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "ümlaut", "a" * 513])
@@ -625,7 +720,7 @@ def test_the_shell_hands_every_word_on_as_it_was(words):
         made = plan({"main": {"arguments": words}})
     except HostError:
         return
-    assert command(made)[8:] == words
+    assert command(made)[7:] == words
 
 
 VALUES = st.one_of(

@@ -18,8 +18,9 @@ UNITS = {
     "precog-miner@two.service.d/10-instance.conf": b"two",
 }
 RELEASE = Release("new", UNITS, (ONE, TWO))
-HOTKEY = "/var/lib/precog-miner/two/wallets/w/hotkeys/h"
-SECRETS = {HOTKEY: Secret(b"key", "miner"), "/etc/precog-miner/one.env": Secret(b"A=b", "root")}
+HOTKEY = "/etc/precog-miner/two/wallets/w/hotkeys/h"
+VARIABLES = "/etc/precog-miner/one.env"
+SECRETS = {HOTKEY: Secret(b"key", "miner"), VARIABLES: Secret(b"A=b", "root")}
 RUNS = Live("active", "active (running)", 7, True, 0, "11")
 SEEN = rollout.Seen(
     "new",
@@ -135,13 +136,14 @@ def test_a_user_is_found_by_its_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("memory_mb", "cpus", "warns"),
-    [(8192, 2, False), (8191, 2, True), (16000, 1, True), (4096, 1, True)],
+    [(8192, 2, False), (7800, 2, False), (7600, 2, True), (16000, 1, True), (4096, 1, True)],
 )
 def test_a_host_that_is_too_small_is_told_with_figures(tmp_path, monkeypatch, memory_mb, cpus, warns):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text(f"MemTotal: {memory_mb * 1024} kB\nMemFree: 1 kB\n")
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(cpus)))
-    params = {"minimum_memory_mb": {"upstream": 8192}, "minimum_cpus": {"upstream": 2}}
+    params = {"minimum_memory_mb": {"upstream": "8192", "runtime": None}, "minimum_cpus": {"upstream": 2}}
     found = rollout.small(Host(str(tmp_path)), params, dataclasses.make_dataclass("Made", ["instances"])((ONE, TWO)))
     assert bool(found) == warns
     assert all(f"{memory_mb} MB of memory and {cpus} CPUs" in told for told in found)
+    assert all("of which 7% may lack" in told for told in found)

@@ -142,3 +142,14 @@ def test_what_the_roles_arguments_refuse_is_not_shown_either(folder, wrong):
     assert "Validation of arguments failed" in told, told
     assert "miner_service_hotkeys" in told
     assert leaks(told) == []
+
+
+def test_a_host_that_can_not_be_reached_has_failed(folder):
+    """An unreachable one would not count for max_fail_percentage, and the rollout would go on to the next batch."""
+    (folder / "far.yml").write_text(
+        "- hosts: localhost\n  gather_facts: false\n  max_fail_percentage: 0\n  roles: [precog.fleet.miner_service]\n"
+        "  vars: {ansible_connection: ssh, ansible_host: 127.0.0.1, ansible_port: 1}\n"
+    )
+    told = playbook(folder, "far.yml")
+    assert "this host can't be reached, so nobody knows what runs there: " in told, told
+    assert re.search(r"unreachable=0 +failed=1 ", told), told

@@ -289,6 +289,27 @@ def test_another_drop_in_than_ours_is_replaced(ensure, made, tree):
     assert contents(tree) == before
 
 
+@pytest.mark.parametrize("back", [True, False], ids=["and the old one is put back", "nor can the old one be"])
+def test_a_new_one_that_can_not_be_put_in_place_costs_no_old_one(ensure, made, monkeypatch, back):
+    commit = made.commit()
+    path = ensure(commit)
+    (path / "complete.json").unlink()
+    (path / "source/kept").write_text("by a process that runs")
+    rename = os.rename
+
+    def failing(source, target):
+        if target == str(path) and (source.endswith(".part") or not back):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(HostError, match=r"cannot make .*: Input/output error"):
+        ensure(commit)
+    (left,) = path.parent.iterdir()
+    assert left.name == (commit if back else f".{commit}.old")
+    assert (left / "source/kept").exists()
+
+
 def test_what_a_killed_run_left_is_swept(ensure, made, tree):
     commit = made.commit()
     for left in (f".{commit}.part/source", f".{commit}.old"):
@@ -491,4 +512,45 @@ def test_a_real_parser_reads_the_same(text):
 
     real = tomllib.loads(text.replace("\r\n", "\n"))
     table = {**real.get("tool", {}).get("poetry", {}), **real.get("project", {})}
-    assert upstream._project(text) == {name: table[name] for name in ("name", "version")}
+    found = upstream._project(text)
+    assert {name: found[name] for name in ("name", "version")} == {name: table[name] for name in ("name", "version")}
+
+
+POETRY = '[tool.poetry]\nname = "precog"\nversion = "3"\n[tool.poetry.dependencies]\npython = "{}"\nbittensor = "^9"\n'
+PROJECT = '[project]\nname = "precog"\nversion = "3"\nrequires-python = "{}"\n'
+PYTHONS = [
+    (">= 3.9, < 3.12", "3.11.2", True),
+    (">= 3.9, < 3.12", "3.13.5", False),
+    (">= 3.9, < 3.12", "3.12.0", False),
+    (">=3.9,<3.12", "3.8.20", False),
+    (">=3.11.4", "3.11.2", False),
+    ("<3.11.4", "3.11.2", True),
+    ("<=3.11", "3.11.0", True),
+    (">3.11", "3.11.0", False),
+    ("^3.9", "3.13.5", True),
+    ("^3.12", "3.11.2", False),
+    ("*", "3.13.5", True),
+    ("", "3.13.5", True),
+    (">=3.9, !=3.13.*", "3.13.5", True),
+]
+
+
+@pytest.mark.parametrize("form", [POETRY, PROJECT], ids=["poetry", "project"])
+@pytest.mark.parametrize(("wanted", "has", "fits"), PYTHONS)
+def test_a_python_that_upstream_is_not_for_is_warned_of_with_both(plain, form, wanted, has, fits):
+    plain.stage("/opt/x/source/pyproject.toml", form.format(wanted).encode()).commit()
+    plain.stage(f"{ENVIRONMENT}/pyvenv.cfg", f"home = /usr/bin\nversion = {has}\n".encode()).commit()
+    told = upstream.other_python(plain, "/opt/x", ENVIRONMENT)
+    assert (told == "") == fits
+    assert fits or (f"{ENVIRONMENT} has Python {has}," in told and f"is for {wanted}:" in told)
+
+
+def test_an_environment_of_uv_says_its_version_too(plain):
+    plain.stage("/opt/x/source/pyproject.toml", POETRY.format("<3.12").encode()).commit()
+    plain.stage(f"{ENVIRONMENT}/pyvenv.cfg", b"uv = 0.9.1\nversion_info = 3.13.5\n").commit()
+    assert "has Python 3.13.5" in upstream.other_python(plain, "/opt/x", ENVIRONMENT)
+
+
+def test_an_environment_that_says_no_version_is_let_be(plain):
+    plain.stage("/opt/x/source/pyproject.toml", POETRY.format("<3.12").encode()).commit()
+    assert upstream.other_python(plain, "/opt/x", ENVIRONMENT) == ""

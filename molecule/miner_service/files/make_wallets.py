@@ -8,11 +8,13 @@ import bittensor_wallet
 WITHOUT_PASSWORDS = {"coldkey_use_password": False, "hotkey_use_password": False, "suppress": True}
 
 
-def made(name, folder):
+def made(name, hotkey="default"):
     """Return a wallet that is made if it isn't there."""
-    return bittensor_wallet.Wallet(name, "default", folder).create_if_non_existent(**WITHOUT_PASSWORDS)
+    return bittensor_wallet.Wallet(name, hotkey, sys.argv[1]).create_if_non_existent(**WITHOUT_PASSWORDS)
 
 
-miner = made("molecule", sys.argv[1])
-made("validator", sys.argv[1])
-print(json.dumps({"hotkey": miner.hotkey.ss58_address, "coldkey": miner.coldkeypub.ss58_address}))
+# By the instance's name: one coldkey, a hotkey for each.
+wallets = {"main": made("molecule"), "second": made("molecule", "other")}
+made("validator")
+hotkeys = {name: wallet.hotkey.ss58_address for name, wallet in wallets.items()}
+print(json.dumps({"hotkeys": hotkeys, "coldkey": wallets["main"].coldkeypub.ss58_address}))

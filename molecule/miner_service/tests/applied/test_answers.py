@@ -46,9 +46,10 @@ def test_only_upstreams_port_is_open_to_the_network(host, miners):
     addresses = [line.split()[3] for line in listening.splitlines()]
     for one in miners:
         assert f"127.0.0.1:{one.port}" in addresses
-        assert {address for address in addresses if one.axon and address.endswith(f":{one.axon}")} <= {
-            f"0.0.0.0:{one.axon}"
-        }
+    # Nothing else of ours, and no axon anywhere else.
+    ports = {str(port) for one in miners for port in (one.port, one.axon)}
+    open_ones = {one for one in addresses if one.rpartition(":")[2] in ports and not one.startswith("127.0.0.1:")}
+    assert open_ones == {f"0.0.0.0:{one.axon}" for one in miners if one.axon}
 
 
 @pytest.fixture
@@ -58,14 +59,15 @@ def upstream(name):
 
 
 @pytest.mark.usefixtures("upstream")
-def test_a_validator_gets_predictions_through_the_axon(host, made):
-    python = "/opt/precog/current/environment/bin/python"
-    hotkey = json.loads((made / "public.json").read_text())["hotkey"]
-    program = "/var/lib/molecule/ask.py /var/lib/molecule/wallets"
-    told = host.check_output(f"env HOME=/var/lib/molecule PYTHONDONTWRITEBYTECODE=1 {python} {program} {hotkey} 8091")
-    answer = json.loads(told.splitlines()[-1])
-    assert answer["status"] == 200
-    assert set(answer["predictions"]) == set(answer["intervals"]) == ASSETS
+def test_a_validator_gets_predictions_through_each_axon_signed_by_its_own_hotkey(host, made, miners):
+    python = "env HOME=/var/lib/molecule PYTHONDONTWRITEBYTECODE=1 /opt/precog/current/environment/bin/python"
+    hotkeys = json.loads((made / "public.json").read_text())["hotkeys"]
+    assert len(set(hotkeys.values())) == len(miners)
+    for one in miners:
+        program = f"/var/lib/molecule/ask.py /var/lib/molecule/wallets {hotkeys[one.name]} {one.axon}"
+        answer = json.loads(host.check_output(f"{python} {program}").splitlines()[-1])
+        assert answer["status"] == 200, one.name
+        assert set(answer["predictions"]) == set(answer["intervals"]) == ASSETS
 
 
 @pytest.mark.usefixtures("upstream")

@@ -75,13 +75,14 @@ def test_a_host_too_small_is_warned_of_with_the_figures(converge):
 def test_a_wallet_without_a_vault_is_warned_of(name, converge, vault):
     if name != "svc-12":
         pytest.skip("no wallet here")
-    hotkey = vault["miner_service_hotkeys"]["main"]
-    about = converge({"miner_service_hotkeys": {"main": hotkey}})
+    hotkeys = dict(vault["miner_service_hotkeys"])
+    about = converge({"miner_service_hotkeys": hotkeys})
     assert about.stats["changed"] == 0
     told = " ".join(about.output.split())
     assert "miner_service_hotkeys" in told
     assert "Vault" in told
-    assert json.loads(hotkey)["secretSeed"] not in told
+    for hotkey in hotkeys.values():
+        assert json.loads(hotkey)["secretSeed"] not in told
 
 
 def test_upstreams_version_that_there_is_not(name, refused):

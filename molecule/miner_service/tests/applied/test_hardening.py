@@ -27,18 +27,32 @@ def test_its_state_is_for_it_alone(host, instances):
     for one in instances:
         folder = host.file(f"/var/lib/precog-miner/{one.name}")
         assert (folder.mode, folder.user) == (0o700, "precog-miner")
-        assert (host.file(f"/run/precog-miner/{one.name}").mode, folder.user) == (0o700, "precog-miner")
+        run = host.file(f"/run/precog-miner/{one.name}")
+        assert (run.mode, run.user) == (0o700, "precog-miner")
         open_to_others = "find /var/lib/precog-miner/%s -perm /077 ! -type l -printf '%%p\\n'"
         assert host.check_output(open_to_others, one.name) == ""
 
 
-def test_the_hotkey_is_read_by_the_miner_only(host, name):
-    if name != "svc-12":
+def test_a_hotkey_is_read_by_its_instance_only(host, instances):
+    wallets = [one for one in instances if one.hotkey]
+    if not wallets:
         pytest.skip("no wallet here")
-    hotkey = host.file("/var/lib/precog-miner/main/wallets/molecule/hotkeys/default")
-    assert (hotkey.mode, hotkey.user, hotkey.group) == (0o400, "precog-miner", "precog-miner")
-    assert "secretSeed" in json.loads(hotkey.content_string)
-    assert not host.file("/var/lib/precog-miner/main/wallets/molecule/coldkey").exists
+    for one in wallets:
+        folder = f"/etc/precog-miner/{one.name}/wallets/molecule"
+        hotkey = host.file(f"{folder}/hotkeys/{one.hotkey}")
+        assert (hotkey.mode, hotkey.user, hotkey.group) == (0o400, "precog-miner", "precog-miner")
+        assert "secretSeed" in json.loads(hotkey.content_string)
+        assert not host.file(f"{folder}/coldkey").exists
+        assert host.run("runuser -u precog-miner -- cat %s", hotkey.path).rc == 1
+
+
+def test_no_folder_of_secrets_is_anyones_but_roots(host):
+    folders = host.check_output("find /etc/precog-miner -type d -printf '%u %m %p\\n'")
+    owners = {tuple(line.split()[:2]) for line in folders.splitlines()}
+    assert owners <= {("root", "700"), ("root", "750")}
+    assert "root 700 /etc/precog-miner" in folders.splitlines()
+    # bittensor makes an empty folder of wallets in every home.
+    assert host.check_output("find /var/lib/precog-miner -path '*/wallets/*'") == ""
 
 
 def test_the_key_of_the_api_is_read_by_root_only(host, miners):
@@ -50,8 +64,11 @@ def test_the_key_of_the_api_is_read_by_root_only(host, miners):
     assert host.file("/etc/precog-miner").mode == 0o700
 
 
-def test_an_instance_sees_no_other_ones_state(host, instances):
+def test_an_instance_sees_no_other_ones_state_nor_secrets(host, instances):
     """Looked at from inside its own namespaces, as root there: what isn't mounted can't be opened."""
     for one in instances:
-        seen = host.check_output(f"nsenter --target {one.pid(host)} --mount ls /var/lib/precog-miner /run/precog-miner")
+        inside = f"nsenter --target {one.pid(host)} --mount"
+        seen = host.check_output(f"{inside} ls /var/lib/precog-miner /run/precog-miner")
         assert {line for line in seen.splitlines() if line and not line.endswith(":")} == {one.name}
+        assert host.check_output(f"{inside} ls -A /etc/precog-miner") == (one.name if one.hotkey else "")
+        assert host.run(f"{inside} touch /etc/precog-miner/x /etc/precog-miner/{one.name}/x").rc == 1

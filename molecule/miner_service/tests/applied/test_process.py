@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 
 def test_every_instance_runs_and_the_next_boot_starts_it(host, instances):
     for one in instances:
@@ -13,11 +15,35 @@ def test_every_instance_runs_and_the_next_boot_starts_it(host, instances):
     assert {line.split()[0] for line in listed.splitlines()} == {one.service for one in instances}
 
 
-def test_the_limit_of_open_files_is_in_force(host, instances):
+def limit(host, pid, title):
+    """A limit of a process, soft and hard, as the kernel shows it."""
+    found = re.search(rf"^{title} +([0-9]+) +([0-9]+) ", host.file(f"/proc/{pid}/limits").content_string, re.MULTILINE)
+    return tuple(map(int, found.groups()))
+
+
+def test_the_limits_of_open_files_and_processes_are_in_force(host, instances):
     for one in instances:
-        limits = host.file(f"/proc/{one.pid(host)}/limits").content_string
-        found = re.search(r"^Max open files +([0-9]+) +([0-9]+) ", limits, re.MULTILINE)
-        assert tuple(map(int, found.groups())) == one.nofile, one.name
+        assert limit(host, one.pid(host), "Max open files") == one.nofile, one.name
+        if one.nproc:
+            assert limit(host, one.pid(host), "Max processes") == one.nproc, one.name
+
+
+def test_the_facts_in_the_report_are_those_of_the_process(host, instances, converge):
+    settings = converge(check=True).settings
+    for one in instances:
+        facts = settings[f"miner:{one.name}"]["facts"]
+        process, pid = facts["process"], one.pid(host)
+        status = dict(line.split(":\t", 1) for line in host.file(f"/proc/{pid}/status").content_string.splitlines())
+        assert (facts["engine"], process["pid"]) == (one.engine, pid)
+        assert (process["rlimits"]["nofile"]["soft"], process["rlimits"]["nofile"]["hard"]) == one.nofile
+        assert process["name"] == status["Name"]
+        # These move from one look to the next.
+        assert process["threads"] == pytest.approx(int(status["Threads"]), abs=4)
+        assert process["open_files"] == pytest.approx(int(host.check_output(f"ls /proc/{pid}/fd | wc -l")), abs=8)
+        assert process["rss"] == pytest.approx(int(status["VmRSS"].split()[0]) * 1024, rel=0.2)
+        assert facts["variables"] == {
+            name: value for name, value in one.environ(host).items() if name.startswith(("PYTHON", "PRECOG_MINER_"))
+        }
 
 
 def test_priority_and_processors_are_its_own(host, instances):
