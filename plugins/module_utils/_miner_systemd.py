@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ansible_collections.precog.fleet.plugins.module_utils import _psutil
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import DIGEST
 from ansible_collections.precog.fleet.plugins.module_utils._miner_units import SERVICE, service, socket
@@ -78,6 +79,11 @@ def environment_of(host: Host, pid: int) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
 
 
+def runs(host: Host, pid: int, digest: str) -> bool:
+    """Tell whether a process is one of those that run an instance of this digest."""
+    return environment_of(host, pid).get(DIGEST) == digest
+
+
 def hopeless(host: Host, name: str, restarts: int, since: float) -> str:
     """Return why an instance won't get ready any more, or "".
 
@@ -126,7 +132,7 @@ def start(host: Host, name: str, sockets: Sequence[str], *, new_socket: bool) ->
     """
     enable(host, name, sockets)
     forgive(host, name)
-    if sockets and (new_socket or not _is_active(host, sockets[0])):
+    if sockets and (new_socket or not is_active(host, sockets[0])):
         host.run(["systemctl", "stop", service(name)])
         host.run(["systemctl", "restart", *sockets])
     host.run(["systemctl", "--no-block", "restart", service(name)])
@@ -149,6 +155,34 @@ def stop(host: Host, names: Iterable[str]) -> None:
         forgive(host, name)
 
 
+def halt(host: Host, name: str) -> None:
+    """Stop an instance for now, and its socket, so that what they listen at is free; what isn't there is fine."""
+    known = [unit for unit in (socket(name), service(name)) if unit_file_state(host, unit)]
+    if known:
+        host.run(["systemctl", "stop", *known])
+
+
+def drop_socket(host: Host, name: str) -> None:
+    """Stop an instance's socket, now and at every boot, with the service that it holds up; none is fine."""
+    if unit_file_state(host, socket(name)):
+        host.run(["systemctl", "stop", socket(name), service(name)])
+        host.run(["systemctl", "--quiet", "disable", socket(name)])
+
+
+def holders(port: int) -> dict[int, str]:
+    """Return the processes that listen at a TCP port of this machine, names by number, as far as psutil can tell."""
+    try:
+        psutil = _psutil.load()
+    except _psutil.PsutilMissingError:
+        return {}
+    try:
+        found = psutil.net_connections(kind="tcp")
+        numbers = {one.pid for one in found if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid}
+        return {number: psutil.Process(number).name() for number in sorted(numbers)}
+    except (OSError, psutil.Error):
+        return {}
+
+
 def forgive(host: Host, name: str) -> None:
     """Forget how often an instance's units failed, which would keep them from being started.
 
@@ -157,7 +191,8 @@ def forgive(host: Host, name: str) -> None:
     host.run(["systemctl", "reset-failed", f"{PREFIX}{name}.*"])
 
 
-def _is_active(host: Host, unit: str) -> bool:
+def is_active(host: Host, unit: str) -> bool:
+    """Tell whether a unit is active; one that is not there isn't."""
     return host.run(["systemctl", "show", "--property=ActiveState", "--value", "--", unit]).strip() == "active"
 
 
