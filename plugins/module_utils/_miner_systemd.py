@@ -30,7 +30,7 @@ class Live(NamedTuple):
     :ivar active: systemd's ActiveState, "active" where it runs.
     :ivar state: ActiveState and SubState for an operator.
     :ivar pid: of the main process, 0 where none runs.
-    :ivar enabled: whether the next boot starts it.
+    :ivar enabled: whether the next boot starts it, and its socket, if it has one.
     :ivar restarts: how often systemd started it again by itself.
     :ivar digest: what the process runs, by its own environment; "" where none runs.
     """
@@ -48,23 +48,24 @@ def look(host: Host, names: Iterable[str]) -> dict[str, Live]:
     wanted = list(dict.fromkeys(names))
     if not wanted:
         return {}
-    units = [service(name) for name in wanted]
+    units = [unit(name) for name in wanted for unit in (service, socket)]
     text = host.run(["systemctl", "show", f"--property={','.join(PROPERTIES)}", "--", *units])
     shown = {unit["Id"]: unit for unit in map(_fields, text.split("\n\n")) if "Id" in unit}
-    return {name: _live(host, shown.get(service(name), {})) for name in wanted}
+    return {name: _live(host, shown.get(service(name), {}), shown.get(socket(name), {})) for name in wanted}
 
 
 def _fields(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
-def _live(host: Host, unit: Mapping[str, str]) -> Live:
+def _live(host: Host, unit: Mapping[str, str], own_socket: Mapping[str, str]) -> Live:
     pid = int(unit.get("MainPID") or 0)
     return Live(
         active=unit.get("ActiveState", "inactive"),
         state=f"{unit.get('ActiveState', 'inactive')} ({unit.get('SubState', 'dead')})",
         pid=pid,
-        enabled=unit.get("UnitFileState") == "enabled",
+        # Where there is no file of it, there is no socket.
+        enabled=unit.get("UnitFileState") == "enabled" and own_socket.get("UnitFileState", "") in ("enabled", ""),
         restarts=int(unit.get("NRestarts") or 0),
         digest=environment_of(host, pid).get(DIGEST, "") if pid else "",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_rollout
@@ -82,16 +83,15 @@ class MadeSystemd(Host):
         for part, error in self.broken.items():
             if part in line:
                 raise error
-        self._step()
         if argv[0] == "journalctl":
             return "its last words\n"
+        if argv[1] != "show":
+            self._step()
         if argv[0] == "userdel":
             return ""
         assert argv[0] == "systemctl", argv
         words = [word for word in argv[1:] if not word.startswith("-")]
-        said = getattr(self, f"_{words[0].replace('-', '_')}")(words[1:], argv)
-        self._step()
-        return said
+        return getattr(self, f"_{words[0].replace('-', '_')}")(words[1:], argv)
 
     def _step(self) -> None:
         """Where a test may have this process killed."""
@@ -101,15 +101,21 @@ class MadeSystemd(Host):
         beside.write_text(json.dumps(known))
         beside.replace(self._memory)
 
+    def keep(self, place: Path) -> None:
+        """Keep what systemd knows, for another host of the same kind."""
+        place.write_text(json.dumps(self.known()))
+
+    def recall(self, place: Path) -> None:
+        """Know what another host kept."""
+        self._remember(json.loads(place.read_text()))
+
     def _on_disk(self) -> dict[str, str]:
         """Return the units as they lie there."""
         found = {}
-        for path in self.at(UNITS).rglob("precog-miner@*"):
-            if path.is_file() and not path.is_symlink():
-                found[path.name] = path.read_text()
-            drop_in = path / "10-instance.conf"
-            if drop_in.is_file():
-                found[path.name] = drop_in.read_text()
+        for path in self.at(UNITS).glob("precog-miner@*"):
+            file = path / "10-instance.conf" if path.is_dir() else path
+            if file.is_file():
+                found[path.name] = file.read_text()
         return found
 
     def _unit(self, known: dict, unit: str) -> str | None:
@@ -131,21 +137,22 @@ class MadeSystemd(Host):
 
     def _show(self, units, argv):
         asked = next(word for word in argv if word.startswith("--property="))[len("--property=") :].split(",")
-        shown = [self._properties(unit) for unit in units]
+        there = [path.name for path in self.at(UNITS).glob("precog-miner@*")]
+        shown = [self._properties(unit, there) for unit in units]
         if "--value" in argv:
             return "".join(f"{fields[name]}\n" for fields in shown for name in asked)
         return "\n".join("".join(f"{name}={fields[name]}\n" for name in asked) for fields in shown)
 
-    def _properties(self, unit: str) -> dict[str, str]:
+    def _properties(self, unit: str, units: list[str]) -> dict[str, str]:
         known = self.known()
         name, kind = _parts(unit)
         if kind == "socket":
             active, process = name in known["sockets"], None
-            there = f"precog-miner@{name}.socket" in self._on_disk()
+            there = unit in units
         else:
             process = known["processes"].get(name)
             active = process is not None
-            there = TEMPLATE in self._on_disk()
+            there = TEMPLATE in units
         crashed = kind == "service" and name in known.get("failed", [])
         enabled = "enabled" if unit in self.enabled() else "disabled"
         return {
@@ -183,6 +190,7 @@ class MadeSystemd(Host):
                 known["sockets"].pop(name, None)
             if kind == "service" or f"Requires={unit}" in known["read"].get(f"precog-miner@{name}.service.d", ""):
                 self._end(known, name)
+                shutil.rmtree(self.at(f"/run/precog-miner/{name}"), ignore_errors=True)
         self._remember(known)
         return ""
 

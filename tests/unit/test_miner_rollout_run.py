@@ -10,6 +10,7 @@ from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     CAN_NOT_START,
     PARAMS,
     UNITS,
+    WANTS,
     gate_of,
     instance,
     know,
@@ -96,6 +97,23 @@ def test_whatever_goes_wrong_at_the_gate_the_host_goes_back(host, monkeypatch, e
     assert (host.current(), host.running()) == ("old", OLD)
 
 
+@pytest.mark.parametrize("step", ["_place_units", "_retire"])
+@pytest.mark.usefixtures("asked")
+def test_whatever_goes_wrong_at_a_step_the_host_goes_back(host, monkeypatch, step):
+    real = getattr(_miner_rollout.Rollout, step)
+
+    def broken(self, *args):
+        if self.store.past().trying and not self.warnings:
+            self.warnings.append("once")
+            raise RuntimeError("nobody foresaw this")
+        return real(self, *args)
+
+    monkeypatch.setattr(_miner_rollout.Rollout, step, broken)
+    outcome = roll(host, "new")
+    assert outcome.failure.startswith("RuntimeError: nobody foresaw this. This host is back on old")
+    assert (host.current(), host.running()) == ("old", OLD)
+
+
 @pytest.mark.usefixtures("asked")
 def test_a_step_back_that_fails_keeps_no_other_from_being_done_and_the_first_failure_is_told_first(host, monkeypatch):
     host.bad[NEW["two"]] = "it answers wrongly"
@@ -156,10 +174,10 @@ def test_on_the_way_back_all_instances_are_started_before_one_is_judged(host, as
     know(host, made_plan("third", ONE, TWO, third))
     roll(host, "third")
     asked.clear()
-    host.bad.update({NEW["two"]: "wrong", OLD["one"]: "it got old"})
+    host.bad.update({NEW["two"]: "wrong", **dict.fromkeys(OLD.values(), "it got old")})
     outcome = roll(host, "new")
     assert outcome.failure.startswith("two: wrong")
-    assert "one: it got old" in outcome.failure
+    assert "one: it got old. two: it got old." in outcome.failure
     assert host.running() == {**OLD, "three": "old-three-8094"}
     assert statuses(outcome)["miner:one"] == "refused"
 
@@ -188,13 +206,13 @@ def test_going_back_is_told_once_and_asked_again_changes_nothing(host):
 
 @pytest.mark.usefixtures("asked")
 def test_a_host_that_went_back_by_itself_stays_where_a_fleet_goes_back(host):
-    know(host, made_plan("oldest", instance("one", "oldest", 8092), TWO))
-    roll(host, "oldest")
-    roll(host, "old")
-    host.bad[NEW["one"]] = "wrong"
-    assert roll(host, "new").failure
+    newest = instance("one", "newest", 8092)
+    know(host, made_plan("newest", newest, NEW_TWO))
+    roll(host, "new")
+    host.bad[newest.digest] = "wrong"
+    assert roll(host, "newest").failure
     assert not roll(host, "previous").changed
-    assert host.running() == OLD
+    assert host.running() == NEW
 
 
 @pytest.mark.usefixtures("asked")
@@ -293,6 +311,15 @@ def test_a_release_that_was_mended_is_told(host, inventory, damage):
     assert (host.at(START).read_text(), host.at(START).stat().st_mode & 0o777) == ("8092\n", 0o755)
     assert host.running() == OLD
     assert not inventory().changed
+
+
+@pytest.mark.parametrize("unit", ["precog-miner@one.service", "precog-miner@one.socket"])
+@pytest.mark.usefixtures("asked")
+def test_what_no_boot_would_start_is_enabled(host, unit):
+    (host.at(WANTS[unit.rpartition(".")[2]]) / unit).unlink()
+    assert roll(host, "old").failure == ""
+    assert (host.enabled(), host.running()) == (ENABLED, OLD)
+    assert not roll(host, "old").changed
 
 
 # -- sockets and ports ------------------------------------------------------------------------------------------------
