@@ -30,13 +30,15 @@ KILLS = 20  # for each moment
 CALLS = ("rename", "unlink", "symlink", "mkdir", "rmdir")
 GATE = {"drain_s": 0.001}
 
-# The second has the ports of the first swapped, another engine at one of them, and one instance less and one more.
+# The second has the ports of the first swapped, one of another number, another engine at one of them, higher limits,
+# and one instance less and one more.
 FIRST = made_plan(
     "first",
     instance("one", "1", 8092),
     instance("two", "1", 8093),
     instance("three", "1", 8094),
     instance("four", "1", 8095),
+    instance("six", "1", 8096),
 )
 SECOND = made_plan(
     "second",
@@ -44,6 +46,7 @@ SECOND = made_plan(
     instance("two", "2", 8092),
     instance("three", "2", 8094, "upstream"),
     instance("five", "2", 8095),
+    instance("six", "2", 8097),
     nofile=4096,
 )
 # Its first instance is well, the other is not.
@@ -135,6 +138,7 @@ def check_comes(host, wanted):
     """The next run brings a release about, and one more finds nothing to do."""
     outcome = rolls(wanted)(host)
     assert outcome.failure == ""
+    assert {row["status"] for row in outcome.settings} <= {"ok", "changed"}
     check_is(host, PLANS[wanted])
     assert not rolls(wanted)(host).changed
     if outcome.changed:

@@ -380,6 +380,24 @@ def test_engines_that_listen_by_themselves_swap_ports_too(host):
 
 
 @pytest.mark.usefixtures("asked")
+def test_what_a_killed_run_left_running_is_out_of_the_way_too(host):
+    """It switched to `mid`, and died before the process of `own` was gone from its port."""
+    know(
+        host,
+        made_plan("own", instance("two", "own", 8100, "simulator"), instance("one", "own", 8099, "simulator")),
+        made_plan("mid", instance("two", "mid", 8100, "simulator"), instance("one", "mid", 8101, "simulator")),
+        made_plan("new", instance("two", "new", 8099, "simulator"), instance("one", "new", 8101, "simulator")),
+    )
+    roll(host, "own")
+    store = store_of(host)
+    store.save(host.plans["mid"], {})
+    store.note(_miner_rollout.Past(("own",), "mid"))
+    store.switch("mid")
+    assert roll(host, "new").failure == ""
+    assert host.running() == {"one": "new-one-8101", "two": "new-two-8099"}
+
+
+@pytest.mark.usefixtures("asked")
 def test_who_holds_a_port_is_told(host, monkeypatch):
     monkeypatch.setattr(_miner_rollout.systemd, "holders", lambda port: {4711: "nginx"} if port == 8094 else {})
     know(host, made_plan("moved", instance("one", "moved", 8094), TWO))
