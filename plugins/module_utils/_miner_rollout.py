@@ -648,22 +648,21 @@ def leave_nothing(host: Host, drain_s: float = 0) -> list[Fault]:
     faults: list[Fault] = []
     units = ours(host)
     names = names_in(units)
-    balanced = [name for name in names if socket(name) in units]
-    if drain_s and balanced:
-        with noting(faults):
-            for name in balanced:
-                drain.mark(host, name)
-            time.sleep(drain_s)
+    balanced = [name for name in names if socket(name) in units] if drain_s else []
+    with noting(faults):
+        for name in balanced:
+            drain.mark(host, name)
+        time.sleep(drain_s if balanced else 0)
     for name in names:
         with noting(faults):
             systemd.stop(host, [name])
             _remove_units(host, [unit for unit in units if names_in([unit]) == [name]])
     with noting(faults):
-        _remove_units(host, [unit for unit in units if not names_in([unit])] if not faults else [])
-        systemd.reload(host)
-    for name in balanced:
-        with noting(faults):
+        for name in balanced:
             drain.unmark(host, name)
+        # The template of an instance that could not be stopped is what stops it next time.
+        _remove_units(host, [] if faults else [unit for unit in units if not names_in([unit])])
+        systemd.reload(host)
     return faults
 
 
