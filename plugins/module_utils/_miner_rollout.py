@@ -158,11 +158,6 @@ def listening(units: Mapping[str, bytes], releases: Iterable[Release]) -> dict[s
     return found
 
 
-def drainable(seen: Seen, names: Iterable[str]) -> list[str]:
-    """Return those that a load balancer may send requests to: they run, and are of the engine that has a socket."""
-    return [name for name in names if seen.live[name].active == "active" and socket(name) in seen.units]
-
-
 def _differs(instance: Instance, live: systemd.Live, units: Mapping[str, bytes | None]) -> bool:
     own = {TEMPLATE, socket(instance.name), f"{service(instance.name)}.d/{DROP_IN}"}
     return live.active != "active" or live.digest != instance.digest or any(name in units for name in own)
@@ -396,7 +391,7 @@ class Rollout:
         """
         name = instance.name
         if name in turn.work.start:
-            with self._drained(drainable(turn.seen, [name])):
+            with self._drained([name], turn.seen):
                 begun = self._start(name, turn.release, turn.work)
                 self._wait_until_gone(name, begun.pid)
             self._judge(instance, begun, turn.baseline.get(name))
@@ -444,18 +439,20 @@ class Rollout:
             time.sleep(POLL_S)
 
     @contextmanager
-    def _drained(self, names: Collection[str]) -> Iterator[None]:
-        """Stop instances in this, which load balancers were told of, and had time to see."""
-        if not (names and self._limits.drain_s):
-            yield
-            return
+    def _drained(self, names: Sequence[str], seen: Seen) -> Iterator[None]:
+        """Stop instances in this, of which load balancers were told, and had time to see it.
+
+        Those are told of that run now, and are of the engine that has a socket: others get no requests from balancers.
+        """
+        live = systemd.look(self._host, names) if self._limits.drain_s else {}
+        balanced = [name for name in live if live[name].active == "active" and socket(name) in seen.units]
         try:
-            for name in names:
+            for name in balanced:
                 drain.mark(self._host, name)
-            time.sleep(self._limits.drain_s)
+            time.sleep(self._limits.drain_s if balanced else 0)
             yield
         finally:
-            for name in names:
+            for name in balanced:
                 drain.unmark(self._host, name)
 
     @contextmanager
@@ -484,7 +481,7 @@ class Rollout:
         """Stop and remove the instances that a release doesn't have, after all others run."""
         if not work.stop:
             return
-        with self._drained(drainable(seen, work.stop)):
+        with self._drained(work.stop, seen):
             systemd.stop(self._host, work.stop)
         _remove_units(self._host, [name for name, data in work.units.items() if data is None])
         systemd.reload(self._host)
@@ -595,7 +592,7 @@ class Rollout:
                 file.discard()
             raise
         # Before their units are gone: systemd has to know what it stops.
-        with self._drained(drainable(seen, way)):
+        with self._drained(way, seen):
             for name in way:
                 self._clear_the_way(name, work)
         for file in staged:

@@ -461,6 +461,16 @@ def test_an_instance_that_a_release_drops_is_drained_and_stopped_when_the_others
     assert not list(host.at(UNITS).rglob("*two*"))
 
 
+def test_what_is_in_the_way_is_drained_once(host, drained):
+    know(host, made_plan("moved", *SWAPPED))
+    assert roll(host, "moved", **GATE).failure == ""
+    assert drained == [("one", OLD["one"]), ("two", OLD["two"])]
+    know(host, made_plan("fewer", instance("one", "fewer", 8092)))
+    drained.clear()
+    assert roll(host, "fewer", **GATE).failure == ""
+    assert drained == [("two", "swapped-two-8092"), ("one", "swapped-one-8093")]
+
+
 def test_what_is_taken_away_is_drained_first(host, drained):
     _miner.withdraw(host, {**PARAMS, **GATE}, check_mode=False)
     assert drained == [("one", OLD["one"]), ("two", OLD["two"])]
