@@ -376,12 +376,19 @@ class Host:
             os.close(fd)
 
     def run(self, argv: Sequence[str]) -> str:
-        """Run a command of the host and return its standard output.
+        """Run a command of the host and return its standard output; bytes that are not UTF-8 are shown as `\\xff`.
 
         :raises HostError: it is missing or failed; the message has what it said.
         """
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, check=False, env=COMMAND_ENVIRONMENT)
+            done = subprocess.run(
+                argv,
+                capture_output=True,
+                encoding="utf-8",
+                errors="backslashreplace",
+                check=False,
+                env=COMMAND_ENVIRONMENT,
+            )
         except OSError as error:
             raise HostError(f"cannot run {argv[0]}: {error.strerror}") from error
         if done.returncode:

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan, _processes, _psutil
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
 from ansible_collections.precog.fleet.plugins.module_utils._environment_check import MARKER
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Release, Store
+from ansible_collections.precog.fleet.plugins.module_utils._miner_store import PREVIOUS, Release, Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,19 +70,42 @@ def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcom
     store = work.store
     if params["release"]:
         named = store.load(store.resolve(params["release"]))
-        return _held(_roll(host, work, named, {}, check_mode=check_mode), params)
+        done = _roll(host, work, named, {}, check_mode=check_mode)
+        done.warnings += _stays(store, params["release"], done)
+        return _held(done, params)
     plan, links = _planned(host, params, check_mode=check_mode)
     plan = plan._replace(secrets={**plan.secrets, **rollout.unwanted(host, plan.secrets)})
     outcome = Outcome(warnings=[*plan.warnings, *rollout.small(host, params, plan)])
-    if not store.is_whole(plan):
+    whole = store.is_whole(plan, links)
+    damaged = not whole and store.lies_there(plan.release)
+    if not whole:
         _expect_room(host, params)
         if check_mode:
-            return _foreseen(host, work, plan, outcome)
+            return _mended(_foreseen(host, work, plan, outcome), store, plan, damaged)
         store.save(plan, links)
     _make_user(host, params, check_mode=check_mode)
     done = _roll(host, work, store.load(plan.release), plan.secrets, check_mode=check_mode)
     done.warnings = [*outcome.warnings, *done.warnings]
-    return _held(done, params)
+    return _held(_mended(done, store, plan, damaged), params)
+
+
+def _stays(store: Store, wanted: str, done: Outcome) -> list[str]:
+    """Return a warning if a host was to go back, and had gone already."""
+    past = store.past()
+    if wanted != PREVIOUS or done.changed or not past.withdrawn:
+        return []
+    return [
+        f"this host has gone back from {past.withdrawn} to {done.release} already, so it stays there. To go further "
+        f"back, give miner_service_release a name; kept here: {', '.join(store.names())}"
+    ]
+
+
+def _mended(outcome: Outcome, store: Store, plan: Plan, damaged: bool) -> Outcome:
+    """Return an outcome that tells of a release whose files were not as they should be."""
+    if damaged:
+        outcome.changed = True
+        outcome.settings.append(_row("miner_release", "whole", "damaged", "whole", store.folder(plan.release)))
+    return outcome
 
 
 def _held(outcome: Outcome, params: Mapping[str, Any]) -> Outcome:
@@ -100,7 +124,9 @@ def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outc
     found = [*rollout.ours(host), *store.names(), *secrets, *user]
     row = _row("miner", None, ", ".join(found) or None, None, units.UNIT_ROOT)
     if found and not check_mode:
-        rollout.leave_nothing(host)
+        faults = rollout.leave_nothing(host, gate.limits(params["gate"]).drain_s)
+        if faults:
+            raise HostError(f"Not all could be stopped: {' '.join(map(str, faults))} Mend that, then run again")
         store.remove()
         host.remove_tree(f"{params['root']}/{UPSTREAM}")
         host.remove_tree(units.SECRETS)
@@ -180,11 +206,33 @@ def _foreseen(host: Host, work: rollout.Rollout, plan: Plan, outcome: Outcome) -
     """Fill in what a run would do that makes a new release."""
     release = Release(plan.release, plan.units, plan.instances)
     seen = rollout.look(host, work.store, release, plan.secrets)
-    todo = rollout.compare(release, plan.secrets, seen)
+    todo = work.todo(release, plan.secrets, seen)
     outcome.changed, outcome.release = True, plan.release
-    outcome.settings = [_instance_row(one, release, seen, seen.live, "", todo) for one in release.instances]
+    outcome.settings = [
+        _instance_row(one, Told(work, release, todo, seen, seen.live, release.name, work.store.past().trying))
+        for one in release.instances
+    ]
     outcome.diff = _diff(seen, todo, release)
     return outcome
+
+
+class Told(NamedTuple):
+    """What rows tell of.
+
+    :ivar now: the instances as they are after the run, by name.
+    :ivar persisted: the release that the next boot starts.
+    :ivar cut_short: what a run before was trying, which never came to its end; "" for nothing.
+    :ivar failure: what failed, if anything did.
+    """
+
+    work: rollout.Rollout
+    release: Release
+    todo: rollout.Work
+    seen: rollout.Seen
+    now: Mapping[str, systemd.Live]
+    persisted: str
+    cut_short: str
+    failure: rollout.Failure | None = None
 
 
 def _roll(
@@ -197,38 +245,56 @@ def _roll(
 ) -> Outcome:
     """Bring a release that lies on the host about."""
     seen = rollout.look(host, work.store, release, secrets)
-    todo = rollout.compare(release, secrets, seen)
-    if work.store.past().trying == release.name:
-        todo = todo._replace(start=tuple(instance.name for instance in release.instances))
-    outcome = Outcome(changed=not todo.idle, release=release.name, diff=_diff(seen, todo, release))
-    if not todo.idle and not check_mode:
-        outcome.failure = work.carry_out(release, todo, secrets, seen)
-    now = systemd.look(host, seen.live) if outcome.changed and not check_mode else seen.live
-    outcome.settings = [
-        *(_instance_row(one, release, seen, now, outcome.failure, todo, work) for one in release.instances),
-        *(_row(f"miner:{name}", None, seen.live[name].state, now[name].state, units.UNIT_ROOT) for name in todo.stop),
-    ]
-    rows = {row["name"]: row for row in outcome.settings}
-    for one in release.instances:
-        outcome.instances[one.name] = _facts(host, one, now[one.name])
-        rows[f"miner:{one.name}"]["facts"] = outcome.instances[one.name]
-        outcome.settings += _limit_rows(host, one.name, release, now[one.name])
+    todo, cut_short = work.todo(release, secrets, seen), work.store.past().trying
+    runs = not todo.idle and not check_mode
+    failure = work.carry_out(release, todo, secrets, seen) if runs else None
+    outcome = Outcome(not todo.idle, release.name, warnings=work.warnings, diff=_diff(seen, todo, release))
+    outcome.failure = failure.text if failure else ""
+    try:
+        now = systemd.look(host, seen.live) if runs else seen.live
+        persisted = work.store.current if runs else release.name
+        in_force = rollout.ours(host) if runs else seen.units
+        _tell(host, outcome, Told(work, release, todo, seen, now, persisted, cut_short, failure), in_force)
+    except Exception as error:
+        # What failed matters more than what can be told of it.
+        if not failure:
+            raise
+        outcome.warnings.append(f"not all of this host's instances can be told of: {error}")
     return outcome
 
 
-def _limit_rows(host: Host, name: str, release: Release, live: systemd.Live) -> list[dict[str, Any]]:
+def _tell(host: Host, outcome: Outcome, told: Told, in_force: Mapping[str, bytes]) -> None:
+    """Fill in an outcome's rows and facts.
+
+    :param in_force: our units as they lie on the host by now.
+    """
+    if told.failure and not told.failure.first.instance:
+        outcome.settings.append({**_row("miner", None, None, None, units.UNIT_ROOT), **_refused(told.failure.text)})
+    for one in told.release.instances:
+        row = _instance_row(one, told)
+        row["facts"] = outcome.instances[one.name] = _facts(host, one, told.now[one.name])
+        outcome.settings += [row, *_limit_rows(host, one.name, in_force, told.now[one.name])]
+    for name in told.todo.stop:
+        states = told.seen.live[name].state, told.now[name].state
+        outcome.settings.append(_row(f"miner:{name}", None, *states, units.UNIT_ROOT))
+
+
+def _limit_rows(host: Host, name: str, in_force: Mapping[str, bytes], live: systemd.Live) -> list[dict[str, Any]]:
     """Return a row for each limit that an instance's unit names: wanted, and what its process really has.
 
     systemd gives a unit less than it names, without a word, where it may not raise its own hard limit.
     """
-    if not live.pid:
-        return []
     path = f"{units.service(name)}.d/{rollout.DROP_IN}"
-    given = _processes.parse_limits(host.read_text(f"/proc/{live.pid}/limits"))
+    try:
+        given = _processes.parse_limits(host.read_text(f"/proc/{live.pid}/limits")) if live.pid else {}
+    except OSError:  # it has ended by now
+        return []
     rows = []
-    for limit, value in re.findall(r"^Limit([A-Z]+)=(\S+)$", release.units[path].decode(), re.MULTILINE):
+    for limit, value in re.findall(r"^Limit([A-Z]+)=(\S+)$", in_force.get(path, b"").decode(), re.MULTILINE):
+        if limit.lower() not in given:
+            continue
         wanted = value if ":" in value else f"{value}:{value}"
-        has = ":".join(map(str, given.get(limit.lower(), ("?", "?"))))
+        has = ":".join(map(str, given[limit.lower()]))
         row = _row(f"miner:{name}:{limit.lower()}", wanted, has, has, f"{units.UNIT_ROOT}/{path}")
         if has != wanted.replace("infinity", "-1"):
             row["status"] = "unsupported"
@@ -239,32 +305,36 @@ def _limit_rows(host: Host, name: str, release: Release, live: systemd.Live) -> 
     return rows
 
 
-def _instance_row(
-    instance: Instance,
-    release: Release,
-    seen: rollout.Seen,
-    now: Mapping[str, systemd.Live],
-    failure: str,
-    todo: rollout.Work,
-    work: rollout.Rollout | None = None,
-) -> dict[str, Any]:
-    """Return the row of an instance.
-
-    :param failure: what failed, which stands in the row of each instance that was to be started.
-    """
-    name = instance.name
+def _instance_row(instance: Instance, told: Told) -> dict[str, Any]:
+    """Return the row of an instance."""
+    name, failure = instance.name, told.failure
     unit = f"{units.UNIT_ROOT}/{rollout.TEMPLATE}"
-    before = _state(seen.live[name])
-    row = _row(f"miner:{name}", f"{instance.digest} active", before, _state(now[name]), unit)
-    row["persisted_before"], row["persisted"] = seen.current or None, release.name
-    if failure:
-        row["status"], row["reason"] = "refused", failure
-        row["persisted"] = seen.current or None
-    elif name in todo.start or name in todo.enable or todo.switch:
-        row["status"] = "changed"
-        figures = work.figures.get(name) if work else None
-        row["reason"] = f"{instance.engine}: {rollout.told(figures)}" if figures else instance.engine
+    before, after = _state(told.seen.live[name]), _state(told.now[name])
+    row = _row(f"miner:{name}", f"{instance.digest} active", before, after, unit)
+    row["persisted_before"], row["persisted"] = told.seen.current or None, told.persisted or None
+    if failure and failure.of(name):
+        row.update(_refused(failure.of(name)))
+    elif failure:
+        started = (
+            "it was started, and has gone back with the host" if name in told.work.started else "it was left alone"
+        )
+        row["reason"] = f"{started}: {failure.first.instance or 'the host'} failed"
+    elif name in told.todo.start or name in told.todo.enable or name in told.todo.undrain or told.todo.switch:
+        row["status"], row["reason"] = "changed", "; ".join(_reasons(instance, told))
     return row
+
+
+def _reasons(instance: Instance, told: Told) -> list[str]:
+    """Return why an instance is a change."""
+    figures = told.work.figures.get(instance.name)
+    reasons = [f"{instance.engine}: {rollout.told(figures)}" if figures else instance.engine]
+    if told.cut_short:
+        reasons.append(f"a run before ended without {told.cut_short} passing the gate, so all start anew")
+    return reasons
+
+
+def _refused(why: str) -> dict[str, str]:
+    return {"status": "refused", "reason": why}
 
 
 def _state(live: systemd.Live) -> str:

@@ -3,20 +3,24 @@
 """The rollout of a release on one host: look, compare, switch, gate, and go back by itself where the gate fails.
 
 It runs on the host alone, so a lost connection to the control node leaves no host between two releases: what was being
-tried is noted on disk, and the next run gates it again.
+tried is noted on disk, and the next run starts and gates all instances again.
 """
 
 from __future__ import annotations
 
+import re
 import time
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _ledger, _miner_plan
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_drain as drain
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import MINER, ROOT
-from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Release, Store, passed
+from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Release, Store, passed, refused
 from ansible_collections.precog.fleet.plugins.module_utils._miner_units import (
     SECRETS,
     UNIT_ROOT,
@@ -26,7 +30,7 @@ from ansible_collections.precog.fleet.plugins.module_utils._miner_units import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
     from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance, Plan, Secret
@@ -38,7 +42,6 @@ NO_SHELLS = ("nologin", "false")
 TOLERANCE = 0.07  # of its memory a host's firmware and kernel keep for themselves
 TEMPLATE = f"{systemd.PREFIX}.service"
 DROP_IN = "10-instance.conf"
-RUN = "/run/precog-miner"
 POLL_S = 0.05
 
 
@@ -49,12 +52,14 @@ class Seen(NamedTuple):
     :ivar live: the instances by name: those that are wanted, and those that are there.
     :ivar units: our files below /etc/systemd/system, by their path there.
     :ivar secrets: the content of the secrets that are wanted, by path; None where there is none.
+    :ivar drained: names of the instances that are to get no requests.
     """
 
     current: str
     live: Mapping[str, systemd.Live]
     units: Mapping[str, bytes]
     secrets: Mapping[str, bytes | None]
+    drained: frozenset[str] = frozenset()
 
 
 class Work(NamedTuple):
@@ -67,6 +72,7 @@ class Work(NamedTuple):
     :ivar sockets: names of those whose socket is another now.
     :ivar enable: names of those that run, but would not after a boot.
     :ivar stop: names of the instances that the release doesn't have.
+    :ivar undrain: names of those that get no requests, as a killed run, or somebody, left them.
     """
 
     switch: bool
@@ -76,11 +82,13 @@ class Work(NamedTuple):
     sockets: frozenset[str]
     enable: tuple[str, ...]
     stop: tuple[str, ...]
+    undrain: tuple[str, ...] = ()
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.switch or self.units or self.secrets or self.start or self.enable or self.stop)
+        changes = (self.units, self.secrets, self.start, self.enable, self.stop, self.undrain)
+        return not (self.switch or any(changes))
 
 
 def compare(release: Release, secrets: Mapping[str, Secret], seen: Seen) -> Work:
@@ -105,6 +113,7 @@ def compare(release: Release, secrets: Mapping[str, Secret], seen: Seen) -> Work
         sockets=frozenset(name for name in wanted if socket(name) in units),
         enable=tuple(name for name in wanted if name not in start and not seen.live[name].enabled),
         stop=tuple(name for name in seen.live if name not in wanted),
+        undrain=tuple(name for name in wanted if name in seen.drained),
     )
 
 
@@ -118,6 +127,46 @@ def undoing(work: Work, previous: Release, now: Seen) -> Work:
     held = {name for name in work.start if any(keeps(name, path) for path in work.secrets)}
     start = tuple(one.name for one in previous.instances if one.name in found.start or one.name in held)
     return found._replace(start=start, enable=tuple(name for name in found.enable if name not in held))
+
+
+def anew(work: Work, release: Release) -> Work:
+    """Return what has to be done after a run that was cut short: all instances start again, and their sockets. Pure.
+
+    What systemd knows and what processes run may be of either release, whatever the files say by now.
+    """
+    names = tuple(instance.name for instance in release.instances)
+    return work._replace(start=names, enable=(), sockets=frozenset(name for name in names if _sockets(name, release)))
+
+
+def in_the_way(release: Release, work: Work, held: Mapping[str, Collection[int]]) -> tuple[str, ...]:
+    """Return the instances that have to stop before any starts: they hold another's port, or lose their socket. Pure.
+
+    :param held: the ports that instances may listen at now, by name.
+    """
+    wanted = {one.name: ports(one) for one in release.instances if one.name in work.start}
+    lose = [name for name in work.start if work.units.get(socket(name), b"") is None]
+    hold = [
+        name
+        for name in (*work.start, *work.stop)
+        if any(other != name and not theirs.isdisjoint(held.get(name, ())) for other, theirs in wanted.items())
+    ]
+    return tuple(dict.fromkeys([*lose, *hold]))
+
+
+def ports(instance: Instance) -> frozenset[int]:
+    """Return the ports that an instance listens at."""
+    return frozenset({instance.port, instance.http_port})
+
+
+def listening(units: Mapping[str, bytes], releases: Iterable[Release]) -> dict[str, set[int]]:
+    """Return the ports that instances may listen at, by name: by socket units, and by releases that may run. Pure."""
+    found: dict[str, set[int]] = {}
+    for instance in (one for release in releases for one in release.instances):
+        found.setdefault(instance.name, set()).update(ports(instance))
+    for unit, data in units.items():
+        for port in re.findall(rb"^ListenStream=.*:([0-9]+)$", data, re.MULTILINE):
+            found.setdefault(names_in([unit])[0], set()).add(int(port))
+    return found
 
 
 def _differs(instance: Instance, live: systemd.Live, units: Mapping[str, bytes | None]) -> bool:
@@ -148,7 +197,8 @@ def look(host: Host, store: Store, release: Release, secrets: Iterable[str]) -> 
     """Look at the host."""
     units = ours(host)
     names = [*(instance.name for instance in release.instances), *names_in(units)]
-    return Seen(store.current, systemd.look(host, names), units, {path: _content(host, path) for path in secrets})
+    contents = {path: _content(host, path) for path in secrets}
+    return Seen(store.current, systemd.look(host, names), units, contents, drain.marked(host))
 
 
 def _content(host: Host, path: str) -> bytes | None:
@@ -180,34 +230,140 @@ def _is_variables(path: str) -> bool:
     return path.rpartition("/")[0] == SECRETS
 
 
+class Fault(NamedTuple):
+    """Something that went wrong.
+
+    :ivar instance: the name of the instance that it went wrong with; "" where it is of none.
+    """
+
+    instance: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.instance}: {self.why}." if self.instance else f"{self.why}."
+
+
+class Failure(NamedTuple):
+    """A release that did not come about.
+
+    :ivar text: what failed, where, with which figures, and what runs now.
+    :ivar first: what made this host go back.
+    :ivar later: what went wrong on the way back.
+    """
+
+    text: str
+    first: Fault
+    later: tuple[Fault, ...]
+
+    def of(self, instance: str) -> str:
+        """Return why an instance is not as it is wanted: all of it for the one that failed first; "" for none."""
+        if instance == self.first.instance:
+            return self.text
+        return " ".join(str(fault) for fault in self.later if fault.instance == instance)
+
+
+class Turn(NamedTuple):
+    """A release that takes the place of another.
+
+    :ivar previous: what runs before it, and again if it fails; None for nothing.
+    :ivar seen: the host before anything was touched.
+    :ivar held: the ports that instances may listen at by then.
+    :ivar baseline: the figures of those that ran, by name.
+    """
+
+    release: Release
+    previous: Release | None
+    work: Work
+    secrets: Mapping[str, Secret]
+    seen: Seen
+    past: Past
+    held: Mapping[str, Collection[int]]
+    baseline: Mapping[str, gate.Figures]
+
+
+class Begun(NamedTuple):
+    """An instance that was told to start.
+
+    :ivar pid: of the process that it had before.
+    :ivar restarts: how often systemd had started it again by itself.
+    :ivar since: when that was, seconds since the epoch.
+    """
+
+    pid: int
+    restarts: int
+    since: float
+
+
+@contextmanager
+def noting(faults: list[Fault]) -> Iterator[None]:
+    """Go on after whatever goes wrong, and note it."""
+    try:
+        yield
+    except Exception as error:
+        faults.append(Fault("", _why(error)))
+
+
+def _why(error: Exception) -> str:
+    """Return what an error says; of one that nobody foresaw, its kind too."""
+    return str(error) if isinstance(error, (OSError, HostError)) else f"{type(error).__name__}: {error}"
+
+
 class Rollout:
-    """One run on one host."""
+    """One run on one host.
+
+    :ivar figures: what was measured of the instances that run now, by name.
+    :ivar started: the names of the instances that were started, forward or back.
+    :ivar warnings: what went wrong, but does not make a release a bad one.
+    """
 
     def __init__(self, host: Host, params: Mapping[str, Any]) -> None:
+        if params["keep"] < 1:
+            raise HostError(f"miner_service_keep is {params['keep']}: give 1 or more, as the release that runs is kept")
         self._host = host
         self._params = params
         self._limits = gate.limits(params["gate"])
         self.store = Store(host, params["root"])
         self.figures: dict[str, gate.Figures] = {}
+        self.started: set[str] = set()
+        self.warnings: list[str] = []
 
-    def carry_out(self, release: Release, work: Work, secrets: Mapping[str, Secret], seen: Seen) -> str:
+    def todo(self, release: Release, secrets: Mapping[str, Secret], seen: Seen) -> Work:
+        """Return what has to be done for a release to run on this host."""
+        work = compare(release, secrets, seen)
+        return anew(work, release) if self.store.past().trying else work
+
+    def carry_out(self, release: Release, work: Work, secrets: Mapping[str, Secret], seen: Seen) -> Failure | None:
         """Bring a release about; where its gate fails, go back.
 
-        :returns: "" or what failed, where, with which figures, and what runs now.
+        :raises OSError: nothing was touched.
         """
+        turn = self._turn(release, work, secrets, seen)
+        self.store.note(turn.past._replace(trying=release.name))
+        faults = self._go_on(turn)
+        if faults:
+            return self._go_back(turn, faults[0])
+        gone = [path for path in work.secrets if secrets[path].data is None]
+        self._settle(passed(turn.past, release.name, self._params["keep"]), gone)
+        return None
+
+    def _turn(self, release: Release, work: Work, secrets: Mapping[str, Secret], seen: Seen) -> Turn:
         past = self.store.past()
+        if past.unsure and not past.good:
+            self.warnings.append(
+                f"{self._params['root']}/releases.json can't be read, so nobody knows which of these releases were "
+                f"good, and 'previous' means none of them: {', '.join(past.unsure)}. They are kept for now"
+            )
         # What a killed run left untried is no release to go back to.
-        before = past.good[-1] if past.trying and past.good else seen.current
+        before = (past.good[-1] if past.good else "") if past.trying else seen.current
         previous = self.store.load(before) if before and before in self.store.names() else None
-        baseline = self._measured(previous, work.start)
-        self.store.note(Past(past.good, release.name))
-        failure = self._activate(release, work, secrets, baseline)
-        if not failure:
-            self.store.note(passed(past, release.name, self._params["keep"]))
-            self._remove_secrets(path for path in work.secrets if secrets[path].data is None)
-            self._prune()
-            return ""
-        return f"{failure} {self._go_back(release, previous, work, secrets, seen, baseline, past)}"
+        held = listening(seen.units, self._releases(seen.current, past.trying, *past.good[-1:]))
+        return Turn(release, previous, work, secrets, seen, past, held, self._measured(previous, work.start))
+
+    def _releases(self, *names: str) -> Iterator[Release]:
+        """Return those releases that can be read."""
+        for name in dict.fromkeys(names):
+            with suppress(HostError):
+                yield self.store.load(name)
 
     def _measured(self, release: Release | None, names: Sequence[str]) -> dict[str, gate.Figures]:
         """Return the figures of those instances that run, as they are before anything is touched."""
@@ -217,51 +373,84 @@ class Rollout:
         running = [one for one in release.instances if one.name in names and live[one.name].digest == one.digest]
         return {one.name: gate.measure(one, self._limits, self._limits.soak_s) for one in running}
 
-    def _activate(
+    # -- forward ------------------------------------------------------------------------------------------------------
+
+    def _go_on(self, turn: Turn) -> list[Fault]:
+        """Put a release in place, and start its instances one after the other, each through the gate.
+
+        :returns: what went wrong first, at which it ends.
+        """
+        faults: list[Fault] = []
+        for step in self._placing(turn.release, turn.work, turn.secrets, turn.seen, turn.held):
+            with noting(faults):
+                step()
+            if faults:
+                return faults
+        for instance in turn.release.instances:
+            with self._starting(instance, faults):
+                self._bring_up(instance, turn)
+            if faults:
+                return faults
+        with noting(faults):
+            self._retire(turn.work, turn.seen)
+        return faults
+
+    def _placing(
         self,
         release: Release,
         work: Work,
         secrets: Mapping[str, Secret],
-        baseline: Mapping[str, gate.Figures],
-    ) -> str:
-        """Put a release in place, and start its instances one after the other, each through the gate."""
-        try:
-            for path in work.secrets:
-                self._place_secret(path, secrets[path])
-            self._place_units(work)
-            self.store.switch(release.name)
-            for instance in release.instances:
-                if instance.name in work.start:
-                    failure = self._start(instance, release, instance.name in work.sockets, baseline.get(instance.name))
-                    if failure:
-                        return f"{instance.name}: {failure}."
-                elif instance.name in work.enable:
-                    systemd.enable(self._host, instance.name, _sockets(instance.name, release))
-        except (OSError, HostError) as error:
-            return f"{error}."
-        return ""
+        seen: Seen,
+        held: Mapping[str, Collection[int]],
+    ) -> list[Callable[[], None]]:
+        """Return the steps after which the next start of an instance is that of a release."""
+        return [
+            *(partial(self._place_secret, path, secrets[path]) for path in work.secrets),
+            *(partial(drain.unmark, self._host, name) for name in work.undrain),
+            partial(self._place_units, work, seen, in_the_way(release, work, held)),
+            # Always: a killed run may have written units that systemd has not read yet.
+            partial(systemd.reload, self._host),
+            partial(self.store.switch, release.name),
+        ]
 
-    def _start(self, instance: Instance, release: Release, new_socket: bool, before: gate.Figures | None) -> str:
-        """Start an instance, or start it again, and see it through the gate.
+    def _bring_up(self, instance: Instance, turn: Turn) -> None:
+        """See to it that an instance runs, and that it passes the gate if it is started.
 
-        :returns: "" or why it failed.
+        :raises HostError: why it failed.
         """
         name = instance.name
-        if before is not None and self._limits.drain_s:
-            self._drain(name)
+        if name in turn.work.start:
+            with self._drained([name], turn.seen):
+                begun = self._start(name, turn.release, turn.work)
+                self._wait_until_gone(name, begun.pid)
+            self._judge(instance, begun, turn.baseline.get(name))
+        elif name in turn.work.enable:
+            systemd.enable(self._host, name, _sockets(name, turn.release))
+
+    def _start(self, name: str, release: Release, work: Work) -> Begun:
+        """Tell an instance to start, or to start again."""
+        self.started.add(name)
         since, old = time.time(), systemd.look(self._host, [name])[name]
-        systemd.start(self._host, name, _sockets(name, release), new_socket=new_socket)
-        restarts = systemd.look(self._host, [name])[name].restarts
-        self._wait_until_gone(name, old.pid)
-        self._host.remove(f"{RUN}/{name}/drain")
-        why = gate.wait_ready(instance, self._limits, lambda: systemd.hopeless(self._host, name, restarts, since))
+        systemd.start(self._host, name, _sockets(name, release), new_socket=name in work.sockets)
+        return Begun(old.pid, systemd.look(self._host, [name])[name].restarts, since)
+
+    def _judge(self, instance: Instance, begun: Begun, before: gate.Figures | None) -> None:
+        """See an instance that was started through the gate.
+
+        :raises HostError: why it failed.
+        """
+        name = instance.name
+        self._wait_until_gone(name, begun.pid)
+        hopeless = partial(systemd.hopeless, self._host, name, begun.restarts, begun.since)
+        why = gate.wait_ready(instance, self._limits, hopeless)
         if why:
-            return why
+            raise HostError(why)
         live = self._settled(name)
         if live.active != "active" or live.digest != instance.digest:
-            return f"its unit is {live.state} and runs {live.digest or 'nothing'}, not {instance.digest}"
+            raise HostError(f"its unit is {live.state} and runs {live.digest or 'nothing'}, not {instance.digest}")
         self.figures[name], problems = gate.soak(instance, before, self._limits)
-        return "; ".join(problems)
+        if problems:
+            raise HostError("; ".join(problems))
 
     def _wait_until_gone(self, name: str, pid: int) -> None:
         """Wait until a process has ended that was told to: it answers until then, and would pass for its successor."""
@@ -278,40 +467,138 @@ class Rollout:
                 return live
             time.sleep(POLL_S)
 
-    def _drain(self, name: str) -> None:
-        """Tell load balancers that no more requests should come, and give them time to see it."""
-        if self._host.is_dir(f"{RUN}/{name}"):
-            self._host.stage(f"{RUN}/{name}/drain", b"", Meta(0o644, 0, 0)).commit()
-            time.sleep(self._limits.drain_s)
+    @contextmanager
+    def _drained(self, names: Sequence[str], seen: Seen) -> Iterator[None]:
+        """Stop instances in this, of which load balancers were told, and had time to see it.
 
-    def _go_back(
-        self,
-        release: Release,
-        previous: Release | None,
-        work: Work,
-        secrets: Mapping[str, Secret],
-        seen: Seen,
-        baseline: Mapping[str, gate.Figures],
-        past: Past,
-    ) -> str:
-        """Bring back what ran before, and return what runs now."""
-        for path, data in seen.secrets.items():
-            self._restore_secret(path, data, secrets[path].owner)
-        if previous is None:
-            self._leave_nothing()
-            self.store.note(Past(past.good, ""))
-            return "There was no release before it, so it was stopped and nothing runs on this host."
-        if previous.name == release.name and not work.secrets:
-            self.store.note(Past(past.good, ""))
-            return f"It is the release that was there before ({release.name}), so there is none to go back to."
-        now = look(self._host, self.store, previous, ())
+        Those are told of that run now, and are of the engine that has a socket: others get no requests from balancers.
+        """
+        live = systemd.look(self._host, names) if self._limits.drain_s else {}
+        balanced = [name for name in live if live[name].active == "active" and socket(name) in seen.units]
+        try:
+            for name in balanced:
+                drain.mark(self._host, name)
+            time.sleep(self._limits.drain_s if balanced else 0)
+            yield
+        finally:
+            for name in balanced:
+                drain.unmark(self._host, name)
+
+    @contextmanager
+    def _starting(self, instance: Instance, faults: list[Fault]) -> Iterator[None]:
+        """Go on after whatever goes wrong with an instance, and note it, with who has its port."""
+        try:
+            yield
+        except Exception as error:
+            strangers: list[str] = []
+            with noting([]):
+                strangers = self._strangers(instance)
+            faults.append(Fault(instance.name, "; ".join([_why(error), *strangers])))
+
+    def _strangers(self, instance: Instance) -> list[str]:
+        """Return who else listens at an instance's ports."""
+        live = systemd.look(self._host, [instance.name])[instance.name]
+        own = {live.pid, *([1] if systemd.is_active(self._host, socket(instance.name)) else [])}
+        return [
+            f"port {port} is held by {name} (process {pid})"
+            for port in sorted(ports(instance))
+            for pid, name in systemd.holders(port).items()
+            if pid not in own and not systemd.runs(self._host, pid, instance.digest)
+        ]
+
+    def _retire(self, work: Work, seen: Seen) -> None:
+        """Stop and remove the instances that a release doesn't have, after all others run."""
+        if not work.stop:
+            return
+        with self._drained(work.stop, seen):
+            systemd.stop(self._host, work.stop)
+        _remove_units(self._host, [name for name, data in work.units.items() if data is None])
+        systemd.reload(self._host)
+
+    # -- back ---------------------------------------------------------------------------------------------------------
+
+    def _go_back(self, turn: Turn, first: Fault) -> Failure:
+        """Bring back what ran before. What goes wrong at one step keeps no other from being done."""
+        faults: list[Fault] = []
+        for path, data in turn.seen.secrets.items():
+            with noting(faults):
+                self._restore_secret(path, data, turn.secrets[path].owner)
         self.figures.clear()
-        failure = self._activate(previous, undoing(work, previous, now), {}, baseline)
-        self.store.note(Past(past.good, ""))
-        self._prune()
-        if failure:
-            return f"Going back to {previous.name} did not bring it right either: {failure}"
-        return f"This host is back on {previous.name}, and that is healthy: {self._told_figures()}."
+        if turn.previous is None:
+            return self._leave_nothing(turn, first, faults)
+        self._restart(turn, turn.previous, faults)
+        name = turn.previous.name
+        if name == turn.release.name and not turn.work.secrets:
+            now = f"It is the release that was there before ({name}), so there is none to go back to."
+            faults = [fault for fault in faults if fault.instance != first.instance]
+            now = " ".join([now, *map(str, faults)])
+        elif faults:
+            now = f"Going back to {name} did not bring it right either: {' '.join(map(str, faults))}"
+        else:
+            self._settle(refused(turn.past, turn.release.name))
+            now = f"This host is back on {name}, and that is healthy: {self._told_figures()}."
+        return Failure(f"{first} {now}", first, tuple(faults))
+
+    def _restart(self, turn: Turn, previous: Release, faults: list[Fault]) -> None:
+        """Start all that the release before has and that does not run, and only then see it through the gate."""
+        seen, work = self._way_back(turn.work, previous, turn.seen, faults)
+        held = listening(seen.units, self._releases(turn.release.name, previous.name))
+        for step in self._placing(previous, work, {}, seen, held):
+            with noting(faults):
+                step()
+        begun = {}
+        for instance in previous.instances:
+            name = instance.name
+            with self._starting(instance, faults):
+                if name in work.start:
+                    begun[name] = self._start(name, previous, work)
+                elif name in work.enable:
+                    systemd.enable(self._host, name, _sockets(name, previous))
+        for instance in previous.instances:
+            if instance.name in begun:
+                with self._starting(instance, faults):
+                    self._judge(instance, begun[instance.name], turn.baseline.get(instance.name))
+        with noting(faults):
+            self._retire(work, seen)
+
+    def _way_back(self, work: Work, previous: Release, before: Seen, faults: list[Fault]) -> tuple[Seen, Work]:
+        """Return the host as it is, and what has to be done on it; where it can't be seen, all of that."""
+        with noting(faults):
+            now = look(self._host, self.store, previous, ())
+            return now, undoing(work, previous, now)
+        names = tuple(instance.name for instance in previous.instances)
+        return before, anew(Work(True, previous.units, (), names, frozenset(), (), ()), previous)
+
+    def _leave_nothing(self, turn: Turn, first: Fault, faults: list[Fault]) -> Failure:
+        """Stop a release that there was none before."""
+        faults += leave_nothing(self._host)
+        with noting(faults):
+            self.store.switch("")
+        if faults:
+            now = f"There was no release before it, and it could not be stopped either: {' '.join(map(str, faults))}"
+        else:
+            self._settle(refused(turn.past, turn.release.name))
+            now = "There was no release before it, so it was stopped and nothing runs on this host."
+        return Failure(f"{first} {now}", first, tuple(faults))
+
+    # -- afterwards ---------------------------------------------------------------------------------------------------
+
+    def _settle(self, past: Past, gone: Iterable[str] = ()) -> None:
+        """Note how it went, and remove what is too old. The gate has had its say, so what fails here is a warning.
+
+        :param gone: the paths of secrets that nobody needs any more.
+        """
+        faults: list[Fault] = []
+        with noting(faults):
+            self.store.note(past)
+            self._prune()
+        with noting(faults):
+            self._remove_secrets(gone)
+        self.warnings += [
+            f"what runs is as it was told, but {self._params['root']} and {SECRETS} could not be put in order: {fault} "
+            "The next run tries again"
+            for fault in faults
+        ]
 
     def _prune(self) -> None:
         """Remove old releases, and the checkouts of upstream's repository that no release is linked to any more."""
@@ -324,13 +611,11 @@ class Rollout:
     def _told_figures(self) -> str:
         return "; ".join(f"{name}: {told(figures)}" for name, figures in self.figures.items()) or "nothing was touched"
 
-    def _leave_nothing(self) -> None:
-        leave_nothing(self._host)
-        self.store.switch("")
-        self._prune()
+    def _place_units(self, work: Work, seen: Seen, way: Sequence[str]) -> None:
+        """Write the units that differ, once there is room for all of them and what is in the way has stopped.
 
-    def _place_units(self, work: Work) -> None:
-        """Write the units that differ, once there is room for all of them; stop and remove what is wanted no more."""
+        Those of instances that are wanted no more stay: the instances still run.
+        """
         staged = []
         try:
             for name, data in work.units.items():
@@ -341,12 +626,23 @@ class Rollout:
                 file.discard()
             raise
         # Before their units are gone: systemd has to know what it stops.
-        systemd.stop(self._host, work.stop)
+        with self._drained(way, seen):
+            for name in way:
+                self._clear_the_way(name, work)
         for file in staged:
             file.commit()
-        _remove_units(self._host, [name for name, data in work.units.items() if data is None])
-        if work.units:
-            systemd.reload(self._host)
+        _remove_units(
+            self._host,
+            [name for name, data in work.units.items() if data is None and not set(work.stop) & set(names_in([name]))],
+        )
+
+    def _clear_the_way(self, name: str, work: Work) -> None:
+        if name in work.stop:
+            systemd.stop(self._host, [name])
+        elif work.units.get(socket(name), b"") is None:
+            systemd.drop_socket(self._host, name)
+        else:
+            systemd.halt(self._host, name)
 
     def _place_secret(self, path: str, secret: Secret) -> None:
         if secret.data is None:
@@ -387,12 +683,31 @@ def _folders_above(path: str) -> list[str]:
     return [f"{SECRETS}/{'/'.join(parts[:depth])}" for depth in range(len(parts), 0, -1)]
 
 
-def leave_nothing(host: Host) -> None:
-    """Stop all instances and remove our units."""
+def leave_nothing(host: Host, drain_s: float = 0) -> list[Fault]:
+    """Stop all instances and remove our units.
+
+    :param drain_s: seconds for load balancers to see it coming.
+    :returns: what went wrong; the rest is done.
+    """
+    faults: list[Fault] = []
     units = ours(host)
-    systemd.stop(host, names_in(units))
-    _remove_units(host, units)
-    systemd.reload(host)
+    names = names_in(units)
+    balanced = [name for name in names if socket(name) in units] if drain_s else []
+    with noting(faults):
+        for name in balanced:
+            drain.mark(host, name)
+        time.sleep(drain_s if balanced else 0)
+    for name in names:
+        with noting(faults):
+            systemd.stop(host, [name])
+            _remove_units(host, [unit for unit in units if names_in([unit]) == [name]])
+    with noting(faults):
+        for name in balanced:
+            drain.unmark(host, name)
+        # The template of an instance that could not be stopped is what stops it next time.
+        _remove_units(host, [] if faults else [unit for unit in units if not names_in([unit])])
+        systemd.reload(host)
+    return faults
 
 
 def _remove_units(host: Host, names: Iterable[str]) -> None:

@@ -4,7 +4,7 @@
 
 ROOT/releases/ID/       manifest.json, instances/, units/, environment -> ..., upstream -> ...
 ROOT/current            -> releases/ID, switched atomically
-ROOT/releases.json      the releases that were good, the newest last; and the one that is being tried
+ROOT/releases.json      the releases that were good, the newest last; the one that is being tried; the one that was left
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
-from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import RELEASE_FILE, Instance
+from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import RELEASE_FILE, File, Instance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
     from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Plan
@@ -39,12 +39,17 @@ class Release(NamedTuple):
 class Past(NamedTuple):
     """What happened to the releases.
 
-    :ivar good: those that passed the gate, the newest last.
-    :ivar trying: one that was switched to, and has not passed it yet; "" where there is none.
+    :ivar good: those that passed the gate, the newest last; going back takes away those that came later.
+    :ivar trying: one that was switched to, and has not passed the gate yet; "" where there is none.
+    :ivar withdrawn: the last one that was rolled out, if the host went back from it; "" else.
+    :ivar unsure: those that were there when the file of the past was lost: kept as long as good ones, but none to go
+        back to by itself.
     """
 
     good: tuple[str, ...] = ()
     trying: str = ""
+    withdrawn: str = ""
+    unsure: tuple[str, ...] = ()
 
 
 class Store:
@@ -76,13 +81,16 @@ class Store:
         :raises HostError: there is no such release.
         """
         names = self.names()
+        kept = ", ".join(names) or "none"
         if wanted == PREVIOUS:
-            earlier = [name for name in self.past().good if name in names and name != self.current]
-            if not earlier:
-                raise HostError(f"miner_service_release is {wanted!r}, and no earlier release is kept on this host")
-            return earlier[-1]
+            found = previous(self.past(), names)
+            if not found:
+                raise HostError(
+                    f"miner_service_release is {wanted!r}, and no earlier release that was good is kept on this host. "
+                    f"Kept here: {kept}. Name one of them"
+                )
+            return found
         if wanted not in names:
-            kept = ", ".join(names) or "none"
             raise HostError(
                 f"miner_service_release is {wanted!r}, which is not on this host. Kept here: {kept}. Name one of them, "
                 f"or {PREVIOUS!r}; without it the release is made from what the inventory says"
@@ -108,36 +116,77 @@ class Store:
             inner = self._host.list_dir(f"{folder}/units/{name}")
             yield from (f"{name}/{below}" for below in inner) if inner else (name,)
 
-    def is_whole(self, plan: Plan) -> bool:
-        """Tell whether a plan's release lies there, with all its files as they should be."""
+    def lies_there(self, release: str) -> bool:
+        """Tell whether there is a folder of this release, whatever is in it."""
+        return self._host.is_dir(self.folder(release))
+
+    def is_whole(self, plan: Plan, links: Mapping[str, str]) -> bool:
+        """Tell whether a plan's release lies there, its files, modes and links all as they should be.
+
+        :param links: what it is linked to, by the link's name, as far as that is known.
+        """
         folder = self.folder(plan.release)
-        wanted = {**{name: file.data for name, file in plan.files.items()}, **_below_units(plan)}
-        try:
-            return all(self._host.read_bytes(f"{folder}/{name}") == data for name, data in wanted.items())
-        except OSError:
+        return (
+            all(self._is(f"{folder}/{name}", file) for name, file in _files(plan).items())
+            and all(self._host.readlink(f"{folder}/{name}") == target for name, target in links.items())
+            and set(self._units(folder)) == set(plan.units)
+        )
+
+    def _is(self, path: str, file: File) -> bool:
+        """Tell whether a file is as a release has it: itself, no link, with these bytes, this mode, and root's."""
+        if self._host.readlink(path) is not None or not self._host.is_file(path):
             return False
+        return self._host.meta(path) == Meta(file.mode, 0, 0) and self._host.read_bytes(path) == file.data
 
     def save(self, plan: Plan, links: Mapping[str, str]) -> Release:
-        """Put a plan's release on disk: made beside, renamed when it is whole.
+        """Put a plan's release on disk: made beside, renamed when it is whole. One that lies there is mended.
 
         :param links: what it is linked to, by the link's name.
-        :raises OSError: it can't be written; nothing of it is left.
+        :raises OSError: it can't be written; of a new one nothing is left.
         """
-        folder, part = self.folder(plan.release), self.folder(f".{plan.release}.part")
+        if self.lies_there(plan.release):
+            self._mend(plan, links)
+        else:
+            self._make(plan, links)
+        return self.load(plan.release)
+
+    def _make(self, plan: Plan, links: Mapping[str, str]) -> None:
+        part = self.folder(f".{plan.release}.part")
         self._host.remove_tree(part)
         try:
-            for name, file in plan.files.items():
+            for name, file in _files(plan).items():
                 self._host.stage(f"{part}/{name}", file.data, Meta(file.mode, 0, 0)).commit()
-            for name, data in _below_units(plan).items():
-                self._host.stage(f"{part}/{name}", data, Meta(0o644, 0, 0)).commit()
             for name, target in links.items():
                 self._host.replace_link(f"{part}/{name}", target)
-            self._host.remove_tree(folder)
-            self._host.rename(part, folder)
+            self._host.rename(part, self.folder(plan.release))
         except OSError:
             self._host.remove_tree(part)
             raise
-        return self.load(plan.release)
+
+    def _mend(self, plan: Plan, links: Mapping[str, str]) -> None:
+        """Put right what differs, file by file: instances may start from this release at any moment of it."""
+        folder = self.folder(plan.release)
+        for name, file in _files(plan).items():
+            if not self._is(f"{folder}/{name}", file):
+                self._clear(folder, name)
+                self._host.stage(f"{folder}/{name}", file.data, Meta(file.mode, 0, 0)).commit()
+        for name, target in links.items():
+            if self._host.readlink(f"{folder}/{name}") != target:
+                self._clear(folder, name)
+                self._host.replace_link(f"{folder}/{name}", target)
+        for name in set(self._units(folder)) - set(plan.units):
+            self._host.remove(f"{folder}/units/{name}")
+
+    def _clear(self, folder: str, name: str) -> None:
+        """Remove what is in the way of a file: a folder or a link in its place, or no folder where its folder is."""
+        parts = name.split("/")
+        for depth in range(1, len(parts)):
+            above = f"{folder}/{'/'.join(parts[:depth])}"
+            if self._host.readlink(above) is not None or not self._host.is_dir(above):
+                self._host.remove(above)
+        self._host.remove_tree(f"{folder}/{name}")
+        if self._host.readlink(f"{folder}/{name}") is not None:
+            self._host.remove(f"{folder}/{name}")
 
     def switch(self, name: str) -> None:
         """Make a release the current one; "" leaves none."""
@@ -147,21 +196,32 @@ class Store:
             self._host.remove(f"{self._root}/current")
 
     def past(self) -> Past:
-        """Return what happened to the releases."""
+        """Return what happened to the releases; of a past that can't be read, the releases that are there."""
         try:
             noted = json.loads(self._host.read_text(f"{self._root}/releases.json"))
-            return Past(tuple(noted["good"]), noted["trying"])
-        except (OSError, ValueError, LookupError, TypeError):
-            return Past()
+            return Past(
+                good=_names(noted["good"]),
+                trying=str(noted["trying"]),
+                withdrawn=str(noted.get("withdrawn", "")),
+                unsure=_names(noted.get("unsure", [])),
+            )
+        except FileNotFoundError:
+            # Nothing is switched to before the past is noted.
+            return Past(unsure=tuple(self.names())) if self.current else Past()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return Past(unsure=tuple(self.names()))
 
     def note(self, past: Past) -> None:
         """Write down what happened to the releases."""
-        text = _json({"good": past.good, "trying": past.trying})
-        self._host.stage(f"{self._root}/releases.json", text, Meta(0o644, 0, 0)).commit()
+        self._host.stage(f"{self._root}/releases.json", _json(past._asdict()), Meta(0o644, 0, 0)).commit()
 
     def prune(self, keep: int) -> None:
-        """Remove all releases but the current one and the last good ones, so many in all."""
-        kept = {self.current, *self.past().good[-keep:]}
+        """Remove all releases but the current one, the one that is being tried, and the last good ones, so many in all.
+
+        :param keep: at least 1.
+        """
+        past = self.past()
+        kept = {self.current, past.trying, *(*past.unsure, *past.good)[-keep:]}
         for name in self._host.list_dir(f"{self._root}/releases"):
             if name not in kept:
                 self._host.remove_tree(self.folder(name))
@@ -178,14 +238,51 @@ class Store:
         self._host.remove_tree(f"{self._root}/releases")
 
 
+def previous(past: Past, kept: Collection[str]) -> str:
+    """Return the release before the one that was rolled out last; "" for none. Pure.
+
+    A host that has gone back from that one, by itself or because it was told to, is there already: asked again, it
+    stays, and a fleet of which some hosts went back comes together.
+
+    :param kept: the releases that are on the host.
+    """
+    if past.trying in past.good[:-1] and past.trying in kept:
+        return past.trying  # it is on its way there
+    came_last = past.trying or past.withdrawn
+    before = past.good if came_last and came_last not in past.good else past.good[:-1]
+    return next((name for name in reversed(before) if name in kept), "")
+
+
 def passed(past: Past, name: str, keep: int) -> Past:
-    """Return the past after a release has passed the gate."""
-    return Past((*(one for one in past.good if one != name), name)[-keep:], "")
+    """Return the past after a release has passed the gate. Pure.
+
+    One that was good before, and not the last, was gone back to: what came after it is withdrawn.
+    """
+    if name in past.good[:-1]:
+        return Past(past.good[: past.good.index(name) + 1], "", past.good[-1], past.unsure)
+    withdrawn = past.withdrawn if name in past.good else ""
+    unsure = tuple(one for one in past.unsure if one != name)
+    return Past((*(one for one in past.good if one != name), name)[-keep:], "", withdrawn, unsure)
 
 
-def _below_units(plan: Plan) -> dict[str, bytes]:
-    """Return a plan's units by their path in the release's folder."""
-    return {f"units/{name}": data for name, data in plan.units.items()}
+def refused(past: Past, name: str) -> Past:
+    """Return the past after a release has failed at the gate, and the host runs well without it. Pure."""
+    return past._replace(trying="", withdrawn=past.withdrawn if name in past.good else name)
+
+
+def _files(plan: Plan) -> dict[str, File]:
+    """Return all files of a plan's release by their path in its folder."""
+    return {**plan.files, **{f"units/{name}": File(data, 0o644) for name, data in plan.units.items()}}
+
+
+def _names(noted: object) -> tuple[str, ...]:
+    """Return a list of names that was noted.
+
+    :raises TypeError: it is none.
+    """
+    if not isinstance(noted, list):
+        raise TypeError(f"{noted!r} is no list")
+    return tuple(map(str, noted))
 
 
 def _json(content: object) -> bytes:

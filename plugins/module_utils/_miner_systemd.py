@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ansible_collections.precog.fleet.plugins.module_utils import _psutil
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import DIGEST
 from ansible_collections.precog.fleet.plugins.module_utils._miner_units import SERVICE, service, socket
@@ -29,7 +30,7 @@ class Live(NamedTuple):
     :ivar active: systemd's ActiveState, "active" where it runs.
     :ivar state: ActiveState and SubState for an operator.
     :ivar pid: of the main process, 0 where none runs.
-    :ivar enabled: whether the next boot starts it.
+    :ivar enabled: whether the next boot starts it, and its socket, if it has one.
     :ivar restarts: how often systemd started it again by itself.
     :ivar digest: what the process runs, by its own environment; "" where none runs.
     """
@@ -47,23 +48,24 @@ def look(host: Host, names: Iterable[str]) -> dict[str, Live]:
     wanted = list(dict.fromkeys(names))
     if not wanted:
         return {}
-    units = [service(name) for name in wanted]
+    units = [unit(name) for name in wanted for unit in (service, socket)]
     text = host.run(["systemctl", "show", f"--property={','.join(PROPERTIES)}", "--", *units])
     shown = {unit["Id"]: unit for unit in map(_fields, text.split("\n\n")) if "Id" in unit}
-    return {name: _live(host, shown.get(service(name), {})) for name in wanted}
+    return {name: _live(host, shown.get(service(name), {}), shown.get(socket(name), {})) for name in wanted}
 
 
 def _fields(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
-def _live(host: Host, unit: Mapping[str, str]) -> Live:
+def _live(host: Host, unit: Mapping[str, str], own_socket: Mapping[str, str]) -> Live:
     pid = int(unit.get("MainPID") or 0)
     return Live(
         active=unit.get("ActiveState", "inactive"),
         state=f"{unit.get('ActiveState', 'inactive')} ({unit.get('SubState', 'dead')})",
         pid=pid,
-        enabled=unit.get("UnitFileState") == "enabled",
+        # Where there is no file of it, there is no socket.
+        enabled=unit.get("UnitFileState") == "enabled" and own_socket.get("UnitFileState", "") in ("enabled", ""),
         restarts=int(unit.get("NRestarts") or 0),
         digest=environment_of(host, pid).get(DIGEST, "") if pid else "",
     )
@@ -76,6 +78,11 @@ def environment_of(host: Host, pid: int) -> dict[str, str]:
     except OSError:
         return {}
     return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
+
+
+def runs(host: Host, pid: int, digest: str) -> bool:
+    """Tell whether a process is one of those that run an instance of this digest."""
+    return environment_of(host, pid).get(DIGEST) == digest
 
 
 def hopeless(host: Host, name: str, restarts: int, since: float) -> str:
@@ -126,7 +133,7 @@ def start(host: Host, name: str, sockets: Sequence[str], *, new_socket: bool) ->
     """
     enable(host, name, sockets)
     forgive(host, name)
-    if sockets and (new_socket or not _is_active(host, sockets[0])):
+    if sockets and (new_socket or not is_active(host, sockets[0])):
         host.run(["systemctl", "stop", service(name)])
         host.run(["systemctl", "restart", *sockets])
     host.run(["systemctl", "--no-block", "restart", service(name)])
@@ -149,6 +156,34 @@ def stop(host: Host, names: Iterable[str]) -> None:
         forgive(host, name)
 
 
+def halt(host: Host, name: str) -> None:
+    """Stop an instance for now, and its socket, so that what they listen at is free; what isn't there is fine."""
+    known = [unit for unit in (socket(name), service(name)) if unit_file_state(host, unit)]
+    if known:
+        host.run(["systemctl", "stop", *known])
+
+
+def drop_socket(host: Host, name: str) -> None:
+    """Stop an instance's socket, now and at every boot, with the service that it holds up; none is fine."""
+    if unit_file_state(host, socket(name)):
+        host.run(["systemctl", "stop", socket(name), service(name)])
+        host.run(["systemctl", "--quiet", "disable", socket(name)])
+
+
+def holders(port: int) -> dict[int, str]:
+    """Return the processes that listen at a TCP port of this machine, names by number, as far as psutil can tell."""
+    try:
+        psutil = _psutil.load()
+    except _psutil.PsutilMissingError:
+        return {}
+    try:
+        found = psutil.net_connections(kind="tcp")
+        numbers = {one.pid for one in found if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid}
+        return {number: psutil.Process(number).name() for number in sorted(numbers)}
+    except (OSError, psutil.Error):
+        return {}
+
+
 def forgive(host: Host, name: str) -> None:
     """Forget how often an instance's units failed, which would keep them from being started.
 
@@ -157,7 +192,8 @@ def forgive(host: Host, name: str) -> None:
     host.run(["systemctl", "reset-failed", f"{PREFIX}{name}.*"])
 
 
-def _is_active(host: Host, unit: str) -> bool:
+def is_active(host: Host, unit: str) -> bool:
+    """Tell whether a unit is active; one that is not there isn't."""
     return host.run(["systemctl", "show", "--property=ActiveState", "--value", "--", unit]).strip() == "active"
 
 

@@ -37,7 +37,8 @@ options:
     default: ''
   release:
     description:
-      - A release that is kept on the host, or V(previous), to go back to.
+      - A release that is kept on the host, or V(previous), to go back to. V(previous) is the one before that which was
+        rolled out last; a host that has gone back from that one stays as it is.
       - Without it the release is made of the other arguments.
     type: str
     default: ''
@@ -70,7 +71,7 @@ options:
     type: dict
     default: {}
   keep:
-    description: How many good releases are kept.
+    description: How many good releases are kept, at least 1.
     type: int
     default: 3
   root:
@@ -135,13 +136,17 @@ release:
   returned: always
   type: str
 settings:
-  description: A row for each instance, and for each limit that its unit names.
+  description:
+    - A row for each instance, and for each limit that its unit names; one if files of the release had to be mended, and
+      one for what failed if that is not of an instance.
   returned: always
   type: list
   elements: dict
   contains:
     name:
-      description: V(miner:) and the instance's name; of a limit, V(:) and its name too.
+      description:
+        - V(miner:) and the instance's name; of a limit, V(:) and its name too.
+        - V(miner_release) for the release's files, V(miner) for the host.
       type: str
     desired:
       description: What the instance is to run, and that it is active; soft and hard limit.

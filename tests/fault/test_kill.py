@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import time
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host import TEMPORARY_SUFFIX
 from ansible_collections.precog.fleet.tests.fault.cases import CASES, MOMENTS, everything, prepare
+from ansible_collections.precog.fleet.tests.fault.killing import die_before, in_child, kill_after, was_killed
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, files_of
 
-CALLS = ("open", "write", "close", "fchown", "fchmod", "fsync", "rename", "unlink", "mkdir")
 KILLS = 20  # for each case and moment
 
 
@@ -43,52 +41,6 @@ def versions(case, memory):
 
 def below_etc(host):
     return {path: seen for path, seen in files_of(host).items() if path.startswith("/etc/")}
-
-
-def in_child(work):
-    """Fork; return the child's process id. The child ends without a trace of pytest."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-
-def die_before(call, host):
-    """Make this process kill itself just before it makes the numbered system call, or gives the numbered order."""
-    made = iter(range(10**6))
-
-    def fatal(function):
-        def counted(*args, **kwargs):
-            if next(made) == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        return counted
-
-    for name in CALLS:
-        setattr(os, name, fatal(getattr(os, name)))
-    # The made-up kernel and systemd are told something at each step.
-    host._step = fatal(host._step)
-
-
-def was_killed(child):
-    """Wait for a child; it was killed, or has done all that it had to."""
-    status = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def kill_after(seconds, work):
-    """Run in a child, kill it, and tell whether it was still alive."""
-    child = in_child(work)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return was_killed(child)
 
 
 def check_whole(host, versions):

@@ -333,5 +333,12 @@ def test_commands_run_with_a_known_environment_and_tell_what_failed(plain):
         plain.run(["frobnicate-x"])
 
 
+def test_what_a_command_says_is_read_whatever_its_bytes(plain):
+    """A journal hands on what a process wrote."""
+    assert plain.run(["printf", r"pr\303\244zise \377"]) == r"präzise \xff"
+    with pytest.raises(HostError, match=r"failed with code 1: \\xff"):
+        plain.run(["sh", "-c", r"printf '\377' >&2; exit 1"])
+
+
 def test_only_the_real_kernel_is_asked_to_try(plain):
     assert plain.refusals([("/proc/sys/net/ipv4/tcp_keepalive_time", "-1")]) == {}

@@ -1,5 +1,8 @@
 """The releases of a host, on a real file system below a folder."""
 
+import os
+import shutil
+
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_store as store
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
@@ -43,16 +46,61 @@ def test_a_release_that_can_t_be_written_leaves_nothing(releases, tmp_path):
     assert list((tmp_path / "opt/precog/releases").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["release.json", "instances/main/start", "units/precog-miner@.service"])
-def test_a_damaged_release_is_not_whole(releases, tmp_path, name):
-    wanted = plan("aaaaaaaaaaaa")
-    releases.save(wanted, {})
-    assert releases.is_whole(wanted)
-    file = tmp_path / "opt/precog/releases/aaaaaaaaaaaa" / name
+LINKS = {"environment": "/opt/precog/env/miner-1"}
+START = "instances/main/start"
+
+
+def append(file):
     file.write_bytes(file.read_bytes() + b" ")
-    assert not releases.is_whole(wanted)
-    releases.save(wanted, {})
-    assert releases.is_whole(wanted)
+
+
+def become_a_link(file):
+    kept = file.with_name("kept")
+    file.rename(kept)
+    file.symlink_to(kept)
+
+
+def become_a_folder(file):
+    file.unlink()
+    (file / "below").mkdir(parents=True)
+
+
+def lose_its_folder(file):
+    shutil.rmtree(file.parent)
+    file.parent.write_bytes(b"a file is in the way")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("release.json", append),
+        (START, append),
+        ("units/precog-miner@.service", append),
+        (START, lambda file: file.chmod(0o644)),
+        (START, lambda file: os.chown(file, 1, 0)),
+        (START, lambda file: file.unlink()),
+        (START, become_a_link),
+        (START, become_a_folder),
+        (START, lose_its_folder),
+        ("environment", lambda link: link.unlink()),
+        ("environment", lambda link: (link.unlink(), link.symlink_to("/elsewhere"))),
+        ("units/precog-miner@other.socket", lambda file: file.write_bytes(b"too many")),
+    ],
+)
+def test_a_damaged_release_is_not_whole_and_is_mended_where_it_lies(releases, tmp_path, name, damage):
+    wanted = plan("aaaaaaaaaaaa")
+    releases.save(wanted, LINKS)
+    assert releases.is_whole(wanted, LINKS)
+    folder = tmp_path / "opt/precog/releases/aaaaaaaaaaaa"
+    inode = folder.stat().st_ino
+    damage(folder / name)
+    assert not releases.is_whole(wanted, LINKS)
+    assert releases.save(wanted, LINKS) == store.Release("aaaaaaaaaaaa", UNITS, (MAIN,))
+    assert releases.is_whole(wanted, LINKS)
+    assert folder.stat().st_ino == inode
+    assert (folder / START).read_bytes() == b"# aaaaaaaaaaaa\n"
+    assert (folder / START).stat().st_mode & 0o777 == 0o755
+    assert not (folder / START).is_symlink()
 
 
 def test_a_release_that_can_t_be_read_is_told(releases, tmp_path):
@@ -79,26 +127,38 @@ def test_a_link_to_a_release_that_is_gone_is_none(releases):
 
 
 @pytest.mark.parametrize(
-    ("good", "current", "wanted", "found"),
+    ("past", "found"),
     [
-        (["a", "b"], "b", "previous", "a"),
-        (["a", "b", "c"], "c", "previous", "b"),
-        (["a", "b"], "a", "previous", "b"),
-        (["gone", "a", "b"], "b", "previous", "a"),
-        (["a", "b"], "b", "c", "c"),
+        (store.Past(("a", "b")), "a"),
+        (store.Past(("a", "b", "c")), "b"),
+        (store.Past(("gone", "a", "b")), "a"),
+        (store.Past(("a", "gone")), "a"),
+        (store.Past(("a", "b"), withdrawn="c"), "b"),  # it has gone back from c
+        (store.Past(("a", "b"), withdrawn="gone"), "b"),
+        (store.Past(("a", "b"), trying="c"), "b"),  # killed while c came
+        (store.Past(("a", "b", "c"), trying="b"), "b"),  # killed on its way from c to b
+        (store.Past(("a", "b", "c"), trying="a"), "a"),
+        (store.Past(("a", "b"), trying="b"), "a"),
     ],
 )
-def test_which_release_an_operator_means(releases, good, current, wanted, found):
+def test_the_release_before_the_one_that_was_rolled_out_last(past, found):
+    assert store.previous(past, "abc") == found
+
+
+def test_previous_is_a_release_of_this_host_and_so_is_a_name(releases):
     for name in "abc":
         releases.save(plan(name), {})
-    releases.switch(current)
-    releases.note(store.Past(tuple(good)))
-    assert releases.resolve(wanted) == found
+    releases.note(store.Past(("a", "b")))
+    assert releases.resolve("previous") == "a"
+    assert releases.resolve("c") == "c"
 
 
 @pytest.mark.parametrize(
     ("wanted", "told"),
-    [("previous", "no earlier release is kept"), ("zzz", "'zzz', which is not on this host. Kept here: a")],
+    [
+        ("previous", "no earlier release that was good is kept on this host. Kept here: a"),
+        ("zzz", "'zzz', which is not on this host. Kept here: a"),
+    ],
 )
 def test_a_release_that_is_not_there(releases, wanted, told):
     releases.save(plan("a"), {})
@@ -123,17 +183,79 @@ def test_checkouts_are_those_that_releases_are_linked_to(releases):
     assert releases.checkouts() == ["11", "22"]
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"good": 1}', "[]", '{"good": []}'])
-def test_a_past_that_can_t_be_read_is_none(releases, tmp_path, text):
-    (tmp_path / "opt/precog").mkdir(parents=True)
+def test_what_is_being_tried_is_not_pruned(releases):
+    for name in "abc":
+        releases.save(plan(name), {})
+    releases.note(store.Past(("a",), "c"))
+    releases.prune(1)
+    assert releases.names() == ["a", "c"]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"good": 1, "trying": ""}', "[]", '{"good": []}', "1", "null"])
+def test_a_past_that_can_t_be_read_keeps_what_is_there(releases, tmp_path, text):
+    for name in "abc":
+        releases.save(plan(name), {})
     (tmp_path / "opt/precog/releases.json").write_text(text)
+    assert releases.past() == store.Past(unsure=("a", "b", "c"))
+    releases.switch("c")
+    releases.note(store.passed(releases.past(), "c", 3))
+    releases.prune(3)
+    assert releases.names() == ["a", "b", "c"]
+
+
+def test_a_past_that_is_lost_is_told_from_one_that_never_was(releases):
+    releases.save(plan("a"), {})
     assert releases.past() == store.Past()
+    releases.switch("a")
+    assert releases.past() == store.Past(unsure=("a",))
 
 
-def test_the_past():
-    past = store.Past(("a", "b", "c"), "d")
-    assert store.passed(past, "d", 3) == store.Past(("b", "c", "d"), "")
-    assert store.passed(past, "a", 5) == store.Past(("b", "c", "a"), "")
+def test_what_nobody_knows_of_is_pruned_before_what_was_good(releases):
+    for name in "abcd":
+        releases.save(plan(name), {})
+    releases.switch("d")
+    releases.note(store.Past(("c", "d"), unsure=("a", "b")))
+    releases.prune(3)
+    assert releases.names() == ["b", "c", "d"]
+
+
+def test_a_past_is_read_as_it_was_noted(releases):
+    past = store.Past(("a", "b"), "c", "d", ("e",))
+    releases.note(past)
+    assert releases.past() == past
+
+
+def test_a_past_of_before_there_were_withdrawn_releases_is_read(releases, tmp_path):
+    (tmp_path / "opt/precog").mkdir(parents=True)
+    (tmp_path / "opt/precog/releases.json").write_text('{"good": ["a", "b"], "trying": ""}')
+    assert releases.past() == store.Past(("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("past", "name", "after"),
+    [
+        (store.Past(("a", "b", "c"), "d"), "d", store.Past(("b", "c", "d"))),
+        (store.Past(("a", "b", "c"), "b"), "b", store.Past(("a", "b"), withdrawn="c")),
+        (store.Past(("a", "b", "c"), "a"), "a", store.Past(("a",), withdrawn="c")),
+        (store.Past(("a", "b"), withdrawn="c"), "b", store.Past(("a", "b"), withdrawn="c")),
+        (store.Past(("a", "b"), withdrawn="c"), "c", store.Past(("a", "b", "c"))),
+        (store.Past(unsure=("a", "b")), "b", store.Past(("b",), unsure=("a",))),
+    ],
+)
+def test_the_past_after_a_release_has_passed(past, name, after):
+    assert store.passed(past, name, 3) == after
+
+
+@pytest.mark.parametrize(
+    ("past", "name", "after"),
+    [
+        (store.Past(("a", "b"), "c"), "c", store.Past(("a", "b"), withdrawn="c")),
+        (store.Past(("a", "b"), "a"), "a", store.Past(("a", "b"))),
+        (store.Past((), "a"), "a", store.Past(withdrawn="a")),
+    ],
+)
+def test_the_past_after_a_release_has_failed(past, name, after):
+    assert store.refused(past, name) == after
 
 
 def test_all_is_removed(releases, tmp_path):
