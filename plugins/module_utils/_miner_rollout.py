@@ -232,6 +232,7 @@ class Rollout:
         if live.active != "active" or live.digest != instance.digest:
             return f"its unit is {live.state} and runs {live.digest or 'nothing'}, not {instance.digest}"
         self.figures[name], problems = gate.soak(instance, before, self._limits)
+        problems += gate.unsteady(live, systemd.look(self._host, [name])[name])
         return "; ".join(problems)
 
     def _wait_until_gone(self, name: str, pid: int) -> None:
