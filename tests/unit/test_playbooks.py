@@ -220,3 +220,111 @@ def test_a_host_that_hangs_is_lost_within_a_minute():
     shown = dict(line.split(" ", 1) for line in subprocess.check_output(argv, text=True).splitlines() if " " in line)
     assert int(shown["serveraliveinterval"]) * int(shown["serveralivecountmax"]) == 60
     assert shown["controlmaster"] == "auto"
+
+
+# -- the order of things ----------------------------------------------------------------------------------------------
+
+
+def balanced(**balancer: object) -> dict:
+    """Two miners behind a balancer of its own."""
+    return {**fleet(2), "load_balancers": {"hosts": {"lb": {**HERE, **balancer}}}}
+
+
+def order(run: Run) -> list[str]:
+    """The hosts in the order in which they were done, each once."""
+    return list(dict.fromkeys(re.findall(r"DONE ([\w-]+)", run.output)))
+
+
+def test_the_balancer_learns_of_a_release_at_the_end(play):
+    run = play("miner", balanced())
+    assert run.code == 0, run.output
+    assert order(run) == ["m1", "m2", "lb"]
+
+
+def test_a_rollout_that_fails_leaves_the_balancer_as_it_is(play):
+    run = play("miner", {**balanced(), **fleet(2, m2={"bad": True})})
+    assert "lb" not in run.done
+
+
+def test_a_rollback_begins_with_the_balancer(play):
+    run = play("rollback", balanced())
+    assert run.code == 0, run.output
+    assert order(run)[0] == "lb"
+    assert run.done == {"lb", "m1", "m2"}
+
+
+# -- the audit --------------------------------------------------------------------------------------------------------
+
+LOOKED = "has been looked at"
+
+
+def looks(result: str, **found: object) -> list[dict]:
+    """A role that looks at a host, and returns what it finds under a name; `found` is what stands in it."""
+    told = {"name": "Tell", "ansible.builtin.debug": {"msg": f"{result} {LOOKED}"}}
+    return [told, {"name": "Look", "ansible.builtin.set_fact": {result: found}}]
+
+
+@pytest.fixture
+def audit(play, place):
+    """Runs the audit with roles that find something, or fail; what they do is put back afterwards."""
+    roles = place / "collections/ansible_collections/precog/fleet/roles"
+    clean = {
+        "audit": looks("audit_result", unclean=[], msg="No."),
+        "python_env": looks("python_env_result", changed=False),
+        "miner_service": looks("miner_service_result", changed=False),
+        "load_balancer": looks("load_balancer_result", changed=False),
+    }
+    kept = {role: (roles / role / "tasks/main.yml").read_text() for role in clean}
+    plugins = place / "collections/ansible_collections/precog/fleet/plugins"
+    for kind in ("action", "modules"):
+        (plugins / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / f"plugins/{kind}/audit_verdict.py", plugins / kind)
+
+    def run(*options: str, **roles_tasks: list[dict]) -> Run:
+        for role, tasks in {**clean, **roles_tasks}.items():
+            (roles / role / "tasks/main.yml").write_text(yaml.safe_dump(tasks))
+        return play("audit", balanced(), *options)
+
+    yield run
+    for role, text in kept.items():
+        (roles / role / "tasks/main.yml").write_text(text)
+
+
+DRIFT = looks("audit_result", unclean=["swap"], msg="swap has drifted")
+UNSEEN = [{"name": "Look", "ansible.builtin.fail": {"msg": "the store is damaged"}}]
+
+
+def test_an_audit_of_a_fleet_as_wanted_ends_with_0(audit):
+    assert audit().code == 0
+
+
+def test_a_host_that_has_drifted_has_its_miners_looked_at_too(audit):
+    run = audit(audit=DRIFT)
+    assert run.code == 2
+    assert run.output.count(f"miner_service_result {LOOKED}") == 2
+    assert run.output.count("swap has drifted") >= 2
+
+
+def test_all_findings_of_a_host_are_told(audit):
+    run = audit(audit=DRIFT, miner_service=looks("miner_service_result", changed=True))
+    assert run.code == 2
+    assert "swap has drifted" in run.output
+    assert "playbooks/miner.yml brings them there" in run.output
+
+
+def test_a_miner_that_could_not_be_looked_at_is_no_drift(audit):
+    run = audit(audit=DRIFT, miner_service=UNSEEN)
+    assert run.code == 4
+    assert "Could not be looked at: the store is damaged" in run.output
+    assert "swap has drifted" in run.output
+
+
+def test_a_balancer_that_differs_is_told(audit):
+    run = audit(load_balancer=looks("load_balancer_result", changed=True))
+    assert run.code == 2
+    assert "playbooks/load_balancer.yml brings it there" in run.output
+
+
+def test_one_part_of_an_audit_tells_of_that_part(audit):
+    assert audit("--tags", "miner", audit=DRIFT).code == 0
+    assert audit("--tags", "miner", miner_service=looks("miner_service_result", changed=True)).code == 2
