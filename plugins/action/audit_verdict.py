@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Says whether a host is as wanted: as a failure, or, where something could not be looked at, as an unreachable host."""
+"""Says whether a host is as wanted: by a failure, or as an unreachable host where something could not be looked at."""
 
 from __future__ import annotations
 
