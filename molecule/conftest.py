@@ -108,7 +108,8 @@ def play(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
 
     def run(playbook: Path, variables: dict | None = None, *, check: bool = False, code: int = 0) -> Run:
         report = tmp_path_factory.mktemp("report") / "report.json"
-        command = ["ansible-playbook", "--inventory", str(inventory_folder()), "--limit", name, str(playbook)]
+        inventories = [f"--inventory={path}" for path in (inventory_folder(), *scenario_folder().glob("groups.ini"))]
+        command = ["ansible-playbook", *inventories, "--limit", name, str(playbook)]
         command += ["--extra-vars", json.dumps(variables or {})] + (["--check"] if check else [])
         root = MOLECULE.parent
         env = {**os.environ, "PRECOG_FLEET_REPORT": str(report), "ANSIBLE_CONFIG": str(root / "ansible.cfg")}

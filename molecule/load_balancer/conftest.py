@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
 BIND = 8080
+PATIENCE_S = 30  # for requests to come through: they do within a second
 CLIENTS = 8
 STOP = "/run/molecule-stop"
-
+UNWATCH = "/run/molecule-unwatch"
 
 GET = """import http.client, sys
 connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
@@ -22,7 +24,7 @@ print(connection.getresponse().status)"""
 class Balancer:
     """The load balancer of a host."""
 
-    clients = CLIENTS
+    bind, clients = BIND, CLIENTS
 
     def __init__(self, host):
         self._host = host
@@ -39,6 +41,19 @@ class Balancer:
         """Wait until a server has a status; return the servers, and in "waited" how long it took."""
         command = "python3 /var/lib/molecule/servers.py %s %s %s"
         return json.loads(self._host.check_output(command, server, status, str(seconds)))
+
+    @contextmanager
+    def watched(self):
+        """Look at the servers without a break; yield what will hold their statuses afterwards, each change of them."""
+        seen = []
+        self._host.check_output(f"rm -f {UNWATCH}")
+        with ThreadPoolExecutor(1) as thread:
+            watching = thread.submit(self._host.check_output, f"python3 /var/lib/molecule/servers.py watch {UNWATCH}")
+            try:
+                yield seen
+            finally:
+                self._host.check_output(f"touch {UNWATCH}")
+            seen += json.loads(watching.result())
 
     @contextmanager
     def asked(self):
@@ -60,9 +75,9 @@ class Balancer:
         def total():
             return sum(server["total"] for name, server in self.servers().items() if name != "waited")
 
-        before = total()
-        while total() < before + more:
-            pass  # each look takes a round trip over SSH
+        before, end = total(), time.monotonic() + PATIENCE_S
+        while (now := total()) < before + more:  # each look takes a round trip over SSH
+            assert time.monotonic() < end, f"only {now - before} requests came through in {PATIENCE_S} s"
 
 
 @pytest.fixture

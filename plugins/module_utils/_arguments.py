@@ -104,6 +104,7 @@ GATE: Arguments = {
     "error_rate": {"type": "float", "default": 0.0},
     "price_tolerance": {"type": "float", "default": 0.05},
     "drain_s": {"type": "float", "default": 0.0},
+    "rejoin_s": {"type": "float", "default": 0.0},
 }
 
 MINER_SERVICE: Arguments = {

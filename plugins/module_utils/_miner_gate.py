@@ -2,13 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The gate of a release: is an instance ready, does it answer rightly and in time, and no worse than before.
 
-It asks over HTTP as a validator would, at a steady rate, and judges every answer. What it asks of an engine:
+It asks over HTTP at a steady rate, and judges every answer. What it asks of an engine:
 
 runtime
-    `GET /readyz`, then `POST /predict` for all assets at the time of the request.
+    `GET /readyz`, then `POST /predict`, in turn for all assets at the time of the request, and as validators ask: for
+    assets by name, at the last mark of five minutes.
 upstream
     the same at the port of its metrics, and any answer at all from the axon, which answers validators only: to what
-    is no request, as it logs an error for each that names no synapse.
+    is no request, as it logs an error for each that names no synapse. That its axon hands a request to our forward
+    function is not seen by that.
 simulator
     `GET /control`, and once for prices: it allows few requests, and they are for those who need prices.
 """
@@ -23,7 +25,7 @@ import threading
 import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timezone
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,12 +33,16 @@ from ansible_collections.precog.fleet.plugins.module_utils._arguments import GAT
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance
+    from ansible_collections.precog.fleet.plugins.module_utils._miner_systemd import Live
 
+READY_S = {"upstream": 300.0}  # where `ready_s` is not given: it asks the chain before it is ready
 MOST_AT_ONCE = 32  # requests in flight; where all of them are, the next ones of the rate are left out
 LARGEST_BODY = 1 << 20  # bytes; an answer of 32 assets has less than 8 KiB
+MARK_S = 300  # validators ask for predictions at the full five minutes
+FIRST = 2  # requests that pay for what a new process does once: one of each kind
 CLOCK_S = 2.0  # by how much an answer's timestamp may be off the time of its request
 LONGEST_TEXT = 120  # characters of an answer that are shown
 MOST_TEXTS = 5  # kinds of wrong answers that are told
@@ -55,7 +61,12 @@ MOMENT = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:
 
 
 class Limits(NamedTuple):
-    """What an instance is held to; the names and defaults are those of `miner_service_gate`."""
+    """What an instance is held to; the names and defaults are those of `miner_service_gate`.
+
+    :ivar ready_s: as it was given, or its default; `ready_for` knows what holds for an engine.
+    :ivar rejoin_s: how long load balancers take to hand requests to an instance that is ready again.
+    :ivar ready_given: whether `ready_s` was given, and so holds for every engine.
+    """
 
     ready_s: float
     soak_s: float
@@ -67,6 +78,12 @@ class Limits(NamedTuple):
     error_rate: float
     price_tolerance: float
     drain_s: float
+    rejoin_s: float
+    ready_given: bool = False
+
+    def ready_for(self, engine: str) -> float:
+        """Return how long an instance of an engine may take to be ready, seconds."""
+        return self.ready_s if self.ready_given else READY_S.get(engine, self.ready_s)
 
 
 class Bounds(NamedTuple):
@@ -88,6 +105,7 @@ BOUNDS = {
     "error_rate": Bounds(0, 1, "the share of requests"),
     "price_tolerance": Bounds(0, 1000, "the share of the price of before"),
     "drain_s": Bounds(0, 600, "seconds"),
+    "rejoin_s": Bounds(0, 600, "seconds"),
 }
 
 
@@ -111,7 +129,7 @@ def limits(given: Mapping[str, Any] | None) -> Limits:
             values[name] = number
     if problems:
         raise HostError("\n".join(f"miner_service_gate: {problem}" for problem in problems))
-    return Limits(**values)
+    return Limits(**values, ready_given=(given or {}).get("ready_s") is not None)
 
 
 def _amount(value: object) -> float | None:
@@ -140,8 +158,8 @@ def _number(value: object) -> float | None:
 class Figures(NamedTuple):
     """What was measured of an instance.
 
-    Times are those of all requests that an answer was waited for, but the first: it pays for what a new process does
-    once. The p99 is a time that at least one percent of them and at least one exceed, as far as there are two: a
+    Times are those of all requests that an answer was waited for, but the first ones: they pay for what a new process
+    does once. The p99 is a time that at least one percent of them and at least one exceed, as far as there are two: a
     single slow answer among few is none of the release's ways.
     """
 
@@ -150,9 +168,10 @@ class Figures(NamedTuple):
     wrong: tuple[str, ...]  # what is not right with answers, each kind once
     p50_ms: float
     p99_ms: float  # both 0 where nothing was timed
-    prices: dict[str, float]  # the median of the predictions, USD by asset
+    prices: dict[str, float]  # the median of the predictions for now, USD by asset
     age_s: float  # the greatest age of the newest price of an asset
     faults: tuple[str, ...] = ()  # why requests were errors, each kind once
+    marks: Mapping[str, float] = {}  # the median of the predictions for a mark, USD by asset
 
 
 class Judgement(NamedTuple):
@@ -169,36 +188,39 @@ class Sample(NamedTuple):
     seconds: float | None  # None where a failure says nothing of speed
     fault: str = ""  # why it has no answer in time
     judgement: Judgement = Judgement({}, {}, 0.0)
+    of_mark: bool = False  # whether it asked as validators do
 
 
-def judge(body: bytes, assets: Sequence[str], sent: float, received: float) -> Judgement:
-    """Judge the answer of `/predict` to a request for all assets at the present time. It never raises.
+def judge(body: bytes, assets: Sequence[str], earliest: float, latest: float) -> Judgement:
+    """Judge the answer of `/predict` to a request. It never raises.
 
     Old prices alone are not wrong, as they are the source's doing: their age is told.
 
-    :param assets: what has to be answered; if empty, at least one asset.
-    :param sent: when the request was sent, seconds since the epoch.
-    :param received: when the answer was there.
+    :param assets: what has to be answered, and nothing else; if empty, at least one asset.
+    :param earliest: the first second since the epoch that its timestamp may have.
+    :param latest: the last one.
     """
     answer = _object(body)
     if not answer:
         return Judgement({"an answer is no JSON object with anything in it": _short(body)}, {}, 0.0)
-    wrong = _wrong_whole(answer, sent, received)
+    wrong = _wrong_whole(answer, earliest, latest)
     predictions = _table(answer, "predictions")
     asked = tuple(assets) or tuple(predictions)
     if not asked:
         wrong["no asset is answered"] = _short(body)
     for asset in asked:
         wrong.update(_wrong_asset(answer, asset))
+    if unasked := set(predictions) - set(asked):
+        wrong["an answer has assets that nobody asked for"] = _short(", ".join(sorted(unasked)))
     prices = {asset: price for asset in asked if (price := _price(predictions.get(asset))) is not None}
     ages = [age for age in map(_number, _table(answer, "age_s").values()) if age is not None and age >= 0]
     return Judgement(wrong, prices, max(ages, default=0.0))
 
 
-def _wrong_whole(answer: Mapping[str, Any], sent: float, received: float) -> dict[str, str]:
+def _wrong_whole(answer: Mapping[str, Any], earliest: float, latest: float) -> dict[str, str]:
     wrong = {}
     moment = _moment(answer.get("timestamp"))
-    if moment is None or not sent - CLOCK_S <= moment <= received + CLOCK_S:
+    if moment is None or not earliest <= moment <= latest:
         wrong["the timestamp of an answer is not that of its request"] = _short(answer.get("timestamp"))
     if answer.get("refused"):
         wrong["an answer refuses something"] = _short(answer["refused"])
@@ -260,14 +282,10 @@ def _short(value: object) -> str:
 
 
 def figures(samples: Sequence[Sample]) -> Figures:
-    """Return what samples amount to, the first of them made before the others."""
-    times = sorted(sample.seconds for sample in samples[1:] or samples if sample.seconds is not None)
+    """Return what samples amount to, the FIRST of them made before the others."""
+    times = sorted(sample.seconds for sample in samples[FIRST:] or samples if sample.seconds is not None)
     kinds = Counter(what for sample in samples for what in sample.judgement.wrong)
     examples = {what: text for sample in samples for what, text in sample.judgement.wrong.items()}
-    prices: dict[str, list[float]] = {}
-    for sample in samples:
-        for asset, price in sample.judgement.prices.items():
-            prices.setdefault(asset, []).append(price)
     faults = Counter(sample.fault for sample in samples if sample.fault)
     return Figures(
         requests=len(samples),
@@ -275,10 +293,20 @@ def figures(samples: Sequence[Sample]) -> Figures:
         wrong=tuple(f"{what}: {examples[what]}" for what, _times in kinds.most_common(MOST_TEXTS)),
         p50_ms=_quantile(times, 0.5),
         p99_ms=_quantile(times, 0.99),
-        prices={asset: sorted(all_)[len(all_) // 2] for asset, all_ in sorted(prices.items())},
+        prices=_medians(sample.judgement for sample in samples if not sample.of_mark),
         age_s=max((sample.judgement.age_s for sample in samples), default=0.0),
         faults=tuple(fault for fault, _times in faults.most_common(MOST_TEXTS)),
+        marks=_medians(sample.judgement for sample in samples if sample.of_mark),
     )
+
+
+def _medians(judgements: Iterable[Judgement]) -> dict[str, float]:
+    """Return the median of each asset's predictions: the upper one where it lies between two."""
+    prices: dict[str, list[float]] = {}
+    for judgement in judgements:
+        for asset, price in judgement.prices.items():
+            prices.setdefault(asset, []).append(price)
+    return {asset: sorted(all_)[len(all_) // 2] for asset, all_ in sorted(prices.items())}
 
 
 def _quantile(times: Sequence[float], share: float) -> float:
@@ -300,7 +328,10 @@ def verdict(instance: Instance, before: Figures | None, after: Figures, limits: 
     problems += _wrong_p99(baseline, after, limits)
     if baseline is not None and after.requests > after.errors:
         for asset in baseline.prices:
-            problems += _wrong_price(instance, asset, baseline.prices[asset], after.prices.get(asset), limits)
+            problems += _lost_price(instance, asset, after)
+            problems += _moved_price(asset, baseline.prices, after.prices, limits)
+        for asset in baseline.marks:
+            problems += _moved_price(asset, baseline.marks, after.marks, limits, " for the last mark")
     return problems
 
 
@@ -334,17 +365,38 @@ def _wrong_p99(before: Figures | None, after: Figures, limits: Limits) -> list[s
     return [f"{told}; the limit is {allowed:.0f} ms: {how} (gate p99_factor, p99_slack_ms)"]
 
 
-def _wrong_price(instance: Instance, asset: str, old: float, new: float | None, limits: Limits) -> list[str]:
-    if new is None:
-        if instance.assets and asset not in instance.assets:
-            return []  # taken out on purpose
-        wanted = "if that is wanted, name the assets in the instance's variable PRECOG_RUNTIME_ASSETS"
-        return [f"{asset} has no price any more, before the release it had; the limit is none lost: {wanted}"]
+def _lost_price(instance: Instance, asset: str, after: Figures) -> list[str]:
+    """Return what tells that an asset was answered before, and is no more; nothing if it was taken out on purpose."""
+    if asset in after.prices or (instance.assets and asset not in instance.assets):
+        return []
+    wanted = "if that is wanted, name the assets in the instance's variable PRECOG_RUNTIME_ASSETS"
+    return [f"{asset} has no price any more, before the release it had; the limit is none lost: {wanted}"]
+
+
+def _moved_price(
+    asset: str, before: Mapping[str, float], after: Mapping[str, float], limits: Limits, kind: str = ""
+) -> list[str]:
+    if asset not in after:
+        return []
+    new, old = after[asset], before[asset]
     off = abs(new / old - 1)
     if off <= limits.price_tolerance:
         return []
-    told = f"the prediction of {asset} is {new:g}, before the release it was {old:g}, {off:.1%} away"
+    told = f"the prediction of {asset}{kind} is {new:g}, before the release it was {old:g}, {off:.1%} away"
     return [f"{told}; the limit is {limits.price_tolerance:.1%} (gate price_tolerance)"]
+
+
+def unsteady(then: Live, now: Live) -> list[str]:
+    """Return what tells that an instance did not run through its soak; nothing if it did. Pure.
+
+    :param then: what it was when the soak began.
+    :param now: what it is after it.
+    """
+    if now.active == "active" and (now.pid, now.restarts) == (then.pid, then.restarts):
+        return []
+    restarts = now.restarts - then.restarts
+    told = f"its process {then.pid} did not last through the soak: its unit is {now.state}"
+    return [f"{told}, its process {now.pid or 'none'}, and systemd started it again {restarts} times"]
 
 
 # -- asking -----------------------------------------------------------------------------------------------------------
@@ -460,12 +512,13 @@ def _web(instance: Instance, timeout_s: float) -> Place:
 
 
 def wait_ready(instance: Instance, limits: Limits, alive: Callable[[], str]) -> str:
-    """Wait until an instance says that it is ready, for `ready_s` at most.
+    """Wait until an instance says that it is ready, for the `ready_s` of its engine at most.
 
     :param alive: returns "", or why the instance can't become ready any more.
     :returns: "", or why it is not ready.
     """
-    end = time.monotonic() + limits.ready_s
+    ready_s = limits.ready_for(instance.engine)
+    end = time.monotonic() + ready_s
     with _web(instance, PATIENCE_S) as web, Place(instance.host, instance.port, PATIENCE_S) as axon:
         while True:
             seen = _unready(instance, web, axon)
@@ -473,7 +526,7 @@ def wait_ready(instance: Instance, limits: Limits, alive: Callable[[], str]) -> 
             if not seen or dead:
                 return dead
             if time.monotonic() + POLL_S >= end:
-                return f"not ready after {limits.ready_s:g} s (gate ready_s): {seen}"
+                return f"not ready after {ready_s:g} s (gate ready_s): {seen}"
             time.sleep(POLL_S)
 
 
@@ -485,15 +538,21 @@ def _unready(instance: Instance, web: Place, axon: Place) -> str:
 
 
 def measure(instance: Instance, limits: Limits, seconds: float) -> Figures:
-    """Ask an instance at the gate's rate for some seconds, and at least once; judge the answers.
+    """Ask an instance at the gate's rate for some seconds, and at least once each way; judge the answers.
 
     It takes `seconds` and two deadlines at most.
     """
     if instance.engine == "simulator":
         return figures(list(_look_at_simulator(instance, limits)))
     with _web(instance, limits.deadline_ms / 1000) as web:
-        samples = [_sample(web, instance.assets)]
-        samples += _steadily(lambda: _sample(web, instance.assets), limits.rate_hz, seconds)
+        now = _sample(web, instance.assets)
+        named = instance.assets or tuple(now.judgement.prices)
+        samples = [now, _sample_of_mark(web, named)]
+
+        def ask(number: int) -> Sample:
+            return _sample_of_mark(web, named) if number % 2 else _sample(web, instance.assets)
+
+        samples += _steadily(ask, limits.rate_hz, seconds)
     if instance.engine == "upstream":
         with Place(instance.host, instance.port, limits.deadline_ms / 1000) as axon:
             samples.append(Sample(None, axon.heard()))
@@ -503,10 +562,12 @@ def measure(instance: Instance, limits: Limits, seconds: float) -> Figures:
 def soak(instance: Instance, before: Figures | None, limits: Limits) -> tuple[Figures, list[str]]:
     """Measure an instance for `soak_s`; return the figures, and what speaks against the release.
 
+    It takes `rejoin_s` at least: load balancers have the instance back then, before another one is drained.
+
     Where that is nothing but the p99, it is measured once more, and that counts: a host that was busy for a moment is
     not a slow release, and a slow release is slow again.
     """
-    after = measure(instance, limits, limits.soak_s)
+    after = measure(instance, limits, max(limits.soak_s, limits.rejoin_s))
     problems = verdict(instance, before, after, limits)
     if problems and problems == _wrong_p99(_baseline(before), after, limits):
         after = measure(instance, limits, limits.soak_s)
@@ -515,17 +576,33 @@ def soak(instance: Instance, before: Figures | None, limits: Limits) -> tuple[Fi
 
 
 def _sample(web: Place, assets: Sequence[str]) -> Sample:
+    """Ask for all assets, now."""
     sent = time.time()
     reply = web.ask("POST", "/predict", b"{}")
-    received = time.time()
+    return _judged(web, reply, assets, sent - CLOCK_S, time.time() + CLOCK_S)
+
+
+def _sample_of_mark(web: Place, assets: Sequence[str]) -> Sample:
+    """Ask for assets by name at the last mark, as validators do; where none is known, for all of them."""
+    mark = int(time.time()) // MARK_S * MARK_S
+    moment = datetime.fromtimestamp(mark, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    asked = {"timestamp": moment, **({"assets": list(assets)} if assets else {})}
+    reply = web.ask("POST", "/predict", json.dumps(asked).encode())
+    return _judged(web, reply, assets, mark, mark)._replace(of_mark=True)
+
+
+def _judged(web: Place, reply: Reply, assets: Sequence[str], earliest: float, latest: float) -> Sample:
     fault = _unanswered(web, "/predict", reply)
     if fault:
         return Sample(reply.seconds if reply.late or reply.status else None, fault)
-    return Sample(reply.seconds, "", judge(reply.body, assets, sent, received))
+    return Sample(reply.seconds, "", judge(reply.body, assets, earliest, latest))
 
 
-def _steadily(ask: Callable[[], Sample], rate_hz: float, seconds: float) -> list[Sample]:
-    """Ask at a steady rate, whether or not earlier requests are answered; return what came of all of them."""
+def _steadily(ask: Callable[[int], Sample], rate_hz: float, seconds: float) -> list[Sample]:
+    """Ask at a steady rate, whether or not earlier requests are answered; return what came of all of them.
+
+    :param ask: makes the request of a number, counted from 0.
+    """
     slots = threading.BoundedSemaphore(MOST_AT_ONCE)
     began = time.monotonic()
     asked = []
@@ -533,7 +610,7 @@ def _steadily(ask: Callable[[], Sample], rate_hz: float, seconds: float) -> list
         for number in range(int(rate_hz * seconds)):
             time.sleep(max(0.0, began + number / rate_hz - time.monotonic()))
             if slots.acquire(blocking=False):
-                asked.append(threads.submit(ask))
+                asked.append(threads.submit(ask, number))
                 asked[-1].add_done_callback(lambda _done: slots.release())
     return [each.result() for each in asked]
 

@@ -449,6 +449,7 @@ class Rollout:
         if live.active != "active" or live.digest != instance.digest:
             raise HostError(f"its unit is {live.state} and runs {live.digest or 'nothing'}, not {instance.digest}")
         self.figures[name], problems = gate.soak(instance, before, self._limits)
+        problems += gate.unsteady(live, systemd.look(self._host, [name])[name])
         if problems:
             raise HostError("; ".join(problems))
 

@@ -176,7 +176,7 @@ def test_draining_is_told_by_readyz_and_requests_are_still_answered(market, tmp_
         wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
         drain.touch()
         code, told = call(f"{command.url}/readyz")
-        assert (code, told["ready"], told["draining"]) == (503, False, True)
+        assert (code, told["ready"], told["draining"]) == (404, False, True)
         assert call(f"{command.url}/predict", {})[0] == 200
         drain.unlink()
         code, told = call(f"{command.url}/readyz")
@@ -346,11 +346,15 @@ def test_at_the_end_a_request_over_a_connection_that_was_kept_open_is_answered(m
             assert b"Connection: close" not in await kept.head()
             end.set()
             late = Caller(*await asyncio.open_connection("127.0.0.1", port))  # until then nobody has to wait
-            for each, what in ((late, b"GET /readyz"), (kept, b"POST /predict"), (fresh, b"POST /predict")):
+            for each, what, code in (
+                (late, b"GET /readyz", b"404"),
+                (kept, b"POST /predict", b"503"),
+                (fresh, b"POST /predict", b"503"),
+            ):
                 assert not each.reader.at_eof()
                 each.send(what)
                 head = await each.head()
-                assert head.startswith(b"HTTP/1.1 503")
+                assert head.startswith(b"HTTP/1.1 " + code)
                 assert b"\r\nConnection: close\r\n" in head
                 assert await each.closed()
             await stops_listening(port)

@@ -14,15 +14,16 @@ ASSETS = ("btc", "eth")
 PRICES = {"btc": 90000.0, "eth": 3000.0}
 
 
-def answer(now=None, **changes):
-    """What `precog-runtime serve` answers to a request for all assets."""
+def answer(now=None, assets=ASSETS, **changes):
+    """What `precog-runtime serve` answers to a request for assets."""
     moment = datetime.fromtimestamp(int(time.time() if now is None else now), timezone.utc)
+    prices = {name: PRICES[name] for name in assets}
     return {
         "timestamp": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "predictions": dict(PRICES),
-        "intervals": {name: [price * 0.99, price * 1.01] for name, price in PRICES.items()},
-        "age_s": dict.fromkeys(PRICES, 1.0),
-        "models": dict.fromkeys(PRICES, "drift"),
+        "predictions": prices,
+        "intervals": {name: [price * 0.99, price * 1.01] for name, price in prices.items()},
+        "age_s": dict.fromkeys(prices, 1.0),
+        "models": dict.fromkeys(prices, "drift"),
         "degraded": {},
         "refused": {},
         **changes,
@@ -32,13 +33,15 @@ def answer(now=None, **changes):
 class Miner:
     """Its address, what it does, and what it was asked.
 
-    `manner` is the name of one of the functions below; `slow_s` is how long it takes to answer at all.
+    `manner` is the name of one of the functions below; `slow_s` is how long it takes to answer at all. `changes` are to
+    every answer, `mark_changes` to those for a timestamp.
     """
 
     def __init__(self):
         self.manner = "right"
         self.slow_s = 0.0
         self.changes = {}
+        self.mark_changes = {}
         self.ready = (200, {"ready": True})
         self.faults = {"drop": 0.0, "latency_ms": 1000.0}
         self.prices = (200, {"data": [{"asset": "btc", "ReferenceRateUSD": "1"}]})
@@ -78,7 +81,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         self.miner.asked.append(("POST", self.path))
-        self.miner.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.miner.bodies.append(self.body)
         self.miner.ended.wait(self.miner.slow_s)
         getattr(self, self.miner.manner)()
 
@@ -92,7 +96,11 @@ class Handler(BaseHTTPRequestHandler):
     # -- manners --
 
     def right(self):
-        self.say(200, answer(**self.miner.changes))
+        asked = json.loads(self.body)
+        about = {"assets": asked.get("assets", ASSETS), **self.miner.changes}
+        if "timestamp" in asked:
+            about = {"timestamp": asked["timestamp"], **about, **self.miner.mark_changes}
+        self.say(200, answer(**about))
 
     def broken(self):
         self.say(500, b"Traceback: it broke")

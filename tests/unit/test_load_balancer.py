@@ -9,6 +9,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.precog.fleet.plugins.filter import load_balancer_servers as balance
+from ansible_collections.precog.fleet.plugins.filter import load_balancer_timing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,7 +175,7 @@ def test_any_inventory_is_refused_or_understood(instances, defaults, address):
         assert all(len(f"{one.name} {one.address}".split()) == 2 for one in servers)
 
 
-# -- what HAProxy is told; molecule/load_balancer has it do it --------------------------------------------------------
+# -- what HAProxy is told; molecule/load_balancer looks at what it does ------------------------------------------------
 
 
 @pytest.fixture
@@ -186,6 +187,7 @@ def config():
         {"name": "b:two", "address": "[::1]", "port": 1},
     ]
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False)
+    known["__load_balancer_doubt_ms"] = 100
     template = environment.from_string((ROLE / "templates/haproxy.cfg.j2").read_text())
     sections, section = {}, []
     for line in template.render(**known, __load_balancer_servers=servers).splitlines():
@@ -203,19 +205,33 @@ def test_each_instance_is_a_server_of_its_own(config):
     ]
 
 
-@pytest.mark.parametrize(
-    ("section", "line"),
-    [
-        ("frontend precog", "bind 127.0.0.1:8080"),
-        ("backend miners", "balance leastconn"),
-        ("backend miners", "http-check send meth GET uri /readyz"),
-        ("backend miners", "default-server check inter 500ms fall 1 rise 2"),
-        ("backend miners", "retry-on conn-failure empty-response"),
-        ("backend miners", "option redispatch 1"),
-        ("global", "maxconn 4096"),
-        ("global", "stats socket /run/precog-load-balancer/admin.sock mode 600 level admin expose-fd listeners"),
-        ("defaults", "timeout server 16s"),
-    ],
-)
-def test_what_haproxy_is_told(config, section, line):
-    assert line in config[section]
+# -- how long it takes ------------------------------------------------------------------------------------------------
+
+
+def timing(*hosts):
+    return load_balancer_timing.FilterModule().filters()["load_balancer_timing"](hosts)
+
+
+def test_without_a_balancer_nothing_is_waited_for():
+    assert timing() == timing({"load_balancer_state": "absent"}) == {}
+
+
+def test_a_rollout_waits_as_long_as_a_balancer_takes():
+    assert timing({}) == {"drain_s": 2.0, "rejoin_s": 2.0}
+    assert timing({"load_balancer_check_interval_ms": "5000"}) == {"drain_s": 11.0, "rejoin_s": 11.0}
+    assert timing({"load_balancer_connect_timeout_ms": 100}) == {"drain_s": 1.1, "rejoin_s": 1.1}
+
+
+def test_the_slowest_of_several_is_waited_for():
+    slow, gone = {"load_balancer_check_interval_ms": 2000}, {"load_balancer_check_interval_ms": 9000}
+    assert timing({}, slow, {**gone, "load_balancer_state": "absent"})["drain_s"] == 5.0
+
+
+def test_what_is_no_time_is_told():
+    with pytest.raises(AnsibleFilterError, match="load_balancer_check_interval_ms of lb-1 is 'often': give a number"):
+        timing({"inventory_hostname": "lb-1", "load_balancer_check_interval_ms": "often"})
+
+
+def test_its_defaults_are_those_of_the_role():
+    known = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+    assert known.items() >= {load_balancer_timing.INTERVAL, load_balancer_timing.CONNECT}

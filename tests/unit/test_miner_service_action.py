@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     """A folder to run playbooks in, with the collection but for its module."""
     place = tmp_path_factory.mktemp("action")
     collection = place / "collections/ansible_collections/precog/fleet"
-    for part in ("plugins/action", "plugins/module_utils", "roles/miner_service", "meta"):
+    for part in ("plugins/action", "plugins/filter", "plugins/module_utils", "roles/miner_service", "meta"):
         shutil.copytree(ROOT / part, collection / part)
     shutil.copy(ROOT / "galaxy.yml", collection)
     (collection / "plugins/modules").mkdir()

@@ -1,7 +1,7 @@
 """Asks the balancer for predictions until told to stop: `python3 clients.py PORT CLIENTS STOP-FILE`.
 
 Each client keeps its connection, and asks again as soon as it is answered. Prints {"answers": N, "failures": [[begun,
-ended, what came instead], ...]}, times in seconds since the epoch. Ends after a minute in any case.
+ended, what came instead], ...]}, times in seconds since the epoch. Ends after five minutes in any case.
 """
 
 import http.client
@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-LONGEST_S = 60
+LONGEST_S = 300
 ASSETS = ("btc", "eth", "tao_bittensor")
 
 

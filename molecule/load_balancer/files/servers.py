@@ -1,7 +1,8 @@
-"""Tells what the balancer knows of its servers: `python3 servers.py [SERVER STATUS SECONDS]`.
+"""Tells what the balancer knows of its servers: `python3 servers.py [SERVER STATUS SECONDS | watch STOP-FILE]`.
 
-Prints {name: {"status": "UP" or "DOWN", "total": requests sent there}}. With a server and a status it first waits until
-the server has it, and then tells "waited", seconds, too; it ends with 1 if that takes too long.
+Prints {name: {"status": "UP", "NOLB" (drained) or "DOWN", "total": requests sent there}}. With a server and a status it
+first waits until the server has it, and then tells "waited", seconds, too; it ends with 1 if that takes too long. With
+`watch` it prints a list instead, {name: status} at the begin and at each change, until there is the file.
 """
 
 import csv
@@ -9,7 +10,9 @@ import json
 import socket
 import sys
 import time
+from pathlib import Path
 
+LONGEST_S = 300
 SOCKET = "/run/precog-load-balancer/admin.sock"
 
 
@@ -26,8 +29,22 @@ def servers():
     }
 
 
+def watch(stop):
+    """Return the statuses of all servers, each change of them, until there is the file."""
+    seen, end = [], time.monotonic() + LONGEST_S
+    while not stop.exists() and time.monotonic() < end:
+        now = {name: about["status"] for name, about in servers().items()}
+        if now not in seen[-1:]:
+            seen.append(now)
+        time.sleep(0.02)
+    return seen
+
+
 def main():
     """Wait if told to, and tell."""
+    if sys.argv[1:2] == ["watch"]:
+        print(json.dumps(watch(Path(sys.argv[2]))))
+        return
     began = time.monotonic()
     found = servers()
     if len(sys.argv) > 1:

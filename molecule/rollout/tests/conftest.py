@@ -19,14 +19,18 @@ import pytest
 SCENARIO = Path(__file__).parents[1]
 PROJECT = SCENARIO.parents[1]
 HOSTS = ("roll-1", "roll-2", "roll-3", "roll-4")
-CANARY = "roll-1"
 PORT = 8092
+MINERS = ("precog-miner@main.service", "precog-miner@market.service")
 
 BAD = ("crashes", "wrong", "slow")
+# A variable of this host alone, with which its miner can't start: the second batch fails where the canary passed.
+UNFIT = "roll-2"
+UNFIT_VARIABLES = {"PRECOG_RUNTIME_API_URL": "http://127.0.0.1:8900/v4", "PRECOG_RUNTIME_DEADLINE_S": "-1"}
 
 # What makes each release another one than the first: a text of the runtime's source, and what stands there instead.
 RELEASES = {
     "good": ("__init__.py", '__version__ = "0.1.0"', '__version__ = "0.2.0"'),
+    "third": ("__init__.py", '__version__ = "0.1.0"', '__version__ = "0.3.0"'),
     "crashes": (
         "serve.py",
         "    use_uvloop()\n    asyncio.run",
@@ -76,15 +80,21 @@ class Client(threading.Thread):
         self.join()
 
     def _ask(self) -> str:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=16)
         try:
-            connection.request("POST", "/predict", body="{}")
-            answer = connection.getresponse()
-            return judged(answer.status, json.loads(answer.read()))
-        except (OSError, ValueError) as error:
+            return ask(self._port)
+        except Exception as error:  # whatever it is: it is no right answer, and the next one is asked for
             return repr(error)
-        finally:
-            connection.close()
+
+
+def ask(port: int) -> str:
+    """Ask a miner; return "", or what is wrong with its answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=16)
+    try:
+        connection.request("POST", "/predict", body="{}")
+        answer = connection.getresponse()
+        return judged(answer.status, json.loads(answer.read()))
+    finally:
+        connection.close()
 
 
 def judged(status: int, answer: dict) -> str:
@@ -115,13 +125,16 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def roll_out(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path | None], Run]:
-    """Runs the playbook on the fleet, with a release's source or with the repository's own."""
+def roll_out(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """Runs the playbook on the fleet with a release's source, and with variables of single hosts."""
 
-    def run(source: Path | None) -> Run:
-        report = tmp_path_factory.mktemp("report") / "report.json"
-        packages = {"python_env_packages": [str(source)]} if source else {}
-        argv = ["ansible-playbook", "-i", str(SCENARIO / "inventory"), str(PROJECT / "playbooks/miner.yml")]
+    def run(source: Path, hosts: dict[str, dict] | None = None) -> Run:
+        folder = tmp_path_factory.mktemp("run")
+        report, more = folder / "report.json", folder / "more.json"
+        more.write_text(json.dumps({"miners": {"hosts": hosts or {}}}))
+        packages = {"python_env_packages": [str(source)]}
+        argv = ["ansible-playbook", "-i", str(SCENARIO / "inventory"), "-i", str(more)]
+        argv.append(str(PROJECT / "playbooks/miner.yml"))
         environ = {**os.environ, "PRECOG_FLEET_REPORT": str(report), "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
         done = subprocess.run(
             [*argv, "--extra-vars", json.dumps(packages)],
@@ -176,12 +189,18 @@ def wait_for(port: int) -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """A rollout: its run, when it began and ended, and which version each host answers with after it."""
+    """A rollout: its run, when it began and ended, and what each host was before it and is after it.
+
+    `versions` is what its miner says of itself afterwards, `wrong` what is wrong with an answer then, or "".
+    """
 
     run: Run
     began: float
     ended: float
+    before: dict[str, str]
+    after: dict[str, str]
     versions: dict[str, str]
+    wrong: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -191,10 +210,14 @@ class Story:
     steps: dict[str, Step]
     clients: dict[str, Client]
 
+    def asked(self, host: str, kind: str) -> list[str]:
+        """What was wrong with a host's answers during a step: one text a request, "" for a right one."""
+        step = self.steps[kind]
+        return [told for began, told in self.clients[host].seen if step.began <= began <= step.ended]
+
     def errors(self, host: str, kind: str) -> list[str]:
         """What was wrong with a host's answers to requests during a step."""
-        step = self.steps[kind]
-        return [told for began, told in self.clients[host].seen if step.began <= began <= step.ended and told]
+        return [told for told in self.asked(host, kind) if told]
 
 
 def version(port: int) -> str:
@@ -209,28 +232,47 @@ def version(port: int) -> str:
 
 
 @pytest.fixture(scope="session")
+def look(fleet_folder: Path) -> Callable[[], dict[str, str]]:
+    """Looks at every host: the processes of its miners, since when they run, and which release is current."""
+    properties = "--property=Id,MainPID,ActiveEnterTimestampMonotonic"
+    command = f"systemctl show {properties} {' '.join(MINERS)}; readlink /opt/precog/current"
+
+    def run() -> dict[str, str]:
+        argv = ["ssh", "-F", str(fleet_folder / "ssh_config"), "-o", "ControlPath=none"]
+        return {name: subprocess.check_output([*argv, name, command], text=True) for name in HOSTS}
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def story(
     release: Callable[[str], Path],
-    roll_out: Callable[[Path | None], Run],
+    roll_out: Callable[..., Run],
+    look: Callable[[], dict[str, str]],
     ports: dict[str, int],
 ) -> Iterator[Story]:
     """Rolls the releases out one after the other, while clients ask all hosts."""
     clients = {name: Client(name, port) for name, port in ports.items()}
     for client in clients.values():
         client.start()
-    steps = {}
+    story = Story({}, clients)
+    unfit = {UNFIT: {"miner_service_variables": UNFIT_VARIABLES}}
     try:
-        good = release("good")
-        for kind, source in [
-            ("good", good),
-            *((bad, release(bad)) for bad in BAD),
-            ("good again", good),
+        good, third = release("good"), release("third")
+        for kind, source, hosts in [
+            ("good", good, {}),
+            *((bad, release(bad), {}) for bad in BAD),
+            ("good again", good, {}),
+            ("third, unfit for one", third, unfit),
+            ("third, mended", third, {}),
         ]:
-            began = time.monotonic()
-            run = roll_out(source)
+            before, began = look(), time.monotonic()
+            run = roll_out(source, hosts)
+            ended, after = time.monotonic(), look()
             versions = {name: version(port) for name, port in ports.items()}
-            steps[kind] = Step(run, began, time.monotonic(), versions)
+            wrong = {name: ask(port) for name, port in ports.items()}
+            story.steps[kind] = Step(run, began, ended, before, after, versions, wrong)
     finally:
         for client in clients.values():
             client.end()
-    yield Story(steps, clients)
+    yield story

@@ -100,13 +100,13 @@ class Server:
         return _json(200, {"status": "ok", "version": __version__})
 
     async def readyz(self, _http: web.Request) -> web.Response:
-        """Tell whether to send requests here: 200 if every asset can be answered and it is not drained, else 503."""
+        """Tell whether to send requests here: 200 if every asset can be answered, 404 if it is drained, else 503."""
         ages = self._runtime.engine.ages()
         draining = self.ending or service.draining()
         ready = not draining and all(age <= self._settings.max_age_s for age in ages.values())
         shown = {asset: None if age == float("inf") else age for asset, age in ages.items()}
         told = {"ready": ready, "draining": draining, "age_s": shown, "version": __version__}
-        return _json(200 if ready else 503, told)
+        return _json(404 if draining else 200 if ready else 503, told)
 
     async def metrics(self, _http: web.Request) -> web.Response:
         """Return the metrics as Prometheus scrapes them."""

@@ -1,4 +1,4 @@
-"""Two instances behind one address: both answer, and neither being drained nor being killed is noticed by clients."""
+"""Two instances behind one address: clients notice neither a rollout nor one that is drained, killed or stalls."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 BALANCE = Path(__file__).parents[2] / "balance.yml"
+CONVERGE = Path(__file__).parents[2] / "converge.yml"
 CONFIG = "/etc/precog-load-balancer.cfg"
 UNIT = "/etc/systemd/system/precog-load-balancer.service"
 DRAIN = "/run/precog-miner/one/drain"
 ONE = "precog-miner@one.service"
+MARKET = {"engine": "simulator", "port": 8900}
+BOTH = f"{ONE} precog-miner@two.service"
 
 
 def counted(before, after, name):
@@ -31,7 +34,7 @@ def test_an_instance_that_is_drained_is_left_alone_and_nobody_notices(host, bala
     with balancer.asked() as told:
         try:
             host.check_output(f"touch {DRAIN}")
-            out = balancer.until("one", "DOWN", 2)
+            out = balancer.until("one", "NOLB", 2)
             host.check_output("! python3 /var/lib/molecule/servers.py one UP 1")
             later = balancer.servers()
         finally:
@@ -52,6 +55,68 @@ def test_an_instance_that_is_killed_loses_what_it_holds_at_most(host, balancer):
     assert [each for each in told["failures"] if each[0] > killed] == []
 
 
+def test_a_host_that_stalls_for_a_while_delays_requests_and_loses_none(host, balancer):
+    """For longer than a check may take, so that one at least fails."""
+    with balancer.asked() as told, balancer.watched() as seen:
+        for _time in range(3):
+            host.check_output(
+                f"systemctl kill --kill-whom=main --signal=STOP {BOTH}; sleep 1.5; "
+                f"systemctl kill --kill-whom=main --signal=CONT {BOTH}; sleep 1"
+            )
+    assert told["failures"] == []
+    assert seen == [{"one": "UP", "two": "UP"}]
+
+
+def test_a_process_that_hangs_is_left_alone_after_a_while(host, balancer):
+    host.check_output(f"systemctl kill --kill-whom=main --signal=STOP {ONE}")
+    try:
+        balancer.until("one", "DOWN", 6)
+    finally:
+        host.check_output(f"systemctl kill --kill-whom=main --signal=CONT {ONE}")
+    balancer.until("one", "UP", 30)
+
+
+def process_ids(host):
+    return host.check_output(f"systemctl show --property=MainPID --value {BOTH}").split()
+
+
+def instances(**variables):
+    """The two instances as the inventory has them, with variables more."""
+    own = {name: {"port": port, "variables": variables} for name, port in (("one", 8092), ("two", 8093))}
+    return {"miner_service_instances": {"market": MARKET, **own}}
+
+
+def test_a_rollout_is_noticed_by_nobody(host, play, balancer):
+    """A release that differs in one variable, and back."""
+    before = process_ids(host)
+    with balancer.asked() as told, balancer.watched() as seen:
+        run = play(CONVERGE, instances(MOLECULE="1"))
+    assert {run.settings[f"miner:{name}"]["status"] for name in ("one", "two")} == {"changed"}
+    assert set(process_ids(host)).isdisjoint(before)
+    assert told["failures"] == []
+    assert told["answers"] > 100
+    # Each was drained, and the other one had all requests meanwhile.
+    assert {"one": "NOLB", "two": "UP"} in seen
+    assert {"one": "UP", "two": "NOLB"} in seen
+    assert [each for each in seen if "UP" not in each.values()] == []
+    play(CONVERGE)
+
+
+def test_an_address_that_is_taken_is_waited_for(host, balancer):
+    """For longer than systemd would try by itself: five starts in ten seconds."""
+    unit = "precog-load-balancer.service"
+    taken = "systemd-run --quiet --collect --unit=molecule-taken python3 -m http.server --bind 127.0.0.1"
+    host.check_output(f"systemctl stop {unit} && {taken} {balancer.bind} && systemctl start --no-block {unit}")
+    try:
+        host.check_output(
+            f"for _ in $(seq 60); do [ $(systemctl show -P NRestarts {unit}) -gt 5 ] && exit; sleep 1; done; exit 1"
+        )
+    finally:
+        host.check_output("systemctl stop molecule-taken.service")
+    balancer.until("one", "UP", 30)
+    assert host.service("precog-load-balancer").is_running
+
+
 @pytest.mark.parametrize("path", ["/metrics", "/", "/predict/x"])
 def test_what_is_one_instances_own_is_not_balanced(balancer, path):
     assert balancer.get(path) == 404
@@ -62,8 +127,8 @@ def test_the_balancer_tells_whether_anything_is_behind_it(host, balancer):
     drains = f"{DRAIN} {DRAIN.replace('one', 'two')}"
     host.check_output(f"touch {drains}")
     try:
-        balancer.until("one", "DOWN", 5)
-        balancer.until("two", "DOWN", 5)
+        balancer.until("one", "NOLB", 5)
+        balancer.until("two", "NOLB", 5)
         assert balancer.get("/readyz") == 503
     finally:
         host.check_output(f"rm {drains}")
@@ -89,7 +154,6 @@ def test_the_service_of_the_package_is_not_used(host):
 
 # -- what can't be -----------------------------------------------------------------------------------------------------
 
-MARKET = {"engine": "simulator", "port": 8900}
 REFUSED = {
     "an axon": (
         {"miner_service_instances": {"market": MARKET, "one": {"engine": "upstream", "port": 8092}}},

@@ -1,0 +1,28 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Says whether a host is as wanted: by a failure, or as an unreachable host where something could not be looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):
+    """The verdict on a host, of what others have found; the host itself is not asked."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    supports_check_mode = True
+
+    def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the verdict, with `failed` or `unreachable` where it is not good."""
+        super().run(tmp, task_vars)
+        texts = {"type": "list", "elements": "str", "default": []}
+        _validated, given = self.validate_argument_spec({"found": texts, "unseen": texts})
+        found, unseen = (list(filter(None, given[name])) for name in ("found", "unseen"))
+        if unseen:
+            told = [f"Could not be looked at: {why}" for why in unseen]
+            return {"changed": False, "unreachable": True, "msg": "\n".join([*told, *found])}
+        return {"changed": False, "failed": bool(found), "msg": "\n".join(found) or "This host is as wanted."}

@@ -1,0 +1,53 @@
+#!/usr/bin/python
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The documentation of the action of this name, which runs on the control node alone."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: audit_verdict
+short_description: Says whether a host is as wanted, once all of it has been looked at
+version_added: 0.1.0
+author:
+  - The precog-fleet authors (@precog-fleet)
+description:
+  - Fails on a host of which something is not as wanted. A host of which something could not be looked at is told as
+    unreachable instead, so that C(ansible-playbook) ends with 4 there.
+  - Nothing is asked of the host.
+options:
+  found:
+    description: What is not as wanted, a text for each; an empty one says nothing.
+    type: list
+    elements: str
+    default: []
+  unseen:
+    description: Why something could not be looked at, a text for each; an empty one says nothing.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    support: full
+    description: Nothing is ever changed.
+  diff_mode:
+    support: none
+    description: There is nothing to show.
+  platform:
+    support: full
+    platforms: all
+    description: It runs on the control node.
+"""
+
+EXAMPLES = r"""
+- name: Say whether this host is as wanted
+  precog.fleet.audit_verdict:
+    found: ["{{ audit_result.msg if audit_result.unclean else '' }}"]
+"""
+
+RETURN = r"""
+msg:
+  description: What was found, and what could not be looked at.
+  returned: always
+  type: str
+"""

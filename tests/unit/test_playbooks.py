@@ -1,0 +1,330 @@
+"""In which batches the playbooks go over the fleet, and where they stop: real runs, on hosts that are this machine.
+
+The roles are stand-ins: they tell which host they came to, and fail or find no host where they are told to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
+LOST = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+# Not yet known by its name while the batches are made, so who was in one is asked of the inventory.
+CALLBACK = """\
+from ansible.plugins.callback import CallbackBase
+
+
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "batches"
+
+    def v2_playbook_on_play_start(self, play):
+        hosts = play.get_variable_manager()._inventory.get_hosts(play.hosts)
+        self._display.display(f"BATCH {play.get_name()}: {' '.join(str(host) for host in hosts)}")
+"""
+ROLE = [
+    {"name": "Came here", "ansible.builtin.ping": None},
+    {"name": "Fail", "ansible.builtin.fail": {"msg": "as wanted"}, "when": "bad | default(false)"},
+    {"name": "Tell", "ansible.builtin.debug": {"msg": "DONE {{ inventory_hostname }}"}},
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a playbook."""
+
+    code: int
+    output: str
+
+    def batches(self, play: str) -> list[list[str]]:
+        """The hosts of each batch of a play, by its name."""
+        return [found.split() for found in re.findall(rf"^BATCH {play}: (.*)$", self.output, re.MULTILINE)]
+
+    @property
+    def done(self) -> set[str]:
+        """The hosts on which all went well."""
+        return set(re.findall(r"DONE ([\w-]+)", self.output))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder to run playbooks in, with the collection but for what its roles do."""
+    folder = tmp_path_factory.mktemp("playbooks")
+    collection = folder / "collections/ansible_collections/precog/fleet"
+    shutil.copytree(ROOT / "playbooks", collection / "playbooks")
+    shutil.copytree(ROOT / "meta", collection / "meta")
+    shutil.copy(ROOT / "galaxy.yml", collection)
+    for role in (ROOT / "roles").iterdir():
+        tasks = collection / "roles" / role.name / "tasks"
+        tasks.mkdir(parents=True)
+        (tasks / "main.yml").write_text(yaml.safe_dump(ROLE))
+    (folder / "callbacks").mkdir()
+    (folder / "callbacks/batches.py").write_text(CALLBACK)
+    (folder / "ansible.cfg").write_text("[defaults]\ncallback_plugins = callbacks\ncallbacks_enabled = batches\n")
+    return folder
+
+
+@pytest.fixture
+def play(place, tmp_path):
+    """Runs playbooks/NAME.yml on an inventory."""
+
+    def run(name: str, inventory: dict, *options: str) -> Run:
+        (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PRECOG_"))}
+        done = subprocess.run(
+            ["ansible-playbook", "-i", str(tmp_path / "hosts.yml"), f"precog.fleet.{name}", *options],
+            cwd=place,
+            env={
+                **kept,
+                "ANSIBLE_CONFIG": str(place / "ansible.cfg"),
+                "ANSIBLE_COLLECTIONS_PATH": str(place / "collections"),
+                "ANSIBLE_HOME": str(place / "home"),
+                "ANSIBLE_SSH_RETRIES": "0",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Run(done.returncode, done.stdout + done.stderr)
+
+    return run
+
+
+def fleet(count: int, *, group: dict | None = None, **hosts: dict) -> dict:
+    """An inventory of miners m1, m2, ..., with variables of the group, and of hosts."""
+    names = [f"m{number}" for number in range(1, count + 1)]
+    miners = {"hosts": {name: {**HERE, **hosts.get(name, {})} for name in names}, "vars": group or {}}
+    return {"precog": {"children": {"miners": miners}}}
+
+
+def sizes(run: Run, play: str) -> list[int]:
+    """How many hosts each batch of a play had."""
+    return [len(batch) for batch in run.batches(play)]
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+PLAYS = {
+    "miner": ("Run the miner", "miner_rollout_batches", [1, 2, 5]),
+    "tune": ("Tune the hosts", "precog_batches", [1, 7]),
+}
+# No task is run: only the batches are of interest.
+NOTHING = ("--tags", "none", "--skip-tags", "always")
+
+
+@pytest.fixture(params=PLAYS)
+def batched(request, play):
+    """Runs a playbook without its tasks; returns its batches' sizes. Gives the variable's name, and its default too."""
+    name, variable, default = PLAYS[request.param]
+
+    def run(inventory: dict, *options: str) -> list[int]:
+        done = play(request.param, inventory, *NOTHING, *options)
+        assert done.code == 0, done.output
+        return sizes(done, name)
+
+    return run, variable, default
+
+
+def test_without_a_word_a_canary_comes_first(batched):
+    run, _variable, default = batched
+    assert run(fleet(8)) == default
+
+
+@pytest.mark.parametrize(("value", "expected"), [([2, "50%", 6], [2, 4, 2]), (4, [4, 4]), (["100%"], [8])], ids=str)
+def test_the_group_says_the_batches(batched, value, expected):
+    run, variable, _default = batched
+    assert run(fleet(8, group={variable: value})) == expected
+
+
+def test_the_command_line_says_more(batched):
+    run, variable, _default = batched
+    assert run(fleet(8, group={variable: [2, 6]}), "--extra-vars", json.dumps({variable: [3, 5]})) == [3, 5]
+    assert run(fleet(8), "--extra-vars", f"{variable}=4") == [4, 4]
+
+
+def test_a_part_of_the_fleet_has_its_batches_too(batched):
+    run, variable, _default = batched
+    assert run(fleet(8, group={variable: [2, 6]}), "--limit", "m4,m5,m6") == [2, 1]
+
+
+@pytest.mark.parametrize("inventory", [{"other": {"hosts": {"x": HERE}}}, {"precog": {"children": {"miners": {}}}}])
+def test_a_fleet_without_hosts_is_no_error(batched, inventory):
+    run, _variable, _default = batched
+    assert sum(run(inventory)) == 0
+
+
+# -- hosts that fail, or are lost --------------------------------------------------------------------------------------
+
+
+def test_a_release_reaches_every_host(play):
+    run = play("miner", fleet(4))
+    assert run.code == 0, run.output
+    assert run.done == {"m1", "m2", "m3", "m4"}
+
+
+def test_a_host_that_fails_stops_the_rollout(play):
+    run = play("miner", fleet(8, m3={"bad": True}))
+    assert run.code == 2
+    assert sizes(run, "Run the miner") == [1, 2]
+
+
+def test_a_host_that_is_lost_stops_the_rollout(play):
+    """The two others of its batch are done; without a word of ours the five after it would be too."""
+    run = play("miner", fleet(8, m3=LOST))
+    assert "UNREACHABLE" in run.output
+    assert run.code != 0
+    assert run.done == {"m1", "m2"}
+    told = "m3 could not be reached or failed earlier in this run, so this release goes to no further host."
+    assert told in " ".join(run.output.split())
+    assert "--limit 'miners:!m3'" in run.output
+
+
+def test_a_canary_that_is_lost_before_the_rollout_stops_it(play, place):
+    """As where tune.yml has lost it: its batch is empty then, and would pass for done."""
+    before = {"hosts": "miners", "gather_facts": False, "tasks": [{"ansible.builtin.ping": None}]}
+    playbook = place / "collections/ansible_collections/precog/fleet/playbooks/lost.yml"
+    playbook.write_text(yaml.safe_dump([before, {"ansible.builtin.import_playbook": "precog.fleet.miner"}]))
+    run = play("lost", fleet(8, m1=LOST))
+    assert run.code != 0
+    assert run.done == set()
+    assert "--limit 'miners:!m1'" in run.output
+
+
+def test_one_part_of_a_release_is_stopped_too(play):
+    run = play("miner", fleet(8, m3=LOST), "--tags", "python_env")
+    assert run.done == {"m1", "m2"}
+
+
+def test_what_is_no_rollout_minds_no_lost_host(play):
+    assert play("miner", fleet(8, m3=LOST), "--tags", "kernel_tuning").code == 0
+
+
+def test_a_host_that_hangs_is_lost_within_a_minute():
+    """As ssh itself understands what ansible.cfg gives it."""
+    config = ConfigParser()
+    config.read(ROOT / "ansible.cfg")
+    argv = ["ssh", "-G", *config["ssh_connection"]["ssh_args"].split(), "miner-1"]
+    shown = dict(line.split(" ", 1) for line in subprocess.check_output(argv, text=True).splitlines() if " " in line)
+    assert int(shown["serveraliveinterval"]) * int(shown["serveralivecountmax"]) == 60
+    assert shown["controlmaster"] == "auto"
+
+
+# -- the order of things ----------------------------------------------------------------------------------------------
+
+
+def balanced(**balancer: object) -> dict:
+    """Two miners behind a balancer of its own."""
+    return {**fleet(2), "load_balancers": {"hosts": {"lb": {**HERE, **balancer}}}}
+
+
+def order(run: Run) -> list[str]:
+    """The hosts in the order in which they were done, each once."""
+    return list(dict.fromkeys(re.findall(r"DONE ([\w-]+)", run.output)))
+
+
+def test_the_balancer_learns_of_a_release_at_the_end(play):
+    run = play("miner", balanced())
+    assert run.code == 0, run.output
+    assert order(run) == ["m1", "m2", "lb"]
+
+
+def test_a_rollout_that_fails_leaves_the_balancer_as_it_is(play):
+    run = play("miner", {**balanced(), **fleet(2, m2={"bad": True})})
+    assert "lb" not in run.done
+
+
+def test_a_rollback_begins_with_the_balancer(play):
+    run = play("rollback", balanced())
+    assert run.code == 0, run.output
+    assert order(run)[0] == "lb"
+    assert run.done == {"lb", "m1", "m2"}
+
+
+# -- the audit --------------------------------------------------------------------------------------------------------
+
+LOOKED = "has been looked at"
+
+
+def looks(result: str, **found: object) -> list[dict]:
+    """A role that looks at a host, and returns what it finds under a name; `found` is what stands in it."""
+    told = {"name": "Tell", "ansible.builtin.debug": {"msg": f"{result} {LOOKED}"}}
+    return [told, {"name": "Look", "ansible.builtin.set_fact": {result: found}}]
+
+
+@pytest.fixture
+def audit(play, place):
+    """Runs the audit with roles that find something, or fail; what they do is put back afterwards."""
+    roles = place / "collections/ansible_collections/precog/fleet/roles"
+    clean = {
+        "audit": looks("audit_result", unclean=[], msg="No."),
+        "python_env": looks("python_env_result", changed=False),
+        "miner_service": looks("miner_service_result", changed=False),
+        "load_balancer": looks("load_balancer_result", changed=False),
+    }
+    kept = {role: (roles / role / "tasks/main.yml").read_text() for role in clean}
+    plugins = place / "collections/ansible_collections/precog/fleet/plugins"
+    for kind in ("action", "modules"):
+        (plugins / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / f"plugins/{kind}/audit_verdict.py", plugins / kind)
+
+    def run(*options: str, **roles_tasks: list[dict]) -> Run:
+        for role, tasks in {**clean, **roles_tasks}.items():
+            (roles / role / "tasks/main.yml").write_text(yaml.safe_dump(tasks))
+        return play("audit", balanced(), *options)
+
+    yield run
+    for role, text in kept.items():
+        (roles / role / "tasks/main.yml").write_text(text)
+
+
+DRIFT = looks("audit_result", unclean=["swap"], msg="swap has drifted")
+UNSEEN = [{"name": "Look", "ansible.builtin.fail": {"msg": "the store is damaged"}}]
+
+
+def test_an_audit_of_a_fleet_as_wanted_ends_with_0(audit):
+    assert audit().code == 0
+
+
+def test_a_host_that_has_drifted_has_its_miners_looked_at_too(audit):
+    run = audit(audit=DRIFT)
+    assert run.code == 2
+    assert run.output.count(f"miner_service_result {LOOKED}") == 2
+    assert run.output.count("swap has drifted") >= 2
+
+
+def test_all_findings_of_a_host_are_told(audit):
+    run = audit(audit=DRIFT, miner_service=looks("miner_service_result", changed=True))
+    assert run.code == 2
+    assert "swap has drifted" in run.output
+    assert "playbooks/miner.yml brings them there" in run.output
+
+
+def test_a_miner_that_could_not_be_looked_at_is_no_drift(audit):
+    run = audit(audit=DRIFT, miner_service=UNSEEN)
+    assert run.code == 4
+    assert "Could not be looked at: the store is damaged" in run.output
+    assert "swap has drifted" in run.output
+
+
+def test_a_balancer_that_differs_is_told(audit):
+    run = audit(load_balancer=looks("load_balancer_result", changed=True))
+    assert run.code == 2
+    assert "playbooks/load_balancer.yml brings it there" in run.output
+
+
+def test_one_part_of_an_audit_tells_of_that_part(audit):
+    assert audit("--tags", "miner", audit=DRIFT).code == 0
+    assert audit("--tags", "miner", miner_service=looks("miner_service_result", changed=True)).code == 2
