@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 
-LAYOUT = 1  # of an environment's folder; another one makes other environments of the same inputs
+LAYOUT = 2  # of an environment's folder; another one makes other environments of the same inputs
 DIGITS = 12  # of a digest in a name
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 DIGEST = re.compile(rf"[0-9a-f]{{{DIGITS}}}")

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import base64
 import csv
-import errno
 import glob
 import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -28,6 +26,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _environment a
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_check as check
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_errors as errors
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_lock as lock
+from ansible_collections.precog.fleet.plugins.module_utils._environment_compile import Compiler
 from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError, sync_folder
 
 if TYPE_CHECKING:
@@ -61,27 +60,6 @@ print(json.dumps({
     "standard_library": sysconfig.get_path("stdlib"),
 }))
 """
-# Bytecode without -O lies beside the sources, as everyone expects it; that for -O below one folder, with that of the
-# standard library. The paths in it are those that the sources will have. What does not compile is no failure: packages
-# have templates and examples with them.
-COMPILE = """
-import compileall, json, os, re, sys
-given = json.loads(sys.argv[1])
-kept = {"quiet": 2, "force": True, "workers": 0, "rx": re.compile("/(%s)/" % "|".join(given["left_out"]))}
-if given["moved"]:
-    kept.update(stripdir=given["here"], prependdir=given["there"])
-if given["prefix"]:
-    # For this process, and for the workers, which may be started anew instead of forked.
-    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = given["prefix"]
-for folder in given["folders"]:
-    compileall.compile_dir(folder, optimize=given["levels"], **kept)
-"""
-TESTS = ("test", "tests", "idlelib")  # the larger part of numpy's source; no miner imports it
-LEFT_OUT = (
-    *("lib2to3", "tkinter", "turtledemo", "ensurepip", "pydoc_data"),
-    *("site-packages", "dist-packages"),
-)
-ROOM = 8 << 20  # bytes that have to be left: compileall keeps silent about a full disk
 
 
 def missing() -> list[str]:
@@ -109,7 +87,7 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
     about = json.loads(environment.ask(interpreter.path, ["-I", "-c", PROBE]))
     pins = lock.applying(expect(asked, interpreter), about["markers"])
     clock = Clock()
-    compiler = _Compiler(asked, interpreter, here, place)
+    compiler = Compiler(asked, interpreter, here, place)
     if host.exists(place):
         # What was linked from the cache may be damaged there as well.
         host.remove_tree(CACHE)
@@ -121,13 +99,13 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
         wheels = _take_wheels(asked.packages, work)
         installer = _Installer(host, asked, interpreter, here, work)
         clock.step("tools")
-        _make_venv(interpreter, here, name)
+        installer.create(name)
         installer.install(_requirements(asked, wheels, work))
         clock.step("install")
         _check(asked, interpreter, pins, here)
         installer.check()
         clock.step("check")
-        compiler.finish()
+        compiler.finish(_library_folders(here))
         clock.step("compile")
         _finish(asked, interpreter, here, place, pins)
         _put(host, here, place)
@@ -198,10 +176,6 @@ def _requirements(asked: Request, wheels: Mapping[str, str], work: str) -> str:
     return path
 
 
-def _make_venv(interpreter: Interpreter, here: str, name: str) -> None:
-    environment.ask(interpreter.path, ["-I", "-m", "venv", "--without-pip", "--symlinks", "--prompt", name, here])
-
-
 class _Installer:
     """uv or pip, with how it is called."""
 
@@ -209,6 +183,19 @@ class _Installer:
         self._asked, self._interpreter, self._here = asked, interpreter, here
         self._work = work
         self._tool = _tool(host, asked, work) if asked.installer == "uv" else ""
+
+    def create(self, name: str) -> None:
+        """Make the environment itself, with nothing in it, not even pip.
+
+        :param name: what a shell shows in which it is activated.
+        """
+        if self._tool:
+            options = ["--quiet", "--no-config", "--no-project", "--offline", "--no-python-downloads"]
+            options += ["--python", self._interpreter.path, "--cache-dir", CACHE, "--prompt", name]
+            _run([self._tool, "venv", *options, self._here], self._asked, str(self._interpreter))
+        else:
+            options = ["--without-pip", "--symlinks", "--prompt", name]
+            environment.ask(self._interpreter.path, ["-I", "-m", "venv", *options, self._here])
 
     def install(self, requirements: str) -> None:
         """Install exactly what a file of requirements with hashes says."""
@@ -320,6 +307,10 @@ def _dist_infos(here: str) -> list[str]:
     return sorted(set(map(os.path.realpath, found)))  # lib64 is lib
 
 
+def _library_folders(here: str) -> list[str]:
+    return sorted(set(map(os.path.dirname, _dist_infos(here))))
+
+
 def _installed(here: str) -> Iterator[tuple[str, str]]:
     for folder in _dist_infos(here):
         with open(f"{folder}/METADATA", encoding="utf-8", errors="replace") as file:
@@ -339,72 +330,6 @@ def _recorded(here: str) -> Iterator[tuple[str, str]]:
 def _record_digest(path: str) -> str:
     digest = bytes.fromhex(check.sha256(path))
     return "sha256=" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-
-
-class _Compiler:
-    """Compiles all that the environment can import, for each level of optimisation."""
-
-    def __init__(self, asked: Request, interpreter: Interpreter, here: str, place: str) -> None:
-        self._interpreter, self._here, self._place = interpreter, here, place
-        self._plain = [level for level in asked.optimize if not level]
-        self._optimised = [level for level in asked.optimize if level]
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def begin(self, standard_library: str) -> None:
-        """Start with the standard library, while the packages are still on their way."""
-        if self._optimised:
-            self._start([standard_library], self._optimised, prefixed=True)
-
-    def finish(self) -> None:
-        """Compile the packages, and wait until all is done.
-
-        :raises OSError: the disk is full.
-        """
-        folders = sorted(set(map(os.path.dirname, _dist_infos(self._here))))
-        for levels, prefixed in ((self._plain, False), (self._optimised, True)):
-            if levels:
-                self._start(folders, levels, prefixed=prefixed)
-        for process in self._running:
-            process.wait()
-        left = os.statvfs(self._here)
-        if left.f_bavail * left.f_frsize < ROOM:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._here)
-        compiled = f"{self._here}/pycache"
-        if os.path.isdir(compiled + self._here):
-            os.makedirs(os.path.dirname(compiled + self._place), exist_ok=True)
-            os.rename(compiled + self._here, compiled + self._place)
-
-    def stop(self) -> None:
-        """End what still runs."""
-        for process in self._running:
-            if process.poll() is None:
-                # With its workers, which are of its group.
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-    def _start(self, folders: Sequence[str], levels: Sequence[int], *, prefixed: bool) -> None:
-        moved = folders[0].startswith(self._here)
-        given = {
-            "folders": folders,
-            "levels": levels,
-            "prefix": f"{self._here}/pycache" if prefixed else None,
-            "moved": moved,
-            "here": self._here,
-            "there": self._place,
-            "left_out": TESTS if moved else (*TESTS, *LEFT_OUT),
-        }
-        # Not -I, by which workers would not look at their environment.
-        argv = [self._interpreter.path, "-s", "-B", "-c", COMPILE, json.dumps(given)]
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=COMMAND_ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-        )
-        self._running.append(process)
 
 
 def _finish(asked: Request, interpreter: Interpreter, here: str, place: str, pins: Mapping[str, str]) -> None:

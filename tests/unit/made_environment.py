@@ -80,6 +80,11 @@ class _Silent(SimpleHTTPRequestHandler):
     def log_message(self, *_words: object) -> None:
         """Say nothing."""
 
+    def end_headers(self) -> None:
+        """Let be kept what is fetched, as real indexes do."""
+        self.send_header("Cache-Control", "max-age=600")
+        super().end_headers()
+
 
 @contextmanager
 def serve(folder: Path) -> Iterator[Index]:

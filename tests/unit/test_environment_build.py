@@ -5,14 +5,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import resource
 import shutil
 import subprocess
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_build as building
+from ansible_collections.precog.fleet.plugins.module_utils import _environment_compile as compiling
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_run as running
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, pin, serve, sha256
@@ -63,6 +69,12 @@ class Maker:
         params = {**self.params, **given}
         run = running.present if params["state"] == "present" else running.absent
         return run(Host(), environment.request(params), check_mode=check_mode)
+
+    def moved(self, root):
+        """Let environments lie elsewhere, with uv as it was."""
+        root.parent.mkdir(parents=True, exist_ok=True)
+        self.root.rename(root)
+        self.root, self.params["root"] = root, str(root)
 
     @property
     def link(self):
@@ -146,6 +158,81 @@ def test_with_optimisation_nothing_is_left_to_compile(make):
     # What a traceback shows.
     where = make.python("-c", "import one; print(one.__loader__.get_code('one').co_filename)", **variables["1"])
     assert where == str(make.link.resolve() / f"lib/{Path(where).parts[-3]}/site-packages/one.py")
+
+
+def codes(python, top, level):
+    """The sources below a folder that can be compiled, and those of them whose bytecode is there."""
+    tag, optimisation = f"cpython-{python[0]}{python[1]}", f".opt-{level}" if level else ""
+    sources = [path for path in top.rglob("*.py") if compiles(path)]
+    return sources, lambda folder: [
+        path for path in sources if (folder(path) / f"{path.stem}.{tag}{optimisation}.pyc").is_file()
+    ]
+
+
+def compiles(path):
+    try:
+        compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("folder", ["other/env", "tests/env"])
+def test_every_source_has_its_bytecode_but_what_is_for_another_python(make, tmp_path, folder):
+    files = {
+        "three_more/__init__.py": "",
+        "three_more/template.py": "print 'of Python 2'\n",
+        "three_more/deep/a.py": "A = 1",
+    }
+    wheel = make.index.add("three", "3.0", files=files)
+    make.moved(tmp_path / folder)
+    make(lock=pin(wheel), optimize=[0, 2])
+    place = make.link.resolve()
+    (top,) = place.glob("lib/python3*/site-packages")
+    python = re.findall(r"\d+", top.parent.name)
+    sources, beside = codes(python, top, 0)
+    assert sorted(path.name for path in sources) == ["__init__.py", "a.py", "three.py"]
+    assert beside(lambda path: path.parent / "__pycache__") == sources
+    _sources, prefixed = codes(python, top, 2)
+    assert prefixed(lambda path: Path(f"{place}/pycache{path.parent}")) == sources
+
+
+def test_so_has_the_standard_library(make):
+    make(optimize=[1])
+    place = make.link.resolve()
+    library = Path(make.python("-c", "import os; print(os.path.dirname(os.__file__))"))
+    python = re.findall(r"\d+", library.name)
+    sources, prefixed = codes(python, library / "email", 1)
+    assert len(sources) > 20
+    assert prefixed(lambda path: Path(f"{place}/pycache{path.parent}")) == sources
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_it_is_made_by_the_installer_and_has_none_itself(make, installer):
+    make.params["uv_lock"] = pin(make.index.add_uv())
+    make(
+        installer=installer,
+        lock=pin(make.index.add("three", "3.0", files={"scripts/three": "#!python\nprint('ran')\n"})),
+    )
+    place = make.link.resolve()
+    settings = dict(line.split(" = ", 1) for line in (place / "pyvenv.cfg").read_text().splitlines())
+    assert ("uv" in settings) is (installer == "uv")
+    assert settings["home"] == str(Path(environment.program("python3")).parent)
+    assert make.python("-c", "import sys; print(sys.prefix)") == str(place)
+    assert (place / "bin/three").read_text().startswith(f"#!{place}/bin/python")
+    assert subprocess.run([place / "bin/three"], capture_output=True, text=True, check=True).stdout == "ran\n"
+    assert make.python("-c", "import importlib.util as u; print(u.find_spec('pip'), u.find_spec('uv'))") == "None None"
+
+
+def test_pip_leaves_no_cache(make, monkeypatch, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    # Without TLS it keeps only what comes from whom it trusts.
+    for name, value in {"HOME": str(home), "PIP_TRUSTED_HOST": "127.0.0.1"}.items():
+        monkeypatch.setitem(building.COMMAND_ENVIRONMENT, name, value)
+    make(installer="pip")
+    assert list(home.rglob("*")) == []
+    assert not Path(building.CACHE).exists()
 
 
 def test_check_mode_tells_the_path_and_makes_nothing(make):
@@ -233,9 +320,45 @@ def test_a_full_disk(working, monkeypatch):
     assert "cannot write /somewhere: No space left on device. Free space" in told
 
 
-def test_compiling_onto_a_full_disk_is_no_success(working, monkeypatch):
-    monkeypatch.setattr(building, "ROOM", 1 << 60)
-    assert "No space left on device" in refused(working, lock=pin(working.one))
+BIG = {"three_big.py": f"X = [{'(1, 2.5, None),' * 200_000}]\n"}
+
+
+def test_a_compiler_whose_worker_was_killed(working):
+    """As the kernel does it when memory runs out."""
+    wheel = working.index.add("three", "3.0", files=BIG)
+    killed = threading.Event()
+
+    def kill():
+        while not killed.wait(0.01):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if "compileall" in " ".join(process.cmdline()) and "compileall" in " ".join(
+                        process.parent().cmdline()
+                    ):
+                        process.kill()
+                        killed.set()
+
+    watcher = threading.Thread(target=kill)
+    watcher.start()
+    told = refused(working, lock=pin(wheel))
+    killed.set()
+    watcher.join()
+    assert "the bytecode could not be compiled, without which every start takes seconds" in told
+    assert "A process in the process pool was terminated abruptly" in told
+
+
+def test_a_compiler_that_may_not_write(working, monkeypatch):
+    """compileall itself keeps silent about what it can't write."""
+    wheel = working.index.add("three", "3.0", files=BIG)
+    start = subprocess.Popen
+
+    def limited(argv, *words, **more):
+        if compiling.COMPILE in argv:
+            more["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        return start(argv, *words, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", limited)
+    assert "It said: OSError: [Errno 27] File too large" in refused(working, lock=pin(wheel))
 
 
 def test_a_wheel_that_was_changed_on_its_way(working, tmp_path):
