@@ -99,6 +99,10 @@ class Missing(Exception):
         self.wheels = list(wheels)
 
 
+class FullDiskError(HostError):
+    """A program that builds an environment found the disk full."""
+
+
 def request(params: Mapping[str, Any]) -> Request:
     """Return what the module's arguments ask for.
 

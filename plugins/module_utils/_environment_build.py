@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import glob
 import hashlib
 import json
@@ -41,6 +42,9 @@ PASSED = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "H
 PIP_WHEELS = "/usr/share/python-wheels"
 PIP_PACKAGE = "python3-pip-whl"
 TIMEOUT = 30  # seconds without a byte
+MB = 10**6
+BLOCK = 512  # bytes, as stat counts
+SMALLEST = 64 * MB  # uv itself is 40, and the runtime's packages 90
 # Values of markers, by PEP 508's names; and where the standard library lies.
 PROBE = """
 import json, os, platform, sys, sysconfig
@@ -110,12 +114,57 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
         _finish(asked, interpreter, here, place, pins)
         _put(host, here, place)
         clock.step("finish")
+    except (HostError, OSError) as error:
+        if _is_full(error):
+            # It grew as much as the environment would have, and would leave the disk full.
+            host.remove_tree(CACHE)
+        raise
     finally:
         compiler.stop()
         for folder in (here, work):
             with suppress(OSError):
                 host.remove_tree(folder)
     return clock.steps
+
+
+def _is_full(error: HostError | OSError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, environment.FullDiskError)
+
+
+def expect_room(asked: Request, linked: str | None) -> None:
+    """Find out whether there is room for another environment and for what is fetched for it.
+
+    :param linked: the name of the one in use, from which its size is guessed.
+    :raises HostError: there is not.
+    """
+    size, why = SMALLEST, "the least that one takes"
+    if linked and (taken := _taken(f"{asked.root}/{linked}")) > size:
+        size, why = taken, f"as {linked} does"
+    _expect(asked.root, size, why)
+    if asked.installer == "uv":
+        _expect(CACHE, SMALLEST, "the least that is fetched")
+
+
+def _taken(place: str) -> int:
+    """Return how many bytes an environment takes, without what it shares with uv's cache as long as that is there."""
+    shared = os.path.isdir(CACHE)
+    found = [entry.stat(follow_symlinks=False) for _path, entry in check.walk(place)] if os.path.isdir(place) else []
+    return sum(one.st_blocks * BLOCK for one in found if one.st_nlink == 1 or not shared)
+
+
+def _expect(place: str, size: int, why: str) -> None:
+    folder = place
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    system = os.statvfs(folder)
+    left = system.f_bavail * system.f_frsize
+    if left < size:
+        raise HostError(
+            f"the disk is too full: {place} has {left / MB:.0f} MB left, and another environment takes about "
+            f"{size / MB:.0f} MB ({why}). Free space there (df -h), then run again"
+        )
 
 
 class Clock:
@@ -190,7 +239,15 @@ class _Installer:
         :param name: what a shell shows in which it is activated.
         """
         if self._tool:
-            options = ["--quiet", "--no-config", "--no-project", "--offline", "--no-python-downloads"]
+            # The standard library's bytecode is there already.
+            options = [
+                "--quiet",
+                "--no-config",
+                "--no-project",
+                "--offline",
+                "--no-python-downloads",
+                "--allow-existing",
+            ]
             options += ["--python", self._interpreter.path, "--cache-dir", CACHE, "--prompt", name]
             _run([self._tool, "venv", *options, self._here], self._asked, str(self._interpreter))
         else:
@@ -250,10 +307,13 @@ def _tool(host: Host, asked: Request, work: str) -> str:
         host.remove_tree(made)
         argv = [sys.executable, "-m", "pip", "install", *PIP_OPTIONS, *_index(asked)]
         options = ["--target", made, "--requirement", requirements]
-        _run([*argv, *options], asked, "this system's Python", {"PYTHONPATH": pip_wheel(), "TMPDIR": work})
-        host.remove_tree(folder)
-        os.sync()
-        host.rename(made, folder)
+        try:
+            _run([*argv, *options], asked, "this system's Python", {"PYTHONPATH": pip_wheel(), "TMPDIR": work})
+            host.remove_tree(folder)
+            os.sync()
+            host.rename(made, folder)
+        finally:
+            host.remove_tree(made)
     return f"{folder}/bin/uv"
 
 
@@ -280,7 +340,9 @@ def _run(argv: Sequence[str], asked: Request, interpreter: str, more: Mapping[st
     except OSError as error:
         raise HostError(f"cannot run {argv[0]}: {error.strerror}") from error
     if done.returncode:
-        raise HostError(errors.explain(done.stdout + done.stderr, interpreter))
+        said = done.stdout + done.stderr
+        kind = environment.FullDiskError if errors.is_full_disk(said) else HostError
+        raise kind(errors.explain(said, interpreter))
 
 
 def _check(asked: Request, interpreter: Interpreter, pins: Mapping[str, str], here: str) -> None:

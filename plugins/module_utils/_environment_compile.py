@@ -11,6 +11,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_errors as errors
+from ansible_collections.precog.fleet.plugins.module_utils._environment import FullDiskError
 from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Compiler:
         for process in self._running:
             _out, said = process.communicate()
             if process.returncode:
-                raise HostError(errors.explain_compiler(said.decode(errors="replace"), process.returncode))
+                raise _failure(said.decode(errors="replace"), process.returncode)
         compiled = f"{self._here}/pycache"
         if os.path.isdir(compiled + self._here):
             os.makedirs(os.path.dirname(compiled + self._place), exist_ok=True)
@@ -135,3 +136,8 @@ class Compiler:
             start_new_session=True,
         )
         self._running.append(process)
+
+
+def _failure(output: str, code: int) -> HostError:
+    kind = FullDiskError if errors.is_full_disk(output) else HostError
+    return kind(errors.explain_compiler(output, code))

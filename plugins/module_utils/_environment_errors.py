@@ -82,13 +82,18 @@ def explain(output: str, interpreter: str) -> str:
     return f"the installer failed. It said: {last_lines(output)}"
 
 
+def is_full_disk(output: str) -> bool:
+    """Tell whether what a program printed is about a full disk."""
+    return any(re.search(sign, output) for sign in FULL.signs)
+
+
 def explain_compiler(output: str, code: int) -> str:
     """Say why bytecode was not compiled.
 
     :param output: what the compiler printed.
     :param code: with which it ended; negative, the signal that ended it.
     """
-    if any(re.search(sign, output) for sign in FULL.signs):
+    if is_full_disk(output):
         return f"{FULL.said}. It said: {last_lines(output, 1)}"
     ended = f"was ended by signal {-code}" if code < 0 else f"failed with code {code}"
     return (

@@ -114,6 +114,8 @@ def _foresee(asked: Request, view: View) -> None:
         _environment_build.expect(asked, view.interpreter)
     else:
         _environment_lock.parse(asked.lock)
+    if view.wrong:
+        _environment_build.expect_room(asked, view.linked)
 
 
 def _locked(host: Host, asked: Request) -> dict[str, float]:
@@ -143,6 +145,7 @@ def _apply(host: Host, asked: Request, view: View) -> dict[str, float]:
         building.expect(asked, view.interpreter)
     debian, wheels = list(view.lacking), []
     if view.wrong:
+        building.expect_room(asked, view.linked)
         debian += building.missing()
         wheels = [one.sha256 for one in asked.packages if not one.path]
     if debian or wheels:

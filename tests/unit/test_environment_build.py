@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -197,7 +196,16 @@ def test_every_source_has_its_bytecode_but_what_is_for_another_python(make, tmp_
     assert prefixed(lambda path: Path(f"{place}/pycache{path.parent}")) == sources
 
 
-def test_so_has_the_standard_library(make):
+def test_so_has_the_standard_library(make, monkeypatch):
+    create = building._Installer.create
+
+    def late(self, name):
+        while not list(make.root.glob(".*.building/pycache")):
+            time.sleep(0.01)
+        create(self, name)
+
+    # Its compilation begins first, and may be ahead.
+    monkeypatch.setattr(building._Installer, "create", late)
     make(optimize=[1])
     place = make.link.resolve()
     library = Path(make.python("-c", "import os; print(os.path.dirname(os.__file__))"))
@@ -311,13 +319,83 @@ def test_a_missing_interpreter(working):
         working(interpreter="/no/python")
 
 
-def test_a_full_disk(working, monkeypatch):
-    def full(*_words):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere")
+@pytest.fixture
+def small_disk(make, tmp_path, monkeypatch):
+    """A file system of 16 MB for environments and the cache, with one that works."""
+    if os.geteuid() and "CI" not in os.environ:
+        pytest.skip("only root can mount")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "small", folder], check=True)
+    try:
+        uv = next(make.root.glob(".tool-*"))
+        (folder / "env").mkdir()
+        shutil.copytree(uv, folder / "env" / uv.name, symlinks=True)
+        make.root, make.params["root"] = folder / "env", str(folder / "env")
+        monkeypatch.setattr(building, "CACHE", str(folder / "cache/uv"))
+        monkeypatch.setattr(building, "SMALLEST", 1 << 20)
+        make()
+        yield make
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
-    monkeypatch.setattr(building, "_finish", full)
-    told = refused(working, lock=pin(working.one))
-    assert "cannot write /somewhere: No space left on device. Free space" in told
+
+def taken(make):
+    """Bytes of its file system."""
+    system = os.statvfs(make.root)
+    return (system.f_blocks - system.f_bfree) * system.f_frsize
+
+
+LARGE = {f"three_{number}.txt": os.urandom(1 << 20).hex() for number in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("installer", "given"),
+    [("uv", {}), ("pip", {}), ("uv", {"optimize": [1, 2]})],
+    ids=["uv", "pip", "bytecode of the standard library"],
+)
+def test_a_real_disk_that_is_full(small_disk, installer, given):
+    before = taken(small_disk)
+    wheel = small_disk.index.add("three", "3.0", files=None if given else LARGE)
+    told = refused(small_disk, lock=pin(wheel), installer=installer, **given)
+    assert "the disk is full. Free space there (df -h), then run again" in told
+    assert taken(small_disk) <= before
+    assert small_disk.python("-c", "import one; print(one.VERSION)") == "1.0"
+    assert [name for name in small_disk.names() if name.endswith(".building")] == []
+    assert small_disk(lock=pin(small_disk.one), installer=installer)["changed"]
+    assert small_disk.python("-c", "import one; print(one.VERSION)") == "1.0"
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+@pytest.mark.parametrize("most", ["the least that one takes", "as miner-[0-9a-f]{12} does"])
+def test_too_little_room_is_told_before_anything_is_fetched(working, monkeypatch, check_mode, most):
+    size = 10**18 if most.startswith("the") else 1
+    monkeypatch.setattr(building, "SMALLEST", size)
+    monkeypatch.setattr(building, "_taken", lambda _place: 10**17)
+    with pytest.raises(
+        HostError,
+        match=rf"has \d+ MB left, and another .* takes about {'1000' if size > 1 else '100'}0{{9}} MB \({most}",
+    ):
+        working(lock=pin(working.one), index_url=NOWHERE, check_mode=check_mode)
+
+
+def test_what_one_takes_is_what_it_shares_with_nothing(make):
+    place = Path(make()["environment"])
+    sizes = [
+        (path.stat().st_nlink, path.stat().st_blocks * 512)
+        for path in place.rglob("*")
+        if not path.is_symlink() and path.is_file()
+    ]
+    assert building._taken(str(place)) == sum(size for links, size in sizes if links == 1)
+    shutil.rmtree(building.CACHE)
+    assert building._taken(str(place)) == sum(size for _links, size in sizes)
+
+
+def test_a_switch_back_takes_no_room(make, monkeypatch):
+    make()
+    make(lock=pin(make.one))
+    monkeypatch.setattr(building, "SMALLEST", 10**18)
+    assert make()["changed"]
 
 
 BIG = {"three_big.py": f"X = [{'(1, 2.5, None),' * 200_000}]\n"}
