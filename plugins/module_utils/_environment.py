@@ -32,6 +32,7 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 DIGEST = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
 FILE = re.compile(r"[A-Za-z0-9][\w.+-]*\.whl")
 LEVELS = (0, 1, 2)  # of `python -O`
+PROC = "/proc"
 BUILDING, REMOVING, WORK = ".building", ".removing", ".work"
 PATH = f"/usr/local/bin:{COMMAND_ENVIRONMENT['PATH']}"
 # What Debian calls the interpreters that can be asked for by name.
@@ -252,6 +253,35 @@ def users(asked: Request) -> dict[str, list[str]]:
         if folder == os.path.realpath(asked.root):
             found.setdefault(name, []).append(link)
     return found
+
+
+def processes(asked: Request, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return which processes run from each environment of this root, by the environment's name.
+
+    An environment's `python` is a link, so what counts is by which path one was started, and what it has loaded.
+    """
+    found: dict[str, list[str]] = {}
+    for process in sorted(filter(str.isdigit, os.listdir(PROC)), key=int):
+        seen = _started_by(f"{PROC}/{process}") + _read(f"{PROC}/{process}/maps")
+        for name in names:
+            if os.fsencode(f"{os.path.realpath(asked.root)}/{name}/") in seen:
+                found.setdefault(name, []).append(f"process {process}")
+    return found
+
+
+def _started_by(process: str) -> bytes:
+    """Return the path that a process was started by, links to an environment followed."""
+    program = _read(f"{process}/cmdline").split(b"\0", 1)[0]
+    folder, name = os.path.split(program)
+    return os.path.join(os.path.realpath(folder), name) + b"\n" if os.path.isabs(program) else b""
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:  # it ended
+        return b""
 
 
 def superfluous(have: Mapping[str, float], keep: int, needed: Sequence[str]) -> list[str]:

@@ -165,8 +165,11 @@ def _prune(host: Host, asked: Request) -> None:
     """Remove the environments that nothing needs any more, the oldest first."""
     have = {name: _made(f"{asked.root}/{name}") for name in environment.environments(host, asked)}
     needed = [*environment.users(asked), environment.linked(host, asked) or ""]
-    for name in environment.superfluous(have, asked.keep, needed):
-        _remove(host, asked, name)
+    gone = environment.superfluous(have, asked.keep, needed)
+    running = environment.processes(asked, gone) if gone else {}
+    for name in gone:
+        if name not in running:
+            _remove(host, asked, name)
 
 
 def _made(place: str) -> float:
@@ -224,6 +227,7 @@ def absent(host: Host, asked: Request, *, check_mode: bool) -> dict[str, Any]:
     began = time.monotonic()
     names = environment.environments(host, asked)
     used = {name: links for name, links in environment.users(asked).items() if name in names}
+    used = used or (environment.processes(asked, names) if names else {})
     if used:
         told = "; ".join(f"{name} by {', '.join(links)}" for name, links in sorted(used.items()))
         raise HostError(f"environments of {asked.name} are in use: {told}. Remove what uses them first (miner_service)")

@@ -78,7 +78,9 @@ options:
     type: int
     default: 2
   in_use:
-    description: Patterns of links; an environment that one of them leads to is never removed.
+    description:
+      - Patterns of links; an environment that one of them leads to is never removed.
+      - Nor is one that a process runs from, whatever this says.
     type: list
     elements: str
     default: [/opt/precog/releases/*/environment]

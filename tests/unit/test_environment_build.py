@@ -543,6 +543,33 @@ def test_the_oldest_goes_unless_a_release_uses_it(make, tmp_path):
     assert not make.root.exists()
 
 
+SLEEP = "import time; print('runs', flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize("place", ["itself", "by the link", "what it has loaded"])
+def test_one_that_a_process_runs_from_stays(make, tmp_path, place):
+    first = Path(make(keep=1)["environment"])
+    program = first / "bin/python" if place == "itself" else "python3"
+    loaded = first / "lib/loaded.so"
+    script = SLEEP
+    if place == "what it has loaded":
+        loaded.write_bytes(b"x" * 4096)
+        script = f"import mmap; f = open({str(loaded)!r}); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); {SLEEP}"
+    elif place == "by the link":
+        # As a release's link does it, of which nobody told.
+        (tmp_path / "link").symlink_to(first)
+        program = tmp_path / "link/bin/python"
+    with subprocess.Popen([program, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"runs\n"
+        second = Path(make(keep=1, lock=pin(make.one))["environment"])
+        assert (first.exists(), second.exists()) == (True, True)
+        with pytest.raises(HostError, match=rf"{first.name} by process {process.pid}\. Remove what uses them first"):
+            make(state="absent")
+        process.kill()
+    make(keep=1, lock=pin(make.two))
+    assert (first.exists(), second.exists()) == (False, False)
+
+
 def test_absent_takes_all_away_but_not_others(make, tmp_path):
     make()
     make(name="other")

@@ -19,6 +19,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _environment a
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.modules import python_env
 from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, sha256
+from jinja2 import Environment, StrictUndefined
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = """\
@@ -58,6 +59,18 @@ def test_the_examples_are_valid():
 def test_the_role_gives_all_arguments():
     (task,) = yaml.safe_load((ROOT / "roles/python_env/tasks/main.yml").read_text())
     assert set(task["precog.fleet.python_env"]) == set(_arguments.PYTHON_ENV)
+
+
+@pytest.mark.parametrize(
+    ("variables", "pattern"),
+    [
+        ({}, "/opt/precog/releases/*/environment"),
+        ({"miner_service_root": "/srv/precog"}, "/srv/precog/releases/*/environment"),
+    ],
+)
+def test_the_releases_are_those_of_the_miners(variables, pattern):
+    (given,) = yaml.safe_load((ROOT / "roles/python_env/defaults/main.yml").read_text())["python_env_in_use"]
+    assert Environment(undefined=StrictUndefined, autoescape=False).from_string(given).render(variables) == pattern
 
 
 @pytest.fixture
