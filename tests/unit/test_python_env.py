@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.action import python_env as action
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
@@ -203,6 +203,66 @@ def test_a_host_that_never_has_enough_fails_in_the_end():
     made = Made({"packages": []}, [needs] * 9)
     assert made.go()["failed"]
     assert len(made.answers) == 9 - action.MOST_ROUNDS
+
+
+class Down(Made):
+    """A host that goes down before one of the calls."""
+
+    def __init__(self, args, answers, before):
+        super().__init__(args, answers)
+        self.before = before
+
+    def _lost(self, call):
+        if call == self.before:
+            raise AnsibleConnectionFailure("Failed to connect to the host via ssh: timed out")
+
+    def _execute_module(self, module_name, module_args, task_vars):
+        self._lost(module_name)
+        return super()._execute_module(module_name, module_args, task_vars)
+
+    def _transfer_file(self, local, remote):
+        self._lost("transfer")
+
+    def _remove_tmp_path(self, path):
+        self._lost("remove")
+
+
+@pytest.mark.parametrize("before", ["precog.fleet.python_env", "ansible.builtin.apt", "transfer"])
+def test_a_host_that_is_down_has_failed_so_that_a_rollout_stops(tmp_path, before):
+    wheel = make_wheel(tmp_path, "one", "1.0")
+    needs = {"debian": ["git"] if before != "transfer" else [], "wheels": [sha256(wheel)]}
+    told = Down({"packages": [str(wheel)]}, [{"failed": True, "needs": needs}, OK], before).go()
+    assert (told["failed"], told.get("unreachable")) == (True, None)
+    assert "this host can't be reached: Failed to connect to the host via ssh: timed out. Bring it back" in told["msg"]
+
+
+def test_a_host_that_goes_down_in_the_end_has_what_it_was_to_have():
+    assert Down({"packages": []}, [OK], "remove").go() == OK
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("curl", ["curl"]), ("curl, jq", ["curl", "jq"]), (["curl"], ["curl"]), ("", []), (None, [])]
+)
+def test_text_is_a_list_as_ansible_has_it(given, told):
+    made = Made({"system_packages": given, "packages": []}, [OK])
+    made.go()
+    assert made.calls[0][1]["system_packages"] == told
+
+
+def test_a_wheel_named_as_text(tmp_path):
+    one, two = make_wheel(tmp_path, "one", "1.0"), make_wheel(tmp_path, "two", "2.0")
+    made = Made({"packages": f"{one},{two}"}, [OK])
+    made.go()
+    assert [package["name"] for package in made.calls[0][1]["packages"]] == ["one", "two"]
+
+
+@pytest.mark.parametrize("given", [7, {"curl": "latest"}, ["curl", 7], [["curl"]]])
+@pytest.mark.parametrize("name", ["system_packages", "packages"])
+def test_what_is_no_list_is_told(name, given):
+    made = Made({"packages": [], name: given}, [OK])
+    told = made.go()
+    assert (told["failed"], made.calls) == (True, [])
+    assert told["msg"] == f"{name} is {given!r}: a list of texts is wanted, such as [git, jq]"
 
 
 def test_to_remove_nothing_is_read_or_made():
