@@ -257,9 +257,9 @@ class _Installer:
     def install(self, requirements: str) -> None:
         """Install exactly what a file of requirements with hashes says."""
         if self._tool:
-            self._uv("install", *UV_OPTIONS, *_index(self._asked), "--requirements", requirements)
+            self._uv("install", *UV_OPTIONS, "--requirements", requirements)
         else:
-            self._pip("install", *PIP_OPTIONS, *_index(self._asked), "--requirement", requirements)
+            self._pip("install", *PIP_OPTIONS, "--requirement", requirements)
 
     def check(self) -> None:
         """Find out whether every package has what it depends on.
@@ -291,10 +291,6 @@ PIP_OPTIONS = (
 )
 
 
-def _index(asked: Request) -> list[str]:
-    return ["--index-url", asked.index_url] if asked.index_url else []
-
-
 def _tool(host: Host, asked: Request, work: str) -> str:
     """Return the path of uv, which is made of its lock if it is not there."""
     digest = hashlib.sha256(asked.uv_lock.encode()).hexdigest()[: environment.DIGITS]
@@ -305,7 +301,7 @@ def _tool(host: Host, asked: Request, work: str) -> str:
         with open(requirements, "w", encoding="utf-8") as file:
             file.write(asked.uv_lock)
         host.remove_tree(made)
-        argv = [sys.executable, "-m", "pip", "install", *PIP_OPTIONS, *_index(asked)]
+        argv = [sys.executable, "-m", "pip", "install", *PIP_OPTIONS]
         options = ["--target", made, "--requirement", requirements]
         try:
             _run([*argv, *options], asked, "this system's Python", {"PYTHONPATH": pip_wheel(), "TMPDIR": work})
@@ -333,14 +329,15 @@ def _run(argv: Sequence[str], asked: Request, interpreter: str, more: Mapping[st
     if os.path.exists(CERTIFICATES):
         env |= {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES}
     if asked.index_url:
-        env["PIP_CONFIG_FILE"] = os.devnull
+        # Not among the arguments, which everybody on the host can read: it may have a password.
+        env |= {"UV_DEFAULT_INDEX": asked.index_url, "PIP_INDEX_URL": asked.index_url, "PIP_CONFIG_FILE": os.devnull}
     env |= more or {}
     try:
         done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False, env=env, cwd="/")
     except OSError as error:
         raise HostError(f"cannot run {argv[0]}: {error.strerror}") from error
     if done.returncode:
-        said = done.stdout + done.stderr
+        said = errors.without_passwords(done.stdout + done.stderr)
         kind = environment.FullDiskError if errors.is_full_disk(said) else HostError
         raise kind(errors.explain(said, interpreter))
 

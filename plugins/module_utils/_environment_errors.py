@@ -82,6 +82,11 @@ def explain(output: str, interpreter: str) -> str:
     return f"the installer failed. It said: {last_lines(output)}"
 
 
+def without_passwords(output: str) -> str:
+    """Return what a program printed, without what addresses in it have of names and passwords."""
+    return re.sub(r"(?<=://)[^/\s@]+@", "***@", output)
+
+
 def is_full_disk(output: str) -> bool:
     """Tell whether what a program printed is about a full disk."""
     return any(re.search(sign, output) for sign in FULL.signs)

@@ -87,6 +87,7 @@ options:
   index_url:
     description:
       - The package index. It takes the place of what pip or uv are configured to use on the host.
+      - It may have a name and a password, and is kept out of arguments, output and logs.
       - Without it pip looks at C(/etc/pip.conf), and uv at C(/etc/uv/uv.toml).
     type: str
     default: ''

@@ -266,3 +266,15 @@ def test_an_installers_error_is_explained(output, told):
 )
 def test_a_compilers_end_is_explained(output, code, told):
     assert told in errors.explain_compiler(output, code)
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("at https://me:p%40ss@index.example/simple/", "at https://***@index.example/simple/"),
+        ("http://token@127.0.0.1:9/ and https://me:pass@x/", "http://***@127.0.0.1:9/ and https://***@x/"),
+        ("one @ file:///tmp/one.whl, https://x/@y", "one @ file:///tmp/one.whl, https://x/@y"),
+    ],
+)
+def test_no_password_is_told(output, told):
+    assert errors.without_passwords(output) == told

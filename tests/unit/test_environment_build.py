@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -443,6 +443,51 @@ def test_a_wheel_that_was_changed_on_its_way(working, tmp_path):
     package = wheel_of(make_wheel(tmp_path, "four", "4.0"))
     Path(package["path"]).write_bytes(b"something else")
     assert "it was changed on its way" in refused(working, packages=[package])
+
+
+# -- the password of an index ------------------------------------------------------------------------------------------
+
+PASSWORD = "s3cret-of-the-index"
+
+
+@contextmanager
+def arguments_seen():
+    """The arguments of all processes that ran meanwhile, as everybody can read them."""
+    seen, ended = set(), threading.Event()
+
+    def look():
+        while not ended.wait(0.02):
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    seen.add(process.read_bytes())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        watcher.join()
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_the_password_of_an_index_is_in_no_argument_and_no_error(make, tmp_path, installer):
+    with serve(tmp_path / "index", login=f"fleet:{PASSWORD}", delay=0.2) as index, arguments_seen() as seen:
+        make.params.update(index_url=index.url, installer=installer, uv_lock=pin(make.index.add_uv()))
+        assert make()["changed"]
+        wheel = make.index.add("three", "3.0")
+        told = refused(make, lock=pin(wheel, digest="0" * 64))
+    assert [one for one in seen if b"install\0" in one and installer.encode() in one] != []
+    assert [one for one in seen if PASSWORD.encode() in one] == []
+    assert "three" in told
+    assert PASSWORD not in told
+
+
+def test_nor_where_the_index_can_not_be_reached(working):
+    url = NOWHERE.replace("//", f"//fleet:{PASSWORD}@")
+    told = refused(working, lock=pin(working.index.add("three", "3.0")), index_url=url)
+    assert "127.0.0.1" in told
+    assert PASSWORD not in told
 
 
 # -- what the control node brings --------------------------------------------------------------------------------------

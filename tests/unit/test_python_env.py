@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _engine as eng
 from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.modules import python_env
-from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, sha256
+from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, pin, sha256
 from jinja2 import Environment, StrictUndefined
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,9 +43,11 @@ packages = ["src/made_up"]
 def test_the_documentation_is_the_argument_spec():
     documented = yaml.safe_load(python_env.DOCUMENTATION)["options"]
     known = ("type", "choices", "default", "required", "elements")
-    assert {
-        name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == _arguments.PYTHON_ENV
+    told, taken = (
+        {name: {field: option[field] for field in known if field in option} for name, option in options.items()}
+        for options in (documented, _arguments.PYTHON_ENV)
+    )
+    assert told == taken
 
 
 def test_the_documented_rows_are_the_rows():
@@ -112,6 +116,23 @@ def test_errors_are_told(run):
 def test_without_root_the_remedy_is_told(run, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "run with become: true" in run({})["msg"]
+
+
+def test_the_password_of_an_index_is_in_no_output(tmp_path):
+    """As ansible-playbook says most of all that it does."""
+    url = "http://fleet:s3cret-of-the-index@127.0.0.1:9/simple"
+    (tmp_path / "lock.txt").write_text(pin(make_wheel(tmp_path, "one", "1.0")))
+    given = {"index_url": url, "root": str(tmp_path / "env"), "installer": "pip", "lock": str(tmp_path / "lock.txt")}
+    variables = {f"python_env_{name}": value for name, value in {**given, "packages": []}.items()}
+    variables["ansible_python_interpreter"] = sys.executable
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["precog.fleet.python_env"]}
+    (tmp_path / "play.yml").write_text(json.dumps([{**play, "vars": variables}]))
+    command = ["ansible-playbook", "-vvvv", "--inventory", "localhost,", str(tmp_path / "play.yml")]
+    env = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert "the package index can't be reached" in done.stdout
+    assert "index_url" in done.stdout
+    assert "s3cret" not in done.stdout + done.stderr
 
 
 # -- the action --------------------------------------------------------------------------------------------------------
