@@ -3,8 +3,9 @@
 """Python environments of a host: which one is asked for, which one is there, and what has to be done about it.
 
 An environment lies in `ROOT/NAME-DIGEST`, the digest standing for all that it is made of, and is never changed once it
-is complete. `ROOT/NAME` is a link to the one in use. How one is made is in _environment_build, what is checked of it in
-_environment_check; a run with nothing to do loads only the latter.
+is complete; one that got damaged is made again as `ROOT/NAME-DIGEST.1`, and so on. `ROOT/NAME` is a link to the one in
+use. How one is made is in _environment_build, what is checked of it in _environment_check; a run with nothing to do
+loads only the latter.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ LAYOUT = 2  # of an environment's folder; another one makes other environments o
 DIGITS = 12  # of a digest in a name
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 DIGEST = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
+OWN = rf"-{DIGEST.pattern}(\.\d+)?"  # what follows the link's name in an environment's; a number, if it is a repair
 FILE = re.compile(r"[A-Za-z0-9][\w.+-]*\.whl")
 LEVELS = (0, 1, 2)  # of `python -O`
 PROC = "/proc"
@@ -234,14 +236,37 @@ def linked(host: Host, asked: Request) -> str | None:
 
 def environments(host: Host, asked: Request) -> list[str]:
     """Return the names of all environments of this name, complete or not."""
-    pattern = re.compile(rf"{re.escape(asked.name)}-{DIGEST.pattern}")
+    pattern = re.compile(f"{re.escape(asked.name)}{OWN}")
     return [name for name in host.list_dir(asked.root) if pattern.fullmatch(name)]
+
+
+def alike(host: Host, asked: Request, name: str) -> list[str]:
+    """Return the names of the environments that are made of the same as another, in the order of their making."""
+    return sorted((one for one in environments(host, asked) if _stem(one) == _stem(name)), key=_repairs)
+
+
+def repaired(name: str) -> str:
+    """Return the name of what takes the place of a damaged environment: processes may still run from that."""
+    return f"{_stem(name)}.{_repairs(name) + 1}"
+
+
+def is_repair(name: str) -> bool:
+    """Tell whether an environment takes the place of a damaged one."""
+    return _repairs(name) > 0
+
+
+def _stem(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _repairs(name: str) -> int:
+    return int(name.partition(".")[2] or 0)
 
 
 def remains(host: Host, asked: Request) -> list[str]:
     """Return the names of what killed runs left."""
     suffixes = "|".join(map(re.escape, (BUILDING, REMOVING, WORK)))
-    pattern = re.compile(rf"\.({re.escape(asked.name)}-{DIGEST.pattern}|tool-[0-9a-f]+)({suffixes})")
+    pattern = re.compile(rf"\.({re.escape(asked.name)}{OWN}|tool-[0-9a-f]+)({suffixes})")
     return [name for name in host.list_dir(asked.root) if pattern.fullmatch(name)]
 
 

@@ -79,9 +79,9 @@ def pip_wheel() -> str:
 
 
 def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> dict[str, float]:
-    """Make an environment, in place of a damaged one of the same name if there is one.
+    """Make an environment.
 
-    :param name: of its folder.
+    :param name: of its folder, which is not there yet.
     :return: seconds by step.
     :raises HostError: it can't be made; nothing is left of it, and whatever was there is as it was.
     :raises OSError: the disk is full, or can't be written to.
@@ -92,7 +92,7 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
     pins = lock.applying(expect(asked, interpreter), about["markers"])
     clock = Clock()
     compiler = Compiler(asked, interpreter, here, place)
-    if host.exists(place):
+    if environment.is_repair(name):
         # What was linked from the cache may be damaged there as well.
         host.remove_tree(CACHE)
     try:
@@ -112,7 +112,7 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
         compiler.finish(_library_folders(here))
         clock.step("compile")
         _finish(asked, interpreter, here, place, pins)
-        _put(host, here, place)
+        host.rename(here, place)
         clock.step("finish")
     except (HostError, OSError) as error:
         if _is_full(error):
@@ -424,13 +424,3 @@ def _replace(path: str, old: bytes, new: bytes) -> None:
         with open(path, "wb") as file:
             file.write(data.replace(old, new))
         os.chmod(path, mode)
-
-
-def _put(host: Host, here: str, place: str) -> None:
-    """Put a complete environment in its place; a damaged one that lies there goes."""
-    old = f"{os.path.dirname(place)}/.{os.path.basename(place)}{environment.REMOVING}"
-    host.remove_tree(old)
-    if host.exists(place):
-        host.rename(place, old)
-    host.rename(here, place)
-    host.remove_tree(old)
