@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -244,6 +245,33 @@ def test_pip_leaves_no_cache(make, monkeypatch, tmp_path):
     assert not Path(building.CACHE).exists()
 
 
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_another_interpreter(make, tmp_path, installer):
+    """A second CPython: the system's program with a prefix of its own."""
+    system = Path(environment.program("python3"))
+    other = tmp_path / "other/bin/another-python"
+    other.parent.mkdir(parents=True)
+    shutil.copy2(system, other)
+    library = subprocess.run(
+        [system, "-I", "-c", "import os; print(os.path.dirname(os.__file__))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    (tmp_path / "other/lib").mkdir()
+    (tmp_path / "other/lib" / Path(library).name).symlink_to(library)
+    usual = make(installer=installer)
+    told = make(installer=installer, interpreter=str(other))
+    assert told["interpreter"]["path"] == str(other)
+    assert told["environment"] != usual["environment"]
+    assert (make.link / "bin/python").resolve() == other
+    assert make.python("-c", "import sys, one; print(sys.base_prefix, one.VERSION)") == f"{tmp_path}/other 1.0"
+    assert not make(installer=installer, interpreter=str(other))["changed"]
+    other.unlink()
+    with pytest.raises(HostError, match="another-python, which is not on this host"):
+        make(installer=installer, interpreter=str(other))
+
+
 def test_check_mode_tells_the_path_and_makes_nothing(make):
     told = make(check_mode=True)
     assert (told["changed"], make.link.is_symlink()) == (True, False)
@@ -290,6 +318,20 @@ def test_no_network(working, installer):
     wheel = working.index.add("three", "3.0")
     told = refused(working, lock=pin(wheel), installer=installer, index_url=NOWHERE)
     assert "the package index can't be reached" in told
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_an_index_that_never_answers(working, monkeypatch, installer):
+    monkeypatch.setattr(building, "TIMEOUT", 1)
+    wheel = working.index.add("three", "3.0")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/simple/"
+        began = time.monotonic()
+        told = refused(working, lock=pin(wheel), installer=installer, index_url=url)
+    # Three times a second, with pauses, and what a busy machine takes to start pip.
+    assert time.monotonic() - began < 30
+    assert "the package index can't be reached" in told
+    assert "timed out" in told
 
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])
