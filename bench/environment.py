@@ -92,8 +92,13 @@ class Host:
 
 
 def targets(series: Mapping[str, Sequence[float]]) -> list[Target]:
-    """Return the figure to reach, with what was measured: by the same role, to the same result."""
-    return [Target(f"{UV}, to {PIP}", ratio(series, UV, PIP), LIMIT)]
+    """Return the figure to reach for each way of measuring it.
+
+    With uv there and yet to be fetched; to pip by the same role with the same result, and to the guide's commands,
+    which make less.
+    """
+    pairs = [(name, base) for base in (PIP, GUIDE) for name in (UV, FIRST)]
+    return [Target(f"{name}, to {base}", ratio(series, name, base), LIMIT) for name, base in pairs]
 
 
 def report(series: Mapping[str, Sequence[float]], machine: Mapping[str, Any]) -> list[str]:

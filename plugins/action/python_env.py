@@ -16,12 +16,12 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
 COLLECTION = Path(__file__).resolve().parents[2]
@@ -48,24 +48,31 @@ class ActionModule(ActionBase):
         try:
             args, wheels = self._arguments()
             return self._rounds(args, wheels, variables)
+        except AnsibleConnectionFailure as error:
+            # Failed, not unreachable: max_fail_percentage does not count unreachable hosts, and a rollout would go on.
+            told = f"this host can't be reached: {error}. Bring it back or take it out of the inventory, then run again"
+            return {"failed": True, "msg": told, "settings": []}
         except (AnsibleError, OSError, ValueError) as error:
             return {"failed": True, "msg": str(error), "settings": []}
         finally:
-            self._remove_tmp_path(self._connection._shell.tmpdir)
+            # For the same reason; what stays behind is a folder of its own below /tmp.
+            with suppress(AnsibleConnectionFailure):
+                self._remove_tmp_path(self._connection._shell.tmpdir)
 
     def _arguments(self) -> tuple[dict[str, Any], dict[str, Path]]:
         """Return the module's arguments, and the wheels by SHA-256."""
         args = dict(self._task.args)
         if args.get("state", "present") == "absent":
             return {**args, "lock": "", "packages": []}, {}
+        args["system_packages"] = listed("system_packages", args.get("system_packages"))
         if args.get("lock") == "upstream":
             # Its miner does not start without git (GitPython looks for it when it is imported).
-            args["system_packages"] = sorted({"git", *args.get("system_packages", [])})
+            args["system_packages"] = sorted({"git", *args["system_packages"]})
         args["lock"] = self._lock(str(args.get("lock") or "runtime"))
         if args.get("installer", "uv") == "uv":
             args["uv_lock"] = self._lock(str(args.get("uv_lock") or "uv"))
-        given = args.get("packages")
-        paths = [self._wheel(str(one)) for one in ([RUNTIME] if given is None else given)]
+        given = [RUNTIME] if args.get("packages") is None else listed("packages", args["packages"])
+        paths = [self._wheel(one) for one in given]
         about = [describe(path) for path in paths]
         args["packages"] = about
         return args, {one["sha256"]: path for one, path in zip(about, paths)}
@@ -133,6 +140,17 @@ class ActionModule(ActionBase):
             self._transfer_file(str(wheels[sha256]), path)
         self._fixup_perms2((folder, *paths.values()))
         args["packages"] = [{**one, "path": paths.get(one["sha256"], "")} for one in args["packages"]]
+
+
+def listed(name: str, given: object) -> list[str]:
+    """Return what a setting lists. Text is split at commas, as Ansible does it for modules.
+
+    :raises ValueError: it is no list of texts.
+    """
+    items = given.split(",") if isinstance(given, str) else [] if given is None else given
+    if not isinstance(items, list) or not all(isinstance(one, str) for one in items):
+        raise ValueError(f"{name} is {given!r}: a list of texts is wanted, such as [git, jq]")
+    return [one.strip() for one in items if one.strip()]
 
 
 def describe(path: Path) -> dict[str, str]:

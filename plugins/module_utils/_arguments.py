@@ -90,7 +90,7 @@ PYTHON_ENV: Arguments = {
     "verify": {"type": "str", "choices": ["quick", "full"], "default": "quick"},
     "keep": {"type": "int", "default": 2},
     "in_use": {"type": "list", "elements": "str", "default": ["/opt/precog/releases/*/environment"]},
-    "index_url": {"type": "str", "default": ""},
+    "index_url": {"type": "str", "default": "", "no_log": True},
 }
 
 GATE: Arguments = {

@@ -3,8 +3,9 @@
 """Python environments of a host: which one is asked for, which one is there, and what has to be done about it.
 
 An environment lies in `ROOT/NAME-DIGEST`, the digest standing for all that it is made of, and is never changed once it
-is complete. `ROOT/NAME` is a link to the one in use. How one is made is in _environment_build, what is checked of it in
-_environment_check; a run with nothing to do loads only the latter.
+is complete; one that got damaged is made again as `ROOT/NAME-DIGEST.1`, and so on. `ROOT/NAME` is a link to the one in
+use. How one is made is in _environment_build, what is checked of it in _environment_check; a run with nothing to do
+loads only the latter.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 
-LAYOUT = 1  # of an environment's folder; another one makes other environments of the same inputs
+LAYOUT = 2  # of an environment's folder; another one makes other environments of the same inputs
 DIGITS = 12  # of a digest in a name
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 DIGEST = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
+OWN = rf"-{DIGEST.pattern}(\.\d+)?"  # what follows the link's name in an environment's; a number, if it is a repair
 FILE = re.compile(r"[A-Za-z0-9][\w.+-]*\.whl")
 LEVELS = (0, 1, 2)  # of `python -O`
+PROC = "/proc"
 BUILDING, REMOVING, WORK = ".building", ".removing", ".work"
 PATH = f"/usr/local/bin:{COMMAND_ENVIRONMENT['PATH']}"
 # What Debian calls the interpreters that can be asked for by name.
@@ -97,6 +100,10 @@ class Missing(Exception):
         super().__init__(", ".join((*debian, *wheels)))
         self.debian = list(debian)
         self.wheels = list(wheels)
+
+
+class FullDiskError(HostError):
+    """A program that builds an environment found the disk full."""
 
 
 def request(params: Mapping[str, Any]) -> Request:
@@ -229,14 +236,37 @@ def linked(host: Host, asked: Request) -> str | None:
 
 def environments(host: Host, asked: Request) -> list[str]:
     """Return the names of all environments of this name, complete or not."""
-    pattern = re.compile(rf"{re.escape(asked.name)}-{DIGEST.pattern}")
+    pattern = re.compile(f"{re.escape(asked.name)}{OWN}")
     return [name for name in host.list_dir(asked.root) if pattern.fullmatch(name)]
+
+
+def alike(host: Host, asked: Request, name: str) -> list[str]:
+    """Return the names of the environments that are made of the same as another, in the order of their making."""
+    return sorted((one for one in environments(host, asked) if _stem(one) == _stem(name)), key=_repairs)
+
+
+def repaired(name: str) -> str:
+    """Return the name of what takes the place of a damaged environment: processes may still run from that."""
+    return f"{_stem(name)}.{_repairs(name) + 1}"
+
+
+def is_repair(name: str) -> bool:
+    """Tell whether an environment takes the place of a damaged one."""
+    return _repairs(name) > 0
+
+
+def _stem(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _repairs(name: str) -> int:
+    return int(name.partition(".")[2] or 0)
 
 
 def remains(host: Host, asked: Request) -> list[str]:
     """Return the names of what killed runs left."""
     suffixes = "|".join(map(re.escape, (BUILDING, REMOVING, WORK)))
-    pattern = re.compile(rf"\.({re.escape(asked.name)}-{DIGEST.pattern}|tool-[0-9a-f]+)({suffixes})")
+    pattern = re.compile(rf"\.({re.escape(asked.name)}{OWN}|tool-[0-9a-f]+)({suffixes})")
     return [name for name in host.list_dir(asked.root) if pattern.fullmatch(name)]
 
 
@@ -248,6 +278,35 @@ def users(asked: Request) -> dict[str, list[str]]:
         if folder == os.path.realpath(asked.root):
             found.setdefault(name, []).append(link)
     return found
+
+
+def processes(asked: Request, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return which processes run from each environment of this root, by the environment's name.
+
+    An environment's `python` is a link, so what counts is by which path one was started, and what it has loaded.
+    """
+    found: dict[str, list[str]] = {}
+    for process in sorted(filter(str.isdigit, os.listdir(PROC)), key=int):
+        seen = _started_by(f"{PROC}/{process}") + _read(f"{PROC}/{process}/maps")
+        for name in names:
+            if os.fsencode(f"{os.path.realpath(asked.root)}/{name}/") in seen:
+                found.setdefault(name, []).append(f"process {process}")
+    return found
+
+
+def _started_by(process: str) -> bytes:
+    """Return the path that a process was started by, links to an environment followed."""
+    program = _read(f"{process}/cmdline").split(b"\0", 1)[0]
+    folder, name = os.path.split(program)
+    return os.path.join(os.path.realpath(folder), name) + b"\n" if os.path.isabs(program) else b""
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:  # it ended
+        return b""
 
 
 def superfluous(have: Mapping[str, float], keep: int, needed: Sequence[str]) -> list[str]:

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -28,6 +27,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _environment a
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_check as check
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_errors as errors
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_lock as lock
+from ansible_collections.precog.fleet.plugins.module_utils._environment_compile import Compiler
 from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError, sync_folder
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ PASSED = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "H
 PIP_WHEELS = "/usr/share/python-wheels"
 PIP_PACKAGE = "python3-pip-whl"
 TIMEOUT = 30  # seconds without a byte
+MB = 10**6
+BLOCK = 512  # bytes, as stat counts
+SMALLEST = 64 * MB  # uv itself is 40, and the runtime's packages 90
 # Values of markers, by PEP 508's names; and where the standard library lies.
 PROBE = """
 import json, os, platform, sys, sysconfig
@@ -61,27 +64,6 @@ print(json.dumps({
     "standard_library": sysconfig.get_path("stdlib"),
 }))
 """
-# Bytecode without -O lies beside the sources, as everyone expects it; that for -O below one folder, with that of the
-# standard library. The paths in it are those that the sources will have. What does not compile is no failure: packages
-# have templates and examples with them.
-COMPILE = """
-import compileall, json, os, re, sys
-given = json.loads(sys.argv[1])
-kept = {"quiet": 2, "force": True, "workers": 0, "rx": re.compile("/(%s)/" % "|".join(given["left_out"]))}
-if given["moved"]:
-    kept.update(stripdir=given["here"], prependdir=given["there"])
-if given["prefix"]:
-    # For this process, and for the workers, which may be started anew instead of forked.
-    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = given["prefix"]
-for folder in given["folders"]:
-    compileall.compile_dir(folder, optimize=given["levels"], **kept)
-"""
-TESTS = ("test", "tests", "idlelib")  # the larger part of numpy's source; no miner imports it
-LEFT_OUT = (
-    *("lib2to3", "tkinter", "turtledemo", "ensurepip", "pydoc_data"),
-    *("site-packages", "dist-packages"),
-)
-ROOM = 8 << 20  # bytes that have to be left: compileall keeps silent about a full disk
 
 
 def missing() -> list[str]:
@@ -97,9 +79,9 @@ def pip_wheel() -> str:
 
 
 def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> dict[str, float]:
-    """Make an environment, in place of a damaged one of the same name if there is one.
+    """Make an environment.
 
-    :param name: of its folder.
+    :param name: of its folder, which is not there yet.
     :return: seconds by step.
     :raises HostError: it can't be made; nothing is left of it, and whatever was there is as it was.
     :raises OSError: the disk is full, or can't be written to.
@@ -109,8 +91,8 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
     about = json.loads(environment.ask(interpreter.path, ["-I", "-c", PROBE]))
     pins = lock.applying(expect(asked, interpreter), about["markers"])
     clock = Clock()
-    compiler = _Compiler(asked, interpreter, here, place)
-    if host.exists(place):
+    compiler = Compiler(asked, interpreter, here, place)
+    if environment.is_repair(name):
         # What was linked from the cache may be damaged there as well.
         host.remove_tree(CACHE)
     try:
@@ -121,23 +103,68 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
         wheels = _take_wheels(asked.packages, work)
         installer = _Installer(host, asked, interpreter, here, work)
         clock.step("tools")
-        _make_venv(interpreter, here, name)
+        installer.create(name)
         installer.install(_requirements(asked, wheels, work))
         clock.step("install")
         _check(asked, interpreter, pins, here)
         installer.check()
         clock.step("check")
-        compiler.finish()
+        compiler.finish(_library_folders(here))
         clock.step("compile")
         _finish(asked, interpreter, here, place, pins)
-        _put(host, here, place)
+        host.rename(here, place)
         clock.step("finish")
+    except (HostError, OSError) as error:
+        if _is_full(error):
+            # It grew as much as the environment would have, and would leave the disk full.
+            host.remove_tree(CACHE)
+        raise
     finally:
         compiler.stop()
         for folder in (here, work):
             with suppress(OSError):
                 host.remove_tree(folder)
     return clock.steps
+
+
+def _is_full(error: HostError | OSError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, environment.FullDiskError)
+
+
+def expect_room(asked: Request, linked: str | None) -> None:
+    """Find out whether there is room for another environment and for what is fetched for it.
+
+    :param linked: the name of the one in use, from which its size is guessed.
+    :raises HostError: there is not.
+    """
+    size, why = SMALLEST, "the least that one takes"
+    if linked and (taken := _taken(f"{asked.root}/{linked}")) > size:
+        size, why = taken, f"as {linked} does"
+    _expect(asked.root, size, why)
+    if asked.installer == "uv":
+        _expect(CACHE, SMALLEST, "the least that is fetched")
+
+
+def _taken(place: str) -> int:
+    """Return how many bytes an environment takes, without what it shares with uv's cache as long as that is there."""
+    shared = os.path.isdir(CACHE)
+    found = [entry.stat(follow_symlinks=False) for _path, entry in check.walk(place)] if os.path.isdir(place) else []
+    return sum(one.st_blocks * BLOCK for one in found if one.st_nlink == 1 or not shared)
+
+
+def _expect(place: str, size: int, why: str) -> None:
+    folder = place
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    system = os.statvfs(folder)
+    left = system.f_bavail * system.f_frsize
+    if left < size:
+        raise HostError(
+            f"the disk is too full: {place} has {left / MB:.0f} MB left, and another environment takes about "
+            f"{size / MB:.0f} MB ({why}). Free space there (df -h), then run again"
+        )
 
 
 class Clock:
@@ -198,10 +225,6 @@ def _requirements(asked: Request, wheels: Mapping[str, str], work: str) -> str:
     return path
 
 
-def _make_venv(interpreter: Interpreter, here: str, name: str) -> None:
-    environment.ask(interpreter.path, ["-I", "-m", "venv", "--without-pip", "--symlinks", "--prompt", name, here])
-
-
 class _Installer:
     """uv or pip, with how it is called."""
 
@@ -210,12 +233,33 @@ class _Installer:
         self._work = work
         self._tool = _tool(host, asked, work) if asked.installer == "uv" else ""
 
+    def create(self, name: str) -> None:
+        """Make the environment itself, with nothing in it, not even pip.
+
+        :param name: what a shell shows in which it is activated.
+        """
+        if self._tool:
+            # The standard library's bytecode is there already.
+            options = [
+                "--quiet",
+                "--no-config",
+                "--no-project",
+                "--offline",
+                "--no-python-downloads",
+                "--allow-existing",
+            ]
+            options += ["--python", self._interpreter.path, "--cache-dir", CACHE, "--prompt", name]
+            _run([self._tool, "venv", *options, self._here], self._asked, str(self._interpreter))
+        else:
+            options = ["--without-pip", "--symlinks", "--prompt", name]
+            environment.ask(self._interpreter.path, ["-I", "-m", "venv", *options, self._here])
+
     def install(self, requirements: str) -> None:
         """Install exactly what a file of requirements with hashes says."""
         if self._tool:
-            self._uv("install", *UV_OPTIONS, *_index(self._asked), "--requirements", requirements)
+            self._uv("install", *UV_OPTIONS, "--requirements", requirements)
         else:
-            self._pip("install", *PIP_OPTIONS, *_index(self._asked), "--requirement", requirements)
+            self._pip("install", *PIP_OPTIONS, "--requirement", requirements)
 
     def check(self) -> None:
         """Find out whether every package has what it depends on.
@@ -247,10 +291,6 @@ PIP_OPTIONS = (
 )
 
 
-def _index(asked: Request) -> list[str]:
-    return ["--index-url", asked.index_url] if asked.index_url else []
-
-
 def _tool(host: Host, asked: Request, work: str) -> str:
     """Return the path of uv, which is made of its lock if it is not there."""
     digest = hashlib.sha256(asked.uv_lock.encode()).hexdigest()[: environment.DIGITS]
@@ -261,12 +301,15 @@ def _tool(host: Host, asked: Request, work: str) -> str:
         with open(requirements, "w", encoding="utf-8") as file:
             file.write(asked.uv_lock)
         host.remove_tree(made)
-        argv = [sys.executable, "-m", "pip", "install", *PIP_OPTIONS, *_index(asked)]
+        argv = [sys.executable, "-m", "pip", "install", *PIP_OPTIONS]
         options = ["--target", made, "--requirement", requirements]
-        _run([*argv, *options], asked, "this system's Python", {"PYTHONPATH": pip_wheel(), "TMPDIR": work})
-        host.remove_tree(folder)
-        os.sync()
-        host.rename(made, folder)
+        try:
+            _run([*argv, *options], asked, "this system's Python", {"PYTHONPATH": pip_wheel(), "TMPDIR": work})
+            host.remove_tree(folder)
+            os.sync()
+            host.rename(made, folder)
+        finally:
+            host.remove_tree(made)
     return f"{folder}/bin/uv"
 
 
@@ -286,14 +329,17 @@ def _run(argv: Sequence[str], asked: Request, interpreter: str, more: Mapping[st
     if os.path.exists(CERTIFICATES):
         env |= {"SSL_CERT_FILE": CERTIFICATES, "PIP_CERT": CERTIFICATES}
     if asked.index_url:
-        env["PIP_CONFIG_FILE"] = os.devnull
+        # Not among the arguments, which everybody on the host can read: it may have a password.
+        env |= {"UV_DEFAULT_INDEX": asked.index_url, "PIP_INDEX_URL": asked.index_url, "PIP_CONFIG_FILE": os.devnull}
     env |= more or {}
     try:
         done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False, env=env, cwd="/")
     except OSError as error:
         raise HostError(f"cannot run {argv[0]}: {error.strerror}") from error
     if done.returncode:
-        raise HostError(errors.explain(done.stdout + done.stderr, interpreter))
+        said = errors.without_passwords(done.stdout + done.stderr)
+        kind = environment.FullDiskError if errors.is_full_disk(said) else HostError
+        raise kind(errors.explain(said, interpreter))
 
 
 def _check(asked: Request, interpreter: Interpreter, pins: Mapping[str, str], here: str) -> None:
@@ -320,6 +366,10 @@ def _dist_infos(here: str) -> list[str]:
     return sorted(set(map(os.path.realpath, found)))  # lib64 is lib
 
 
+def _library_folders(here: str) -> list[str]:
+    return sorted(set(map(os.path.dirname, _dist_infos(here))))
+
+
 def _installed(here: str) -> Iterator[tuple[str, str]]:
     for folder in _dist_infos(here):
         with open(f"{folder}/METADATA", encoding="utf-8", errors="replace") as file:
@@ -339,72 +389,6 @@ def _recorded(here: str) -> Iterator[tuple[str, str]]:
 def _record_digest(path: str) -> str:
     digest = bytes.fromhex(check.sha256(path))
     return "sha256=" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-
-
-class _Compiler:
-    """Compiles all that the environment can import, for each level of optimisation."""
-
-    def __init__(self, asked: Request, interpreter: Interpreter, here: str, place: str) -> None:
-        self._interpreter, self._here, self._place = interpreter, here, place
-        self._plain = [level for level in asked.optimize if not level]
-        self._optimised = [level for level in asked.optimize if level]
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def begin(self, standard_library: str) -> None:
-        """Start with the standard library, while the packages are still on their way."""
-        if self._optimised:
-            self._start([standard_library], self._optimised, prefixed=True)
-
-    def finish(self) -> None:
-        """Compile the packages, and wait until all is done.
-
-        :raises OSError: the disk is full.
-        """
-        folders = sorted(set(map(os.path.dirname, _dist_infos(self._here))))
-        for levels, prefixed in ((self._plain, False), (self._optimised, True)):
-            if levels:
-                self._start(folders, levels, prefixed=prefixed)
-        for process in self._running:
-            process.wait()
-        left = os.statvfs(self._here)
-        if left.f_bavail * left.f_frsize < ROOM:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._here)
-        compiled = f"{self._here}/pycache"
-        if os.path.isdir(compiled + self._here):
-            os.makedirs(os.path.dirname(compiled + self._place), exist_ok=True)
-            os.rename(compiled + self._here, compiled + self._place)
-
-    def stop(self) -> None:
-        """End what still runs."""
-        for process in self._running:
-            if process.poll() is None:
-                # With its workers, which are of its group.
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-    def _start(self, folders: Sequence[str], levels: Sequence[int], *, prefixed: bool) -> None:
-        moved = folders[0].startswith(self._here)
-        given = {
-            "folders": folders,
-            "levels": levels,
-            "prefix": f"{self._here}/pycache" if prefixed else None,
-            "moved": moved,
-            "here": self._here,
-            "there": self._place,
-            "left_out": TESTS if moved else (*TESTS, *LEFT_OUT),
-        }
-        # Not -I, by which workers would not look at their environment.
-        argv = [self._interpreter.path, "-s", "-B", "-c", COMPILE, json.dumps(given)]
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=COMMAND_ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-        )
-        self._running.append(process)
 
 
 def _finish(asked: Request, interpreter: Interpreter, here: str, place: str, pins: Mapping[str, str]) -> None:
@@ -440,13 +424,3 @@ def _replace(path: str, old: bytes, new: bytes) -> None:
         with open(path, "wb") as file:
             file.write(data.replace(old, new))
         os.chmod(path, mode)
-
-
-def _put(host: Host, here: str, place: str) -> None:
-    """Put a complete environment in its place; a damaged one that lies there goes."""
-    old = f"{os.path.dirname(place)}/.{os.path.basename(place)}{environment.REMOVING}"
-    host.remove_tree(old)
-    if host.exists(place):
-        host.rename(place, old)
-    host.rename(here, place)
-    host.remove_tree(old)

@@ -18,12 +18,13 @@ class Kind(NamedTuple):
     said: str
 
 
+FULL = Kind(
+    (r"No space left on device", r"os error 28", r"Disk quota exceeded", r"os error 122"),
+    "the disk is full. Free space there (df -h), then run again",
+)
 # In this order: pip blames a missing file for what the network did, and an installer anything for a full disk.
 KINDS = (
-    Kind(
-        (r"No space left on device", r"os error 28", r"Disk quota exceeded", r"os error 122"),
-        "the disk is full. Free space there (df -h), then run again",
-    ),
+    FULL,
     Kind(
         (
             rf"[Hh]ash mismatch for `?{REQUIREMENT}",
@@ -81,7 +82,33 @@ def explain(output: str, interpreter: str) -> str:
     return f"the installer failed. It said: {last_lines(output)}"
 
 
-def last_lines(output: str) -> str:
+def without_passwords(output: str) -> str:
+    """Return what a program printed, without what addresses in it have of names and passwords."""
+    return re.sub(r"(?<=://)[^/\s@]+@", "***@", output)
+
+
+def is_full_disk(output: str) -> bool:
+    """Tell whether what a program printed is about a full disk."""
+    return any(re.search(sign, output) for sign in FULL.signs)
+
+
+def explain_compiler(output: str, code: int) -> str:
+    """Say why bytecode was not compiled.
+
+    :param output: what the compiler printed.
+    :param code: with which it ended; negative, the signal that ended it.
+    """
+    if is_full_disk(output):
+        return f"{FULL.said}. It said: {last_lines(output, 1)}"
+    ended = f"was ended by signal {-code}" if code < 0 else f"failed with code {code}"
+    return (
+        f"the bytecode could not be compiled, without which every start takes seconds: the compiler {ended}. Look for "
+        "a lack of memory (journalctl -k) or of /dev/shm, then run again. "
+        f"It said: {last_lines(output, 1)}"
+    )
+
+
+def last_lines(output: str, most: int = LINES_TOLD) -> str:
     """Return the end of what a program said, on one line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return " | ".join(lines[-LINES_TOLD:]) or "nothing"
+    return " | ".join(lines[-most:]) or "nothing"

@@ -35,7 +35,7 @@ class View(NamedTuple):
     :ivar interpreter: None where it is not there yet.
     :ivar name: of the folder of the environment asked for; "" where it depends on a missing interpreter.
     :ivar linked: the name that the link leads to, or None.
-    :ivar wrong: why the environment asked for can't be used as it is: `ABSENT`, what is damaged, or "".
+    :ivar wrong: why it is yet to be made: `ABSENT`, what is damaged of the one that is there, or "".
     :ivar lacking: Debian packages that were asked for and are not installed.
     :ivar remains: what killed runs left.
     """
@@ -67,10 +67,18 @@ def look(host: Host, asked: Request) -> View:
             raise HostError(f"interpreter is {asked.interpreter}, which is not on this host: name one that is there")
         return View(None, "", linked, ABSENT, (*lacking, package), remains)
     interpreter = environment.inspect(path)
-    name = environment.folder_name(asked, interpreter)
-    place = f"{asked.root}/{name}"
-    wrong = check.damage(place, full=asked.full) if host.exists(place) else ABSENT
+    name, wrong = _wanted(host, asked, environment.folder_name(asked, interpreter), linked)
     return View(interpreter, name, linked, wrong, lacking, remains)
+
+
+def _wanted(host: Host, asked: Request, name: str, linked: str | None) -> tuple[str, str]:
+    """Return the name of the environment that is to be in use, and why it can't be what is there; "" if it can."""
+    made = environment.alike(host, asked, name)
+    if not made:
+        return name, ABSENT
+    best = linked if linked in made else made[-1]
+    wrong = check.damage(f"{asked.root}/{best}", full=asked.full)
+    return (environment.repaired(made[-1]) if wrong else best), wrong
 
 
 def _lacking(packages: Sequence[str]) -> list[str]:
@@ -95,15 +103,17 @@ def present(host: Host, asked: Request, *, check_mode: bool) -> dict[str, Any]:
     began = time.monotonic()
     before = look(host, asked)
     steps: dict[str, float] = {}
+    warnings: list[str] = []
     done = before
     if not before.settled:
         if check_mode:
             _foresee(asked, before)
         else:
-            steps = _locked(host, asked)
+            steps, warnings = _locked(host, asked, before.linked)
             done = look(host, asked)
     result = _report(asked, before, done)
-    return {**result, "seconds": {**steps, "all": round(time.monotonic() - began, 2)}}
+    seconds = {**steps, "all": round(time.monotonic() - began, 2)}
+    return {**result, "seconds": seconds, **({"warnings": warnings} if warnings else {})}
 
 
 def _foresee(asked: Request, view: View) -> None:
@@ -114,35 +124,44 @@ def _foresee(asked: Request, view: View) -> None:
         _environment_build.expect(asked, view.interpreter)
     else:
         _environment_lock.parse(asked.lock)
+    if view.wrong:
+        _environment_build.expect_room(asked, view.linked)
 
 
-def _locked(host: Host, asked: Request) -> dict[str, float]:
-    """Do what is to be done, after whoever else is at it."""
+def _locked(host: Host, asked: Request, before: str | None) -> tuple[dict[str, float], list[str]]:
+    """Do what is to be done, after whoever else is at it; returns seconds by step, and warnings.
+
+    :param before: where the link led to.
+    """
     mask = os.umask(UMASK)
     try:
         with host.lock(f"{asked.root}/{LOCK}", PATIENCE):
             os.chmod(asked.root, 0o755)  # the lock's folder is made for root alone
             return _apply(host, asked, look(host, asked))
     except OSError as error:
-        raise HostError(f"{engine.told(error)}. {engine.remedy(error)} {_unchanged(host, asked)}") from error
+        raise HostError(f"{engine.told(error)}. {engine.remedy(error)} {_outcome(host, asked, before)}") from error
     except HostError as error:
-        raise HostError(f"{error}. {_unchanged(host, asked)}") from error
+        raise HostError(f"{error}. {_outcome(host, asked, before)}") from error
     finally:
         os.umask(mask)
 
 
-def _unchanged(host: Host, asked: Request) -> str:
+def _outcome(host: Host, asked: Request, before: str | None) -> str:
+    """Say where a failed run leaves the link."""
     linked = environment.linked(host, asked)
+    if linked != before:
+        return f"{asked.link} is {linked} already"
     return f"Nothing was changed: {asked.link} is still {linked}" if linked else "There is no environment yet"
 
 
-def _apply(host: Host, asked: Request, view: View) -> dict[str, float]:
+def _apply(host: Host, asked: Request, view: View) -> tuple[dict[str, float], list[str]]:
     from ansible_collections.precog.fleet.plugins.module_utils import _environment_build as building
 
     if view.interpreter:
         building.expect(asked, view.interpreter)
     debian, wheels = list(view.lacking), []
     if view.wrong:
+        building.expect_room(asked, view.linked)
         debian += building.missing()
         wheels = [one.sha256 for one in asked.packages if not one.path]
     if debian or wheels:
@@ -152,18 +171,27 @@ def _apply(host: Host, asked: Request, view: View) -> dict[str, float]:
     steps = {}
     if view.wrong and view.interpreter:
         steps = building.build(host, asked, view.interpreter, view.name)
-    if view.linked != view.name:
-        host.replace_link(asked.link, view.name)
-        _prune(host, asked)
-    return steps
+    if view.linked == view.name:
+        return steps, []
+    host.replace_link(asked.link, view.name)
+    try:
+        _prune(host, asked, view.name)
+    except OSError as error:
+        return steps, [f"{asked.link} is {view.name} now, but not all that nothing needs could be removed: {error}"]
+    return steps, []
 
 
-def _prune(host: Host, asked: Request) -> None:
-    """Remove the environments that nothing needs any more, the oldest first."""
+def _prune(host: Host, asked: Request, linked: str) -> None:
+    """Remove the environments that nothing needs any more: what was damaged, then the oldest."""
     have = {name: _made(f"{asked.root}/{name}") for name in environment.environments(host, asked)}
-    needed = [*environment.users(asked), environment.linked(host, asked) or ""]
-    for name in environment.superfluous(have, asked.keep, needed):
-        _remove(host, asked, name)
+    needed = [*environment.users(asked), linked]
+    damaged = [name for name in environment.alike(host, asked, linked) if name not in needed]
+    whole = {name: when for name, when in have.items() if name not in damaged}
+    gone = [*damaged, *environment.superfluous(whole, asked.keep, needed)]
+    running = environment.processes(asked, gone) if gone else {}
+    for name in gone:
+        if name not in running:
+            _remove(host, asked, name)
 
 
 def _made(place: str) -> float:
@@ -221,6 +249,7 @@ def absent(host: Host, asked: Request, *, check_mode: bool) -> dict[str, Any]:
     began = time.monotonic()
     names = environment.environments(host, asked)
     used = {name: links for name, links in environment.users(asked).items() if name in names}
+    used = used or (environment.processes(asked, names) if names else {})
     if used:
         told = "; ".join(f"{name} by {', '.join(links)}" for name, links in sorted(used.items()))
         raise HostError(f"environments of {asked.name} are in use: {told}. Remove what uses them first (miner_service)")

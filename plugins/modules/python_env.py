@@ -78,13 +78,16 @@ options:
     type: int
     default: 2
   in_use:
-    description: Patterns of links; an environment that one of them leads to is never removed.
+    description:
+      - Patterns of links; an environment that one of them leads to is never removed.
+      - Nor is one that a process runs from, whatever this says.
     type: list
     elements: str
     default: [/opt/precog/releases/*/environment]
   index_url:
     description:
       - The package index. It takes the place of what pip or uv are configured to use on the host.
+      - It may have a name and a password, and is kept out of arguments, output and logs.
       - Without it pip looks at C(/etc/pip.conf), and uv at C(/etc/uv/uv.toml).
     type: str
     default: ''

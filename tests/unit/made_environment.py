@@ -6,6 +6,7 @@ import base64
 import hashlib
 import shutil
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,18 +78,40 @@ class Index:
 
 
 class _Silent(SimpleHTTPRequestHandler):
+    def __init__(self, *words: object, login: str = "", delay: float = 0.0, **more: object) -> None:
+        self.wanted = f"Basic {base64.b64encode(login.encode()).decode()}" if login else ""
+        self.delay = delay
+        super().__init__(*words, **more)
+
+    def do_GET(self) -> None:
+        """Serve those who may, after a while."""
+        time.sleep(self.delay)
+        if self.wanted and self.headers["Authorization"] != self.wanted:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="tests"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            super().do_GET()
+
     def log_message(self, *_words: object) -> None:
         """Say nothing."""
 
+    def end_headers(self) -> None:
+        """Let be kept what is fetched, as real indexes do."""
+        self.send_header("Cache-Control", "max-age=600")
+        super().end_headers()
+
 
 @contextmanager
-def serve(folder: Path) -> Iterator[Index]:
-    """An index for as long as it is wanted."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(folder)))
+def serve(folder: Path, login: str = "", delay: float = 0.0) -> Iterator[Index]:
+    """An index for as long as it is wanted; it answers after *delay* seconds, and wants a *login* (`name:password`)."""
+    handler = partial(_Silent, directory=str(folder), login=login, delay=delay)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield Index(folder, f"http://127.0.0.1:{server.server_port}/simple/")
+        yield Index(folder, f"http://{login + '@' if login else ''}127.0.0.1:{server.server_port}/simple/")
     finally:
         server.shutdown()
         server.server_close()

@@ -249,3 +249,32 @@ def test_links_in_a_folder_are_not_followed(finished):
 )
 def test_an_installers_error_is_explained(output, told):
     assert errors.explain(output, "pypy 3.9.16").startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "told"),
+    [
+        ("", -9, "the compiler was ended by signal 9"),
+        ("Traceback:\nBrokenProcessPool: A process was terminated", 1, "It said: BrokenProcessPool: A process was"),
+        (
+            "PermissionError: [Errno 13] Permission denied",
+            1,
+            "Look for a lack of memory (journalctl -k) or of /dev/shm",
+        ),
+        ("OSError: [Errno 28] No space left on device: '/x.pyc'", 1, "the disk is full. Free space there"),
+    ],
+)
+def test_a_compilers_end_is_explained(output, code, told):
+    assert told in errors.explain_compiler(output, code)
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("at https://me:p%40ss@index.example/simple/", "at https://***@index.example/simple/"),
+        ("http://token@127.0.0.1:9/ and https://me:pass@x/", "http://***@127.0.0.1:9/ and https://***@x/"),
+        ("one @ file:///tmp/one.whl, https://x/@y", "one @ file:///tmp/one.whl, https://x/@y"),
+    ],
+)
+def test_no_password_is_told(output, told):
+    assert errors.without_passwords(output) == told

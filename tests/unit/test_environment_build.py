@@ -5,14 +5,21 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import resource
 import shutil
+import socket
 import subprocess
+import threading
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_build as building
+from ansible_collections.precog.fleet.plugins.module_utils import _environment_compile as compiling
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_run as running
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, pin, serve, sha256
@@ -63,6 +70,12 @@ class Maker:
         params = {**self.params, **given}
         run = running.present if params["state"] == "present" else running.absent
         return run(Host(), environment.request(params), check_mode=check_mode)
+
+    def moved(self, root):
+        """Let environments lie elsewhere, with uv as it was."""
+        root.parent.mkdir(parents=True, exist_ok=True)
+        self.root.rename(root)
+        self.root, self.params["root"] = root, str(root)
 
     @property
     def link(self):
@@ -148,6 +161,117 @@ def test_with_optimisation_nothing_is_left_to_compile(make):
     assert where == str(make.link.resolve() / f"lib/{Path(where).parts[-3]}/site-packages/one.py")
 
 
+def codes(python, top, level):
+    """The sources below a folder that can be compiled, and those of them whose bytecode is there."""
+    tag, optimisation = f"cpython-{python[0]}{python[1]}", f".opt-{level}" if level else ""
+    sources = [path for path in top.rglob("*.py") if compiles(path)]
+    return sources, lambda folder: [
+        path for path in sources if (folder(path) / f"{path.stem}.{tag}{optimisation}.pyc").is_file()
+    ]
+
+
+def compiles(path):
+    try:
+        compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("folder", ["other/env", "tests/env"])
+def test_every_source_has_its_bytecode_but_what_is_for_another_python(make, tmp_path, folder):
+    files = {
+        "three_more/__init__.py": "",
+        "three_more/template.py": "print 'of Python 2'\n",
+        "three_more/deep/a.py": "A = 1",
+    }
+    wheel = make.index.add("three", "3.0", files=files)
+    make.moved(tmp_path / folder)
+    make(lock=pin(wheel), optimize=[0, 2])
+    place = make.link.resolve()
+    (top,) = place.glob("lib/python3*/site-packages")
+    python = re.findall(r"\d+", top.parent.name)
+    sources, beside = codes(python, top, 0)
+    assert sorted(path.name for path in sources) == ["__init__.py", "a.py", "three.py"]
+    assert beside(lambda path: path.parent / "__pycache__") == sources
+    _sources, prefixed = codes(python, top, 2)
+    assert prefixed(lambda path: Path(f"{place}/pycache{path.parent}")) == sources
+
+
+def test_so_has_the_standard_library(make, monkeypatch):
+    create = building._Installer.create
+
+    def late(self, name):
+        while not list(make.root.glob(".*.building/pycache")):
+            time.sleep(0.01)
+        create(self, name)
+
+    # Its compilation begins first, and may be ahead.
+    monkeypatch.setattr(building._Installer, "create", late)
+    make(optimize=[1])
+    place = make.link.resolve()
+    library = Path(make.python("-c", "import os; print(os.path.dirname(os.__file__))"))
+    python = re.findall(r"\d+", library.name)
+    sources, prefixed = codes(python, library / "email", 1)
+    assert len(sources) > 20
+    assert prefixed(lambda path: Path(f"{place}/pycache{path.parent}")) == sources
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_it_is_made_by_the_installer_and_has_none_itself(make, installer):
+    make.params["uv_lock"] = pin(make.index.add_uv())
+    make(
+        installer=installer,
+        lock=pin(make.index.add("three", "3.0", files={"scripts/three": "#!python\nprint('ran')\n"})),
+    )
+    place = make.link.resolve()
+    settings = dict(line.split(" = ", 1) for line in (place / "pyvenv.cfg").read_text().splitlines())
+    assert ("uv" in settings) is (installer == "uv")
+    assert settings["home"] == str(Path(environment.program("python3")).parent)
+    assert make.python("-c", "import sys; print(sys.prefix)") == str(place)
+    assert (place / "bin/three").read_text().startswith(f"#!{place}/bin/python")
+    assert subprocess.run([place / "bin/three"], capture_output=True, text=True, check=True).stdout == "ran\n"
+    assert make.python("-c", "import importlib.util as u; print(u.find_spec('pip'), u.find_spec('uv'))") == "None None"
+
+
+def test_pip_leaves_no_cache(make, monkeypatch, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    # Without TLS it keeps only what comes from whom it trusts.
+    for name, value in {"HOME": str(home), "PIP_TRUSTED_HOST": "127.0.0.1"}.items():
+        monkeypatch.setitem(building.COMMAND_ENVIRONMENT, name, value)
+    make(installer="pip")
+    assert list(home.rglob("*")) == []
+    assert not Path(building.CACHE).exists()
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_another_interpreter(make, tmp_path, installer):
+    """A second CPython: the system's program with a prefix of its own."""
+    system = Path(environment.program("python3"))
+    other = tmp_path / "other/bin/another-python"
+    other.parent.mkdir(parents=True)
+    shutil.copy2(system, other)
+    library = subprocess.run(
+        [system, "-I", "-c", "import os; print(os.path.dirname(os.__file__))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    (tmp_path / "other/lib").mkdir()
+    (tmp_path / "other/lib" / Path(library).name).symlink_to(library)
+    usual = make(installer=installer)
+    told = make(installer=installer, interpreter=str(other))
+    assert told["interpreter"]["path"] == str(other)
+    assert told["environment"] != usual["environment"]
+    assert (make.link / "bin/python").resolve() == other
+    assert make.python("-c", "import sys, one; print(sys.base_prefix, one.VERSION)") == f"{tmp_path}/other 1.0"
+    assert not make(installer=installer, interpreter=str(other))["changed"]
+    other.unlink()
+    with pytest.raises(HostError, match="another-python, which is not on this host"):
+        make(installer=installer, interpreter=str(other))
+
+
 def test_check_mode_tells_the_path_and_makes_nothing(make):
     told = make(check_mode=True)
     assert (told["changed"], make.link.is_symlink()) == (True, False)
@@ -197,6 +321,20 @@ def test_no_network(working, installer):
 
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_an_index_that_never_answers(working, monkeypatch, installer):
+    monkeypatch.setattr(building, "TIMEOUT", 1)
+    wheel = working.index.add("three", "3.0")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/simple/"
+        began = time.monotonic()
+        told = refused(working, lock=pin(wheel), installer=installer, index_url=url)
+    # Three times a second, with pauses, and what a busy machine takes to start pip.
+    assert time.monotonic() - began < 30
+    assert "the package index can't be reached" in told
+    assert "timed out" in told
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
 def test_no_wheel_for_this_interpreter(working, installer):
     wheel = working.index.add("three", "3.0", tag="cp27-cp27m-win32")
     told = refused(working, lock=pin(wheel), installer=installer)
@@ -224,24 +362,175 @@ def test_a_missing_interpreter(working):
         working(interpreter="/no/python")
 
 
-def test_a_full_disk(working, monkeypatch):
-    def full(*_words):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere")
+@pytest.fixture
+def small_disk(make, tmp_path, monkeypatch):
+    """A file system of 16 MB for environments and the cache, with one that works."""
+    if os.geteuid() and "CI" not in os.environ:
+        pytest.skip("only root can mount")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "small", folder], check=True)
+    try:
+        uv = next(make.root.glob(".tool-*"))
+        (folder / "env").mkdir()
+        shutil.copytree(uv, folder / "env" / uv.name, symlinks=True)
+        make.root, make.params["root"] = folder / "env", str(folder / "env")
+        monkeypatch.setattr(building, "CACHE", str(folder / "cache/uv"))
+        monkeypatch.setattr(building, "SMALLEST", 1 << 20)
+        make()
+        yield make
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
-    monkeypatch.setattr(building, "_finish", full)
-    told = refused(working, lock=pin(working.one))
-    assert "cannot write /somewhere: No space left on device. Free space" in told
+
+def taken(make):
+    """Bytes of its file system."""
+    system = os.statvfs(make.root)
+    return (system.f_blocks - system.f_bfree) * system.f_frsize
 
 
-def test_compiling_onto_a_full_disk_is_no_success(working, monkeypatch):
-    monkeypatch.setattr(building, "ROOM", 1 << 60)
-    assert "No space left on device" in refused(working, lock=pin(working.one))
+LARGE = {f"three_{number}.txt": os.urandom(1 << 20).hex() for number in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("installer", "given"),
+    [("uv", {}), ("pip", {}), ("uv", {"optimize": [1, 2]})],
+    ids=["uv", "pip", "bytecode of the standard library"],
+)
+def test_a_real_disk_that_is_full(small_disk, installer, given):
+    before = taken(small_disk)
+    wheel = small_disk.index.add("three", "3.0", files=None if given else LARGE)
+    told = refused(small_disk, lock=pin(wheel), installer=installer, **given)
+    assert "the disk is full. Free space there (df -h), then run again" in told
+    assert taken(small_disk) <= before
+    assert small_disk.python("-c", "import one; print(one.VERSION)") == "1.0"
+    assert [name for name in small_disk.names() if name.endswith(".building")] == []
+    assert small_disk(lock=pin(small_disk.one), installer=installer)["changed"]
+    assert small_disk.python("-c", "import one; print(one.VERSION)") == "1.0"
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+@pytest.mark.parametrize("most", ["the least that one takes", "as miner-[0-9a-f]{12} does"])
+def test_too_little_room_is_told_before_anything_is_fetched(working, monkeypatch, check_mode, most):
+    size = 10**18 if most.startswith("the") else 1
+    monkeypatch.setattr(building, "SMALLEST", size)
+    monkeypatch.setattr(building, "_taken", lambda _place: 10**17)
+    with pytest.raises(
+        HostError,
+        match=rf"has \d+ MB left, and another .* takes about {'1000' if size > 1 else '100'}0{{9}} MB \({most}",
+    ):
+        working(lock=pin(working.one), index_url=NOWHERE, check_mode=check_mode)
+
+
+def test_what_one_takes_is_what_it_shares_with_nothing(make):
+    place = Path(make()["environment"])
+    sizes = [
+        (path.stat().st_nlink, path.stat().st_blocks * 512)
+        for path in place.rglob("*")
+        if not path.is_symlink() and path.is_file()
+    ]
+    assert building._taken(str(place)) == sum(size for links, size in sizes if links == 1)
+    shutil.rmtree(building.CACHE)
+    assert building._taken(str(place)) == sum(size for _links, size in sizes)
+
+
+def test_a_switch_back_takes_no_room(make, monkeypatch):
+    make()
+    make(lock=pin(make.one))
+    monkeypatch.setattr(building, "SMALLEST", 10**18)
+    assert make()["changed"]
+
+
+BIG = {"three_big.py": f"X = [{'(1, 2.5, None),' * 200_000}]\n"}
+
+
+def test_a_compiler_whose_worker_was_killed(working):
+    """As the kernel does it when memory runs out."""
+    wheel = working.index.add("three", "3.0", files=BIG)
+    killed = threading.Event()
+
+    def kill():
+        while not killed.wait(0.01):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if "compileall" in " ".join(process.cmdline()) and "compileall" in " ".join(
+                        process.parent().cmdline()
+                    ):
+                        process.kill()
+                        killed.set()
+
+    watcher = threading.Thread(target=kill)
+    watcher.start()
+    told = refused(working, lock=pin(wheel))
+    killed.set()
+    watcher.join()
+    assert "the bytecode could not be compiled, without which every start takes seconds" in told
+    assert "A process in the process pool was terminated abruptly" in told
+
+
+def test_a_compiler_that_may_not_write(working, monkeypatch):
+    """compileall itself keeps silent about what it can't write."""
+    wheel = working.index.add("three", "3.0", files=BIG)
+    start = subprocess.Popen
+
+    def limited(argv, *words, **more):
+        if compiling.COMPILE in argv:
+            more["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        return start(argv, *words, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", limited)
+    assert "It said: OSError: [Errno 27] File too large" in refused(working, lock=pin(wheel))
 
 
 def test_a_wheel_that_was_changed_on_its_way(working, tmp_path):
     package = wheel_of(make_wheel(tmp_path, "four", "4.0"))
     Path(package["path"]).write_bytes(b"something else")
     assert "it was changed on its way" in refused(working, packages=[package])
+
+
+# -- the password of an index ------------------------------------------------------------------------------------------
+
+PASSWORD = "s3cret-of-the-index"
+
+
+@contextmanager
+def arguments_seen():
+    """The arguments of all processes that ran meanwhile, as everybody can read them."""
+    seen, ended = set(), threading.Event()
+
+    def look():
+        while not ended.wait(0.02):
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    seen.add(process.read_bytes())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        watcher.join()
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_the_password_of_an_index_is_in_no_argument_and_no_error(make, tmp_path, installer):
+    with serve(tmp_path / "index", login=f"fleet:{PASSWORD}", delay=0.2) as index, arguments_seen() as seen:
+        make.params.update(index_url=index.url, installer=installer, uv_lock=pin(make.index.add_uv()))
+        assert make()["changed"]
+        wheel = make.index.add("three", "3.0")
+        told = refused(make, lock=pin(wheel, digest="0" * 64))
+    assert [one for one in seen if b"install\0" in one and installer.encode() in one] != []
+    assert [one for one in seen if PASSWORD.encode() in one] == []
+    assert "three" in told
+    assert PASSWORD not in told
+
+
+def test_nor_where_the_index_can_not_be_reached(working):
+    url = NOWHERE.replace("//", f"//fleet:{PASSWORD}@")
+    told = refused(working, lock=pin(working.index.add("three", "3.0")), index_url=url)
+    assert "127.0.0.1" in told
+    assert PASSWORD not in told
 
 
 # -- what the control node brings --------------------------------------------------------------------------------------
@@ -288,6 +577,65 @@ def test_a_damaged_one_is_made_again(make):
     assert "it is built again: " in told["settings"][0]["reason"]
     assert make.python("-c", "import one; print(one.VERSION)") == "1.0"
     assert make(verify="full")["changed"] is False
+    assert Path(told["environment"]) == make.link.resolve() == first.with_name(f"{first.name}.1")
+    assert not first.exists()
+    next(make.link.resolve().glob("lib/*/site-packages/one.py")).unlink()
+    assert make(check_mode=True)["environment"] == make()["environment"] == str(first.with_name(f"{first.name}.2"))
+    assert [name for name in make.names() if name.startswith("miner-")] == [f"{first.name}.2"]
+
+
+def test_who_starts_from_a_damaged_one_finds_it_all_the_time(make, tmp_path):
+    first = Path(make()["environment"])
+    release = tmp_path / "releases/r1"
+    release.mkdir(parents=True)
+    (release / "environment").symlink_to(first)
+    next(first.glob("lib/*/site-packages/two.py")).unlink()
+    missed, ended = [], threading.Event()
+
+    def start():
+        while not ended.is_set():
+            for place in (release / "environment", make.link):
+                if not (place / "bin/python").exists() or not list(place.glob("lib/*/site-packages/one.py")):
+                    missed.append(place)
+
+    watcher = threading.Thread(target=start)
+    watcher.start()
+    assert make()["changed"]
+    ended.set()
+    watcher.join()
+    assert missed == []
+    assert (release / "environment").resolve() == first != make.link.resolve()
+    assert make.python("-c", "import two; print(two.VERSION)") == "2.0"
+    assert not make()["changed"]
+
+
+def test_what_can_not_be_removed_is_a_warning(make, monkeypatch):
+    first = Path(make(keep=1)["environment"])
+
+    def refuse(_host, _asked, name):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
+
+    monkeypatch.setattr(running, "_remove", refuse)
+    told = make(keep=1, lock=pin(make.one))
+    (warning,) = told["warnings"]
+    assert warning.startswith(f"{make.link} is {Path(told['environment']).name} now, but not all that nothing needs")
+    assert first.name in warning
+    assert make.link.resolve() == Path(told["environment"]) != first
+    assert "warnings" not in make(keep=1, lock=pin(make.one))
+
+
+def test_after_the_switch_it_is_not_said_that_nothing_was_changed(make, monkeypatch):
+    make()
+    switch = Host.replace_link
+
+    def broken(self, path, target):
+        switch(self, path, target)
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    monkeypatch.setattr(Host, "replace_link", broken)
+    with pytest.raises(HostError) as error:
+        make(lock=pin(make.one))
+    assert str(error.value).endswith(f"{make.link} is {make.link.resolve().name} already")
 
 
 def test_of_the_same_size_it_is_found_by_a_full_check(make):
@@ -295,7 +643,7 @@ def test_of_the_same_size_it_is_found_by_a_full_check(make):
     module.write_text(module.read_text().replace("1.0", "9.9"))
     assert not make()["changed"]
     assert make(verify="full")["changed"]
-    assert "1.0" in module.read_text()
+    assert make.python("-c", "import one; print(one.VERSION)") == "1.0"
 
 
 def test_what_killed_runs_left_is_swept(make):
@@ -340,6 +688,33 @@ def test_the_oldest_goes_unless_a_release_uses_it(make, tmp_path):
     (release / "environment").unlink()
     make(state="absent")
     assert not make.root.exists()
+
+
+SLEEP = "import time; print('runs', flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize("place", ["itself", "by the link", "what it has loaded"])
+def test_one_that_a_process_runs_from_stays(make, tmp_path, place):
+    first = Path(make(keep=1)["environment"])
+    program = first / "bin/python" if place == "itself" else "python3"
+    loaded = first / "lib/loaded.so"
+    script = SLEEP
+    if place == "what it has loaded":
+        loaded.write_bytes(b"x" * 4096)
+        script = f"import mmap; f = open({str(loaded)!r}); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); {SLEEP}"
+    elif place == "by the link":
+        # As a release's link does it, of which nobody told.
+        (tmp_path / "link").symlink_to(first)
+        program = tmp_path / "link/bin/python"
+    with subprocess.Popen([program, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"runs\n"
+        second = Path(make(keep=1, lock=pin(make.one))["environment"])
+        assert (first.exists(), second.exists()) == (True, True)
+        with pytest.raises(HostError, match=rf"{first.name} by process {process.pid}\. Remove what uses them first"):
+            make(state="absent")
+        process.kill()
+    make(keep=1, lock=pin(make.two))
+    assert (first.exists(), second.exists()) == (False, False)
 
 
 def test_absent_takes_all_away_but_not_others(make, tmp_path):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.action import python_env as action
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
@@ -18,7 +20,8 @@ from ansible_collections.precog.fleet.plugins.module_utils import _engine as eng
 from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.modules import python_env
-from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, sha256
+from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, pin, sha256
+from jinja2 import Environment, StrictUndefined
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = """\
@@ -40,9 +43,11 @@ packages = ["src/made_up"]
 def test_the_documentation_is_the_argument_spec():
     documented = yaml.safe_load(python_env.DOCUMENTATION)["options"]
     known = ("type", "choices", "default", "required", "elements")
-    assert {
-        name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == _arguments.PYTHON_ENV
+    told, taken = (
+        {name: {field: option[field] for field in known if field in option} for name, option in options.items()}
+        for options in (documented, _arguments.PYTHON_ENV)
+    )
+    assert told == taken
 
 
 def test_the_documented_rows_are_the_rows():
@@ -58,6 +63,18 @@ def test_the_examples_are_valid():
 def test_the_role_gives_all_arguments():
     (task,) = yaml.safe_load((ROOT / "roles/python_env/tasks/main.yml").read_text())
     assert set(task["precog.fleet.python_env"]) == set(_arguments.PYTHON_ENV)
+
+
+@pytest.mark.parametrize(
+    ("variables", "pattern"),
+    [
+        ({}, "/opt/precog/releases/*/environment"),
+        ({"miner_service_root": "/srv/precog"}, "/srv/precog/releases/*/environment"),
+    ],
+)
+def test_the_releases_are_those_of_the_miners(variables, pattern):
+    (given,) = yaml.safe_load((ROOT / "roles/python_env/defaults/main.yml").read_text())["python_env_in_use"]
+    assert Environment(undefined=StrictUndefined, autoescape=False).from_string(given).render(variables) == pattern
 
 
 @pytest.fixture
@@ -99,6 +116,23 @@ def test_errors_are_told(run):
 def test_without_root_the_remedy_is_told(run, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "run with become: true" in run({})["msg"]
+
+
+def test_the_password_of_an_index_is_in_no_output(tmp_path):
+    """As ansible-playbook says most of all that it does."""
+    url = "http://fleet:s3cret-of-the-index@127.0.0.1:9/simple"
+    (tmp_path / "lock.txt").write_text(pin(make_wheel(tmp_path, "one", "1.0")))
+    given = {"index_url": url, "root": str(tmp_path / "env"), "installer": "pip", "lock": str(tmp_path / "lock.txt")}
+    variables = {f"python_env_{name}": value for name, value in {**given, "packages": []}.items()}
+    variables["ansible_python_interpreter"] = sys.executable
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["precog.fleet.python_env"]}
+    (tmp_path / "play.yml").write_text(json.dumps([{**play, "vars": variables}]))
+    command = ["ansible-playbook", "-vvvv", "--inventory", "localhost,", str(tmp_path / "play.yml")]
+    env = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert "the package index can't be reached" in done.stdout
+    assert "index_url" in done.stdout
+    assert "s3cret" not in done.stdout + done.stderr
 
 
 # -- the action --------------------------------------------------------------------------------------------------------
@@ -190,6 +224,66 @@ def test_a_host_that_never_has_enough_fails_in_the_end():
     made = Made({"packages": []}, [needs] * 9)
     assert made.go()["failed"]
     assert len(made.answers) == 9 - action.MOST_ROUNDS
+
+
+class Down(Made):
+    """A host that goes down before one of the calls."""
+
+    def __init__(self, args, answers, before):
+        super().__init__(args, answers)
+        self.before = before
+
+    def _lost(self, call):
+        if call == self.before:
+            raise AnsibleConnectionFailure("Failed to connect to the host via ssh: timed out")
+
+    def _execute_module(self, module_name, module_args, task_vars):
+        self._lost(module_name)
+        return super()._execute_module(module_name, module_args, task_vars)
+
+    def _transfer_file(self, local, remote):
+        self._lost("transfer")
+
+    def _remove_tmp_path(self, path):
+        self._lost("remove")
+
+
+@pytest.mark.parametrize("before", ["precog.fleet.python_env", "ansible.builtin.apt", "transfer"])
+def test_a_host_that_is_down_has_failed_so_that_a_rollout_stops(tmp_path, before):
+    wheel = make_wheel(tmp_path, "one", "1.0")
+    needs = {"debian": ["git"] if before != "transfer" else [], "wheels": [sha256(wheel)]}
+    told = Down({"packages": [str(wheel)]}, [{"failed": True, "needs": needs}, OK], before).go()
+    assert (told["failed"], told.get("unreachable")) == (True, None)
+    assert "this host can't be reached: Failed to connect to the host via ssh: timed out. Bring it back" in told["msg"]
+
+
+def test_a_host_that_goes_down_in_the_end_has_what_it_was_to_have():
+    assert Down({"packages": []}, [OK], "remove").go() == OK
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("curl", ["curl"]), ("curl, jq", ["curl", "jq"]), (["curl"], ["curl"]), ("", []), (None, [])]
+)
+def test_text_is_a_list_as_ansible_has_it(given, told):
+    made = Made({"system_packages": given, "packages": []}, [OK])
+    made.go()
+    assert made.calls[0][1]["system_packages"] == told
+
+
+def test_a_wheel_named_as_text(tmp_path):
+    one, two = make_wheel(tmp_path, "one", "1.0"), make_wheel(tmp_path, "two", "2.0")
+    made = Made({"packages": f"{one},{two}"}, [OK])
+    made.go()
+    assert [package["name"] for package in made.calls[0][1]["packages"]] == ["one", "two"]
+
+
+@pytest.mark.parametrize("given", [7, {"curl": "latest"}, ["curl", 7], [["curl"]]])
+@pytest.mark.parametrize("name", ["system_packages", "packages"])
+def test_what_is_no_list_is_told(name, given):
+    made = Made({"packages": [], name: given}, [OK])
+    told = made.go()
+    assert (told["failed"], made.calls) == (True, [])
+    assert told["msg"] == f"{name} is {given!r}: a list of texts is wanted, such as [git, jq]"
 
 
 def test_to_remove_nothing_is_read_or_made():
