@@ -368,6 +368,27 @@ def test_with_too_many_threads_that_hang_no_task_is_begun_until_one_is_done(monk
     pooled(body, most=1)
 
 
+@pytest.mark.parametrize("first", ["the end", "the cancellation"])
+def test_a_caller_cancelled_as_its_task_ends_frees_one_place_and_not_two(first: str) -> None:
+    async def body(pool: WorkerPool, metrics: Metrics) -> None:
+        finished, callers = pool._finished, []
+
+        def with_cancellation(*arguments: Any) -> None:
+            """Cancel the caller and have its task's end handled, before it can go on."""
+            if first == "the cancellation":
+                callers[0].cancel()
+            finished(*arguments)
+            callers[0].cancel()
+
+        pool._finished = with_cancellation  # type: ignore[method-assign]
+        callers.append(asyncio.ensure_future(pool.run("numpy", where)))
+        with pytest.raises(asyncio.CancelledError):
+            await callers[0]
+        assert (count(metrics, "busy"), count(metrics, "abandoned")) == (0, 0)
+
+    pooled(body, most=1)
+
+
 def test_an_executors_task_that_nobody_waits_for_gives_its_place_to_the_next() -> None:
     async def body(pool: WorkerPool, metrics: Metrics) -> None:
         held = threading.Event()

@@ -163,11 +163,12 @@ class _Task:
     """A function and its arguments, and the process that is at work on it, so that it can be given up.
 
     :ivar abandoned: it was given up, its place went to others, and it is at work all the same.
+    :ivar ended: its end was handled, and its place is free.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
         self.function, self.arguments = function, arguments
-        self.given_up = self.abandoned = False
+        self.given_up = self.abandoned = self.ended = False
         self._lock = threading.Lock()
         self._process: _Process | None = None
 
@@ -291,7 +292,8 @@ class WorkerPool:
         try:
             await done
         except asyncio.CancelledError:
-            if not future.cancel():
+            # Not one whose end was handled while the cancellation was under way: its place is free already.
+            if not future.cancel() and not task.ended:
                 self._give_up(kind, task, began)
             raise
         try:
@@ -379,6 +381,7 @@ class WorkerPool:
         done: asyncio.Future[None],
         future: concurrent.futures.Future[Any],
     ) -> None:
+        task.ended = True
         if task.abandoned:
             self._abandoned -= 1
             self._balance()
