@@ -255,19 +255,22 @@ def test_every_part_is_in_every_playbook(book):
 
 
 def test_preflight_comes_first_rollback_goes_the_other_way_round_and_each_part_has_its_tag():
-    (tune_play,) = yaml.safe_load((ROOT / "playbooks/tune.yml").read_text())
-    miners, back = yaml.safe_load((ROOT / "playbooks/rollback.yml").read_text())
+    _inventory, tune_play = yaml.safe_load((ROOT / "playbooks/tune.yml").read_text())
+    balancers, miners, back = yaml.safe_load((ROOT / "playbooks/rollback.yml").read_text())
     named = (
         task["ansible.builtin.import_role"]["name"]
         for task in tune_play["tasks"]
         if "ansible.builtin.import_role" in task
     )
     first, *forward = [name.rpartition(".")[2] for name in named]
-    (miner_play,) = yaml.safe_load((ROOT / "playbooks/miner.yml").read_text())
+    _inventory, miner_play, balance = yaml.safe_load((ROOT / "playbooks/miner.yml").read_text())
     forward += [role["role"].rpartition(".")[2] for role in miner_play["roles"]]
     roles = [*miners["roles"], *back["roles"]]
     parts = [(role["role"].rpartition(".")[2], role["tags"], role["vars"]) for role in roles]
     assert [first, *forward] == [*_arguments.PARTS, "python_env", "miner_service"]
+    assert balance["ansible.builtin.import_playbook"] == "precog.fleet.load_balancer"
+    (balancer,) = balancers["roles"]
+    assert balancer == {"role": "precog.fleet.load_balancer", "vars": {"load_balancer_state": "absent"}}
     assert parts == [(part, [part], {f"{part}_state": "absent"}) for part in reversed(forward)]
 
 

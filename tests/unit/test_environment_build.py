@@ -229,7 +229,9 @@ def test_it_is_made_by_the_installer_and_has_none_itself(make, installer):
     assert ("uv" in settings) is (installer == "uv")
     assert settings["home"] == str(Path(environment.program("python3")).parent)
     assert make.python("-c", "import sys; print(sys.prefix)") == str(place)
-    assert (place / "bin/three").read_text().startswith(f"#!{place}/bin/python")
+    # Where its path is too long for a first line, the interpreter stands in the second, for a shell.
+    first, second, *_ = (place / "bin/three").read_text().splitlines()
+    assert f"{place}/bin/python" in (first if len(first) > len("#!/bin/sh") else second)
     assert subprocess.run([place / "bin/three"], capture_output=True, text=True, check=True).stdout == "ran\n"
     assert make.python("-c", "import importlib.util as u; print(u.find_spec('pip'), u.find_spec('uv'))") == "None None"
 
