@@ -93,7 +93,8 @@ def test_a_request_that_is_cut_off_is_counted_and_logged(background, leaves):
         none = counted("precog_request_duration_seconds_count", front="axon", outcome="none")
         return none, counted("precog_errors_total", kind="late"), counted("precog_errors_total", kind="internal")
 
-    waiting = question(timestamp=ago(42 + leaves))
+    # One that no other test asks for: what is ready waits for nothing.
+    waiting = question(timestamp=ago(3333 + 60 * leaves))
     waiting.timeout = 20.0 if leaves else 0.4
     waiting.dendrite.hotkey = f"cut off {leaves}"
     before = figures()
