@@ -542,7 +542,7 @@ class Rollout:
 
     def _restart(self, turn: Turn, previous: Release, faults: list[Fault]) -> None:
         """Start all that the release before has and that does not run, and only then see it through the gate."""
-        seen, work = self._way_back(turn.work, previous, turn.seen, faults)
+        seen, work = self._way_back(turn, previous, faults)
         held = listening(seen.units, self._releases(turn.release.name, previous.name))
         for step in self._placing(previous, work, {}, seen, held):
             with noting(faults):
@@ -562,13 +562,14 @@ class Rollout:
         with noting(faults):
             self._retire(work, seen)
 
-    def _way_back(self, work: Work, previous: Release, before: Seen, faults: list[Fault]) -> tuple[Seen, Work]:
+    def _way_back(self, turn: Turn, previous: Release, faults: list[Fault]) -> tuple[Seen, Work]:
         """Return the host as it is, and what has to be done on it; where it can't be seen, all of that."""
         with noting(faults):
             now = look(self._host, self.store, previous, ())
-            return now, undoing(work, previous, now)
+            work = undoing(turn.work, previous, now)
+            return now, anew(work, previous) if turn.past.trying else work
         names = tuple(instance.name for instance in previous.instances)
-        return before, anew(Work(True, previous.units, (), names, frozenset(), (), ()), previous)
+        return turn.seen, anew(Work(True, previous.units, (), names, frozenset(), (), ()), previous)
 
     def _leave_nothing(self, turn: Turn, first: Fault, faults: list[Fault]) -> Failure:
         """Stop a release that there was none before."""

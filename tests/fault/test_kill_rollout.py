@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _miner
-from ansible_collections.precog.fleet.tests.fault.killing import die_before, in_child, kill_after, was_killed
+from ansible_collections.precog.fleet.tests.fault.killing import die_before, in_child, was_killed
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     PARAMS,
     TEMPLATE,
@@ -25,7 +25,8 @@ from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     roll,
 )
 
-KILLS = 20  # for each moment
+SEED = int(os.environ.get("PRECOG_FLEET_SEED") or 55)
+TURNS = int(os.environ.get("PRECOG_FLEET_TURNS") or 30)  # for each moment
 # What changes anything that others can see; files are written beside, and renamed.
 CALLS = ("rename", "unlink", "symlink", "mkdir", "rmdir")
 GATE = {"drain_s": 0.001}
@@ -170,7 +171,7 @@ NEXT = (
 def test_killed_before_any_call_that_others_see(make, moment):
     for call in range(2000):
         host = make(moment)
-        killed = was_killed(in_child(lambda call=call, host=host: (die_before(call, host, CALLS), moment.run(host))))
+        killed = killed_before(call, host, moment.run)
         check_not_torn(host)
         NEXT[call % len(NEXT)](host)
         if not killed:
@@ -179,24 +180,18 @@ def test_killed_before_any_call_that_others_see(make, moment):
     raise AssertionError("the run never ends")
 
 
-def test_killed_at_random_moments_up_to_three_times_in_a_row(make, moment):
-    moments = random.Random(55)
-    longest = duration(make(moment), moment)
+def test_killed_before_random_calls_up_to_three_times_in_a_row(make, moment):
+    choices = random.Random(SEED)
+    longest = next(call for call in range(20, 2000, 20) if not killed_before(call, make(moment), moment.run))
     others = [rolls("second"), rolls("first"), rolls("bad")]
-    kills = 0
-    for turn in range(100 * KILLS):
+    for turn in range(TURNS):
         host = make(moment)
-        for run in [moment.run, *moments.sample(others, turn % 3)]:
-            kills += kill_after(moments.uniform(0, longest), lambda run=run, host=host: run(host))
+        for run in [moment.run, *choices.sample(others, turn % 3)]:
+            killed_before(choices.randrange(longest), host, run)
             check_not_torn(host)
-        NEXT[turn % len(NEXT)](host)
-        if kills >= KILLS:
-            return
-    raise AssertionError("the children are too fast to be killed")
+        NEXT[choices.randrange(len(NEXT))](host)
 
 
-def duration(host, moment):
-    """Return the seconds that a child takes for the run."""
-    start = time.monotonic()
-    was_killed(in_child(lambda: moment.run(host)))
-    return time.monotonic() - start
+def killed_before(call, host, run):
+    """Run in a child that is killed before the numbered call, if it comes to it; tell whether it was."""
+    return was_killed(in_child(lambda: (die_before(call, host, CALLS), run(host))))
