@@ -97,6 +97,24 @@ def test_whatever_goes_wrong_at_the_gate_the_host_goes_back(host, monkeypatch, e
     assert (host.current(), host.running()) == ("old", OLD)
 
 
+@pytest.mark.usefixtures("asked")
+def test_a_process_that_does_not_last_through_its_soak_makes_the_host_go_back(host, monkeypatch):
+    """It answers rightly whenever it is asked, for systemd starts it again at once."""
+    real = _miner_rollout.gate.soak
+
+    def dies(one, before, limits):
+        found = real(one, before, limits)
+        if one.digest == NEW["one"]:
+            host.run(["systemctl", "restart", "precog-miner@one.service"])
+        return found
+
+    monkeypatch.setattr(_miner_rollout.gate, "soak", dies)
+    outcome = roll(host, "new")
+    assert outcome.failure.startswith("one: its process ")
+    assert "did not last through the soak" in outcome.failure
+    assert (host.current(), host.running()) == ("old", OLD)
+
+
 @pytest.mark.parametrize("step", ["_place_units", "_retire"])
 @pytest.mark.usefixtures("asked")
 def test_whatever_goes_wrong_at_a_step_the_host_goes_back(host, monkeypatch, step):
