@@ -559,6 +559,27 @@ def test_a_fill_that_fails_half_way_goes_on_there() -> None:
     with_source(work)
 
 
+def test_the_rate_limit_is_met_once_until_it_ends() -> None:
+    async def limited(made: Made) -> RateLimited:
+        with pytest.raises(RateLimited) as refused:
+            await made.market.refresh(START, 5)
+        return refused.value
+
+    async def work(made: Made) -> None:
+        made.source.publish(START - 100, START)
+        made.source.faults.extend([RateLimited("not now", 0.2), RateLimited("not now", 1e9)])
+        told = [await limited(made) for _ in range(64)]
+        assert len(made.source.calls) == 1
+        assert all(0 < one.retry_after_s <= 0.2 for one in told)
+        await asyncio.sleep(told[-1].retry_after_s)
+        # However long a source of the operator's own says.
+        await limited(made)
+        assert 59 < (await limited(made)).retry_after_s <= 60
+        assert len(made.source.calls) == 2
+
+    with_source(work)
+
+
 def test_fill_waits_for_the_rate_limit_where_there_is_time() -> None:
     async def work(made: Made) -> None:
         made.source.publish(START - 10_000, START)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from precog_runtime.errors import RateLimited, SourceError
-from precog_runtime.market.budget import background, urgent
+from precog_runtime.market.budget import LONGEST_RESET_S, background, urgent
 from precog_runtime.market.window import Window, ordered
 from precog_runtime.types import Series
 
@@ -52,6 +52,7 @@ class Market:
         self._now = now
         self._flight: asyncio.Task[int] | None = None
         self._quiet_until = -math.inf
+        self._limited_until = -math.inf
         self._pause_s = max(PAUSE_S, settings.api_period_s / settings.api_requests)
         self._filled_from: int | None = None
         self._holes: list[tuple[int, int]] = []
@@ -95,6 +96,9 @@ class Market:
             if self._flight is None:
                 if loop.time() < self._quiet_until:
                     return
+                # A burst meets the limit once, not once for each request of it.
+                if (left_s := self._limited_until - loop.time()) > 0:
+                    raise RateLimited(f"the rate limit allows no request for {left_s:.1f} s", left_s)
                 self._flight = loop.create_task(self._update(max(until, int(self._now()))))
                 self._flight.add_done_callback(self._landed)
             flight = self._flight
@@ -162,7 +166,12 @@ class Market:
         reach = min(CATCH_UP_S, CHUNK_ROWS // len(self.windows))
         start = max(min(known, default=0) - OVERLAP_S, end - reach + 1)
         # Twice the limit of one request, so that one that hangs leaves time for another.
-        self._take(await self._fetch(start, end, self._settings.api_timeout_s * 2), start, end)
+        try:
+            found = await self._fetch(start, end, self._settings.api_timeout_s * 2)
+        except RateLimited as limited:
+            self._limited_until = asyncio.get_running_loop().time() + min(limited.retry_after_s, LONGEST_RESET_S)
+            raise
+        self._take(found, start, end)
         self.absent = lagging({asset: window.newest for asset, window in self.windows.items()})
         # Of the assets that came back from further than that, or that are here for the first time.
         lacking = [
