@@ -434,7 +434,8 @@ def test_a_slow_miner_is_asked_at_the_same_rate(miner):
 
 def test_so_many_at_once_and_no_more(miner):
     miner.slow_s = 30.0
-    told = gate.measure(instance(miner.port), quick(rate_hz=200, deadline_ms=400), 0.3)
+    # All are begun long before the first is given up, also on a busy machine.
+    told = gate.measure(instance(miner.port), quick(rate_hz=200, deadline_ms=2000), 0.3)
     assert told.requests == 2 + gate.MOST_AT_ONCE
 
 
