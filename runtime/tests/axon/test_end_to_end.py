@@ -56,6 +56,10 @@ def test_sixty_four_at_once_are_all_answered_alike(axon, validators):
     assert set(got[0].predictions) == set(EVERYTHING)
 
 
+def test_its_http_is_parsed_by_httptools(axon):
+    assert axon.fast_config.http_protocol_class.__name__ == "HttpToolsProtocol"
+
+
 PARTS = [
     ({"assets": ["btc", "doge"]}, ["btc"]),
     ({"assets": ["BTC", " eth "]}, ["btc", "eth"]),
