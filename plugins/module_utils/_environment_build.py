@@ -106,7 +106,7 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
         installer.create(name)
         installer.install(_requirements(asked, wheels, work))
         clock.step("install")
-        _check(asked, interpreter, pins, here)
+        _check(host, asked, interpreter, pins, here)
         installer.check()
         clock.step("check")
         compiler.finish(_library_folders(here))
@@ -342,10 +342,11 @@ def _run(argv: Sequence[str], asked: Request, interpreter: str, more: Mapping[st
         raise kind(errors.explain(said, interpreter))
 
 
-def _check(asked: Request, interpreter: Interpreter, pins: Mapping[str, str], here: str) -> None:
+def _check(host: Host, asked: Request, interpreter: Interpreter, pins: Mapping[str, str], here: str) -> None:
     """Find out whether what is installed is what was asked for, every file as its wheel had it.
 
     :raises HostError: it is not.
+    :raises OSError: the cache that it came from is damaged, and can't be removed.
     """
     wanted = {**pins, **{lock.normalised(one.name): one.version for one in asked.packages}}
     found = dict(_installed(here))
@@ -357,7 +358,7 @@ def _check(asked: Request, interpreter: Interpreter, pins: Mapping[str, str], he
         if not os.path.isfile(path):
             raise HostError(f"{path} was not installed. Run again")
         if digest and digest != _record_digest(path):
-            shutil.rmtree(CACHE, ignore_errors=True)
+            host.remove_tree(CACHE)
             raise HostError(f"{path} is not as its wheel has it: the cache was damaged and is removed. Run again")
 
 

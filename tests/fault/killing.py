@@ -1,10 +1,9 @@
-"""Processes that are killed with SIGKILL: before a certain system call, or at a certain moment."""
+"""Processes that are killed with SIGKILL before a certain system call."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 
 CALLS = ("open", "write", "close", "fchown", "fchmod", "fsync", "rename", "unlink", "mkdir", "symlink", "rmdir")
 
@@ -47,9 +46,6 @@ def was_killed(child):
     return os.WIFSIGNALED(status)
 
 
-def kill_after(seconds, work):
-    """Run in a child, kill it, and tell whether it was still alive."""
-    child = in_child(work)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return was_killed(child)
+def killed_before(call, host, work, calls=CALLS):
+    """Run in a child that is killed before the numbered call, if it comes to it; tell whether it was."""
+    return was_killed(in_child(lambda: (die_before(call, host, calls), work(host))))

@@ -1,18 +1,17 @@
-"""SIGKILL before every system call that matters, and at random moments: the next run mends what is left."""
+"""SIGKILL before every system call that matters, once and several times in a row: the next run mends what is left."""
 
 from __future__ import annotations
 
 import json
 import random
-import time
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host import TEMPORARY_SUFFIX
 from ansible_collections.precog.fleet.tests.fault.cases import CASES, MOMENTS, everything, prepare
-from ansible_collections.precog.fleet.tests.fault.killing import die_before, in_child, kill_after, was_killed
+from ansible_collections.precog.fleet.tests.fault.killing import killed_before
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, files_of
 
-KILLS = 20  # for each case and moment
+TURNS = 20  # for each case and moment
 
 
 @pytest.fixture(params=CASES)
@@ -80,7 +79,7 @@ def test_killed_before_any_system_call(memory, case, moment, versions):
     work = getattr(case, moment.run)
     for call in range(1000):
         prepare(case, moment, host)
-        killed = was_killed(in_child(lambda call=call: (die_before(call, host), work(host))))
+        killed = killed_before(call, host, work)
         host.recall()
         check_whole(host, versions)
         if call % 2:
@@ -93,29 +92,29 @@ def test_killed_before_any_system_call(memory, case, moment, versions):
     raise AssertionError("the run never ends")
 
 
-def test_killed_at_random_moments_up_to_three_times_in_a_row(memory, case, moment, versions):
-    assert KILLS * len(CASES) * len(MOMENTS) >= 200
-    moments = random.Random(55)
+def test_killed_before_random_calls_up_to_three_times_in_a_row(memory, case, moment, versions):
+    choices = random.Random(55)
     host = case.make(memory / "host")
     before = everything(host)
-    longest = duration(case, moment, case.make(memory / "scratch"))
     runs = [moment.run, *sorted({"first", "second", "absent"} - {moment.run})]
+    longest = calls_of(case, moment, host)
     kills = 0
-    for turn in range(100 * KILLS):
+    for turn in range(TURNS):
         prepare(case, moment, host)
         for run in runs[: 1 + turn % 3]:
-            kills += kill_after(moments.uniform(0, longest), lambda run=run: getattr(case, run)(host))
+            kills += killed_before(choices.randrange(longest), host, getattr(case, run))
             host.recall()
             check_whole(host, versions)
         check_mended(host, case, [case.first, case.second][turn % 2], before)
-        if kills >= KILLS:
-            return
-    raise AssertionError("the children are too fast to be killed")
+    assert kills > TURNS // 2
 
 
-def duration(case, moment, host):
-    """Return the seconds that a child takes for the run."""
-    prepare(case, moment, host)
-    start = time.monotonic()
-    was_killed(in_child(lambda: getattr(case, moment.run)(host)))
-    return time.monotonic() - start
+def calls_of(case, moment, host):
+    """Return a number of calls that a run does not come to."""
+    for call in range(20, 1000, 20):
+        prepare(case, moment, host)
+        killed = killed_before(call, host, getattr(case, moment.run))
+        host.recall()
+        if not killed:
+            return call
+    raise AssertionError("the run never ends")

@@ -586,6 +586,19 @@ def test_a_damaged_one_is_made_again(make):
     assert [name for name in make.names() if name.startswith("miner-")] == [f"{first.name}.2"]
 
 
+def test_a_damaged_cache_is_told_and_removed(make):
+    first = make()["environment"]
+    (module,) = Path(building.CACHE).rglob("one.py")
+    module.unlink()  # it is the environment's file, too
+    module.write_text("VERSION = 'harm'\n")
+    with pytest.raises(HostError, match=r"one\.py is not as its wheel has it: the cache was damaged and is removed"):
+        make(lock=pin(make.one))
+    assert not Path(building.CACHE).exists()
+    assert str(make.link.resolve()) == first
+    assert make(lock=pin(make.one))["changed"]
+    assert make.python("-c", "import one; print(one.VERSION)") == "1.0"
+
+
 def test_who_starts_from_a_damaged_one_finds_it_all_the_time(make, tmp_path):
     first = Path(make()["environment"])
     release = tmp_path / "releases/r1"

@@ -68,22 +68,19 @@ def check_whole(machine, known):
     assert ledger is None or json.loads(ledger)["version"] == 1
 
 
+def differences(found, wanted):
+    """What is not the same: (found, wanted) by key."""
+    keys = found.keys() | wanted.keys()
+    return {key: (found.get(key), wanted.get(key)) for key in keys if found.get(key) != wanted.get(key)}
+
+
 def moved(found, wanted):
     """The values that are not what they should be, but for what two boots differ by: (found, wanted) by key."""
-    return {
-        key: (found.get(key), wanted.get(key))
-        for key in found.keys() | wanted.keys()
-        if found.get(key) != wanted.get(key) and not is_near(found.get(key), wanted.get(key))
-    }
-
-
-def differences(found, wanted):
-    """What two looks at a machine differ by: (found, wanted) by the name of the part, and the key in it."""
-    now, then = flat(found), flat(wanted)
-    return {key: (now.get(key), then.get(key)) for key in now.keys() | then.keys() if now.get(key) != then.get(key)}
+    return {key: both for key, both in differences(found, wanted).items() if not is_near(*both)}
 
 
 def flat(state):
+    """All that a look tells, by the name of the part and the key in it."""
     parts = {name: part if isinstance(part, dict) else {"": part} for name, part in state.items()}
     return {(name, key): value for name, part in parts.items() for key, value in part.items()}
 
@@ -145,4 +142,4 @@ def test_a_rollback_still_reaches_the_originals(machine, look, known):
     machine.host.check_output("systemctl restart sleeper.service")
     now, wanted = look.state(), dict(known.originals)
     assert moved(now.pop("values"), wanted.pop("values")) == {}
-    assert differences(now, wanted) == {}
+    assert differences(flat(now), flat(wanted)) == {}
