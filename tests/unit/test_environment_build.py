@@ -467,7 +467,9 @@ def test_a_compiler_whose_worker_was_killed(working):
     killed.set()
     watcher.join()
     assert "the bytecode could not be compiled, without which every start takes seconds" in told
-    assert "A process in the process pool was terminated abruptly" in told
+    # In one sentence of Python's or another, by whether all files had been handed out by then.
+    assert "BrokenProcessPool: A " in told
+    assert " terminated abruptly" in told
 
 
 def test_a_compiler_that_may_not_write(working, monkeypatch):
