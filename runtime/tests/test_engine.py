@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from world import EPOCH, LEVELS, Spy, quiet, use, virtual, walk, world
 
+from precog_runtime import timestamps
 from precog_runtime.forecast.default import DefaultModel
 from precog_runtime.types import HORIZON_S, Forecast, Request
 
@@ -90,6 +91,25 @@ async def test_a_timestamp_in_2030_is_refused_and_costs_the_next_nothing():
         assert "in the future" in refused.refused[""]
         assert set((await running.ask()).predictions()) == set(LEVELS)
         assert running.market.fetches == before
+
+
+@pytest.mark.parametrize("late_s", [179, 180, 210, 239])
+@virtual
+async def test_a_validator_that_asks_late_and_names_the_nearest_mark_is_answered(late_s):
+    """Upstream's validator rounds the time of asking to the nearest mark, which from 150 s on is the next one."""
+    async with world(quiet(mark_s=300, poll_s=5.0)) as running:
+        await asyncio.sleep(late_s)
+        now = int(running.now)
+        named = round(now / 300) * 300
+        assert named - now == 300 - late_s
+        answer = await running.ask(timestamps.text(named))
+        assert answer.timestamp == named
+        assert {one.age_s for one in answer.assets.values()} == {0}
+        assert {one.degraded for one in answer.assets.values()} == {""}
+        for asset, point in answer.predictions().items():
+            low, high = answer.intervals()[asset]
+            assert low < point < high
+            assert point == pytest.approx(walk(asset, now), rel=0.002)
 
 
 @virtual

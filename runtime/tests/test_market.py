@@ -307,14 +307,14 @@ def test_a_timestamp_in_2030_empties_nothing() -> None:
         assert made.market.age("btc", YEAR_2030) == YEAR_2030 - START
         assert made.market.age("btc", -YEAR_2030) == math.inf
         await made.market.refresh(YEAR_2030, 5)
-        assert made.api.queries[-1]["end_time"] == "2026-11-23T20:01:00.000000Z"  # max_future_s
+        assert made.api.queries[-1]["end_time"] == "2026-11-23T20:02:30.000000Z"  # max_future_s
         made.api.faults.append(raw(b'{"data":[{"asset":"btc","time":"2030-01-01T00:00:00Z","ReferenceRateUSD":"1"}]}'))
-        made.now.second += 61
+        made.now.second += 151
         made.api.published = 0
-        await made.market.refresh(START + 61, 5)
+        await made.market.refresh(START + 151, 5)
         assert {asset: shown(made.market.series(asset, 0, START)) for asset in ASSETS} == before
         assert [made.market.version(asset, START - 60, START) for asset in ASSETS] == versions
-        assert made.market.windows["btc"].newest == START + 60
+        assert made.market.windows["btc"].newest == START + 150
         assert changes < made.market.changes
 
     with_api(work)

@@ -48,7 +48,7 @@ def test_a_huge_list_costs_no_more_than_its_beginning():
     assert found.refused["..."] == "999969 more assets: at most 32 are looked at"
 
 
-BOUNDS = [(-3600, True), (-3601, False), (0, True), (60, True), (61, False), (4 * 365 * 86400, False)]
+BOUNDS = [(-3600, True), (-3601, False), (0, True), (120, True), (150, True), (151, False), (4 * 365 * 86400, False)]
 
 
 @pytest.mark.parametrize(("offset", "fine"), BOUNDS)

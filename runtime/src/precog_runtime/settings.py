@@ -39,7 +39,8 @@ class Settings:
     :ivar deadline_s: time for a request whose caller names none.
     :ivar max_age_s: beyond this age of the newest price there is no answer.
     :ivar max_past_s: how far a timestamp may lie in the past.
-    :ivar max_future_s: how far in the future (clocks differ).
+    :ivar max_future_s: how far in the future: a validator names the nearest mark, so one that asks 3 minutes late names
+        a time up to 120 s ahead, and clocks differ.
     :ivar max_assets: how many assets one request may name; the rest is refused.
     :ivar model: the model's name: "default", "upstream", an entry point, or path/to/file.py:Name.
     :ivar cache_mb: bound of the cache in memory, MB.
@@ -69,7 +70,7 @@ class Settings:
     deadline_s: float = 10.0
     max_age_s: float = 3600.0
     max_past_s: float = 3600.0
-    max_future_s: float = 60.0
+    max_future_s: float = 150.0
     max_assets: int = 32
     model: str = "default"
     cache_mb: float = 8.0

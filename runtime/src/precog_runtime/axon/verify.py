@@ -26,7 +26,7 @@ DEFAULT_VERIFY = "ce8fbd14f29c9e35d7fc111e4b29b786741e3a55d897bc4c4efeb63b5e1375
 SECOND_NS = 1_000_000_000
 BEHIND_S = 4.0  # how old a nonce may be besides the caller's time-out: bittensor's ALLOWED_DELTA
 LONGEST_TIMEOUT_S = 60.0  # that counts; the time-out is not signed
-AHEAD_S = 60.0  # clocks differ; timestamps further ahead would not be answered either
+AHEAD_S = 60.0  # clocks differ; a nonce is the time of sending, whatever mark the request names
 FEWEST = 1024  # callers remembered before old ones are looked for
 
 # Who signed the request that is being answered: what its body says of the caller is not signed.
