@@ -17,8 +17,9 @@ description:
   - Below the table stands each setting that is neither as wanted nor simply changed, with the reason,
     grouped so that a large fleet stays readable.
   - With C(-v) it also lists each changed setting with its value before and after.
-  - A later result for the same setting of a host replaces the earlier one. A run without such results prints
-    nothing.
+  - One row a setting. What the run did stays in it, whatever the run finds or does afterwards; an audit at the end of
+    the run replaces it only where the setting is not as desired after all, and says both.
+  - A run without such results prints nothing.
 options:
   report:
     description:
@@ -58,6 +59,8 @@ STATUSES = ("ok", "changed", "drifted", "overridden", "unsupported", "refused", 
 # What is told below the table, the most urgent first.
 FINDINGS = ("refused", "unknown", "overridden", "drifted", "unsupported")
 WITH_VALUES = ("refused", "overridden", "drifted")
+DONE = ("changed", "drifted")  # in a row of a run, not of an audit
+RUN_TIME, DISK = "run time", "disk"
 STATS = ("ok", "changed", "failures", "unreachable", "skipped", "rescued", "ignored")
 
 MAX_ROWS = 20
@@ -94,6 +97,41 @@ def settings_of(result: Mapping[str, Any]) -> Iterator[Setting]:
 def is_setting(entry: object) -> bool:
     """Tell whether an entry of a list called `settings` is one of ours."""
     return isinstance(entry, dict) and isinstance(entry.get("name"), str) and entry.get("status") in STATUSES
+
+
+def is_look(row: Setting) -> bool:
+    """Tell whether a row is an audit's: it says what was found, and nothing was done about it."""
+    return "where" in row
+
+
+def looked(row: Setting, part: str) -> Setting:
+    """Return the row of a module that ran in check mode, in a run that does not, as a row of an audit. Pure.
+
+    :param part: the role that it belongs to.
+    """
+    if row["status"] not in DONE:
+        return {**row, "part": part, "where": ""}
+    at_run_time = row.get("desired") != row.get("before")
+    on_disk = row.get("persisted") != row.get("persisted_before") or not at_run_time
+    where = " and ".join([RUN_TIME] * at_run_time + [DISK] * on_disk)
+    found = {"after": row.get("before"), "persisted": row.get("persisted_before")}
+    return {**row, **found, "part": part, "status": "drifted", "where": where}
+
+
+def merged(known: Setting | None, new: Setting) -> Setting:
+    """Return the row to report of a setting, given the one known so far and a new one of the same run. Pure."""
+    if known is None or is_look(known):
+        return new
+    began: Setting = {key: known[key] for key in ("before", "persisted_before") if key in known}
+    if not is_look(new):
+        kept = {key: known.get(key) for key in ("status", "reason")}
+        return {**new, **began, **(kept if new["status"] == "ok" and known["status"] in DONE else {})}
+    if new["status"] == "ok" or (new["status"] == known["status"] and known["status"] not in DONE):
+        return known
+    if known["status"] not in DONE:
+        return new
+    reason = f"this run set it ({change(known) or 'rewritten'}), but the audit after it found it {new['status']}"
+    return {**new, **began, "reason": ": ".join(filter(None, (reason, str(new.get("reason") or ""))))}
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -303,8 +341,13 @@ class CallbackModule(CallbackBase):
 
     def _collect(self, result: CallbackTaskResult) -> None:
         # The names with an underscore are those that ansible-core 2.17 and 2.18 have too.
+        looks = bool(result._task_fields.get("check_mode")) and not context.CLIARGS.get("check")
+        role = result._task._role
+        part = role.get_name().rpartition(".")[2] if role else ""
         for setting in settings_of(result._result):
-            self._settings.setdefault(result._host.get_name(), {})[setting["name"]] = setting
+            row = looked(setting, part) if looks and not is_look(setting) else setting
+            rows = self._settings.setdefault(result._host.get_name(), {})
+            rows[setting["name"]] = merged(rows.get(setting["name"]), row)
 
     def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
         """Collect from a task that succeeded."""

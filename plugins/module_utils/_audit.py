@@ -87,7 +87,9 @@ def _row(part: str, change: engine.Change) -> dict[str, Any]:
     if change.status in (engine.CHANGED, engine.DRIFTED) and (change.persisted_before != change.persisted or not where):
         where.append(DISK)
     status = engine.DRIFTED if row["status"] == engine.CHANGED else row["status"]
-    return {"part": part, **row, "status": status, "where": " and ".join(where)}
+    # The plan says what a run would make of it; the audit makes nothing of it.
+    found = {"after": change.before} | ({"persisted": change.persisted_before} if status == engine.DRIFTED else {})
+    return {"part": part, **row, **found, "status": status, "where": " and ".join(where)}
 
 
 def _file_row(part: str, path: str) -> dict[str, Any]:

@@ -72,6 +72,49 @@ def test_lists_of_names_are_bounded(names, most, text):
     assert fleet_report.some(names, most) == text
 
 
+LOOKED = {"part": "kernel_tuning", "where": ""}
+MOVED = {"part": "kernel_tuning", "where": "run time", "status": "drifted", "after": "9", "before": "9"}
+SET_BY_RUN = "this run set it (1 -> 2; next boot: unset -> 2), but the audit after it found it drifted"
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "expected"),
+    [
+        (None, {"status": "changed"}, {"status": "changed"}),
+        ({"status": "changed"}, {**LOOKED, "before": "2"}, {"status": "changed", "before": "1", "after": "2"}),
+        ({"status": "drifted", "reason": "was 1"}, LOOKED, {"status": "drifted", "reason": "was 1", "before": "1"}),
+        ({"status": "changed"}, MOVED, {"status": "drifted", "before": "1", "after": "9", "reason": SET_BY_RUN}),
+        ({"status": "ok"}, {**MOVED, "reason": "was 9"}, {"status": "drifted", "before": "9", "reason": "was 9"}),
+        ({**MOVED}, {"status": "drifted", "before": "9"}, {"status": "drifted", "before": "9", "after": "2"}),
+        ({**MOVED}, LOOKED, {"status": "ok"}),
+        ({"status": "refused"}, {**LOOKED, "status": "refused", "before": "8"}, {"status": "refused", "before": "1"}),
+        ({"status": "unsupported"}, {**LOOKED, "status": "refused"}, {"status": "refused"}),
+        ({"status": "changed"}, {"status": "ok", "before": "2"}, {"status": "changed", "before": "1", "after": "2"}),
+        ({"status": "changed"}, {"status": "changed", "before": "2", "after": "3"}, {"before": "1", "after": "3"}),
+        ({"status": "changed"}, {"status": "refused", "reason": "no"}, {"status": "refused", "reason": "no"}),
+    ],
+)
+def test_a_row_keeps_what_the_run_did_and_takes_what_an_audit_adds(known, new, expected):
+    rows = [None if row is None else {**setting("a"), **row} for row in (known, new)]
+    found = fleet_report.merged(*rows)
+    assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"status": "changed"}, {"status": "drifted", "where": "run time and disk", "after": "1", "persisted": None}),
+        ({"status": "changed", "before": "2"}, {"status": "drifted", "where": "disk"}),
+        ({"status": "changed", "persisted_before": "2"}, {"status": "drifted", "where": "run time"}),
+        ({"status": "unsupported"}, {"status": "unsupported", "where": "", "after": "2"}),
+    ],
+)
+def test_a_row_of_a_role_in_check_mode_becomes_an_audits(row, expected):
+    found = fleet_report.looked({**setting("a"), **row}, "miner_service")
+    assert {key: found[key] for key in expected} == expected
+    assert found["part"] == "miner_service"
+
+
 def test_table_has_a_row_per_host_in_natural_order():
     hosts = {
         "miner-10": [setting("a"), setting("b", "changed")],
@@ -204,7 +247,10 @@ module.exit_json(changed=not module.check_mode, settings=module.params["settings
 
 @pytest.fixture
 def play(tmp_path):
-    """Runs a play with these tasks on the hosts m1 and m2 (both this machine); returns output and document."""
+    """Runs a play with these tasks, or these plays, on the hosts m1 and m2 (both this machine).
+
+    Returns its output and its document.
+    """
 
     def run(tasks, *options, **environment):
         (tmp_path / "library").mkdir(exist_ok=True)
@@ -217,7 +263,8 @@ def play(tmp_path):
         hosts = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         inventory = {"all": {"hosts": {"m1": hosts, "m2": hosts}}}
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
-        (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+        plays = tasks if "hosts" in tasks[0] else [{"hosts": "all", "tasks": tasks}]
+        (tmp_path / "play.yml").write_text(yaml.safe_dump([{"gather_facts": False, **one} for one in plays]))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PRECOG_"))}
         done = subprocess.run(
             ["ansible-playbook", "-i", "hosts.yml", "play.yml", *options],
@@ -256,8 +303,8 @@ def test_a_run_ends_with_the_table_and_the_document(play, tmp_path):
     report = output.split("SETTINGS ***")[1].splitlines()[1:]
     assert report == [
         "host  ok  changed  drifted  overridden  unsupported  refused  unknown",
-        "m1     2        1        1           -            -        -        -",
-        "m2     2        1        1           -            -        -        1",
+        "m1     1        2        1           -            -        -        -",
+        "m2     1        2        1           -            -        -        1",
         "",
         "unknown: did you mean net.good?",
         "  net.bad on m2",
@@ -267,7 +314,7 @@ def test_a_run_ends_with_the_table_and_the_document(play, tmp_path):
     ]
     assert document["schema"] == 1
     assert document["check_mode"] is False
-    expected = {"net.a": "changed", "net.b": "ok", "net.c": "ok", "net.d": "drifted"}
+    expected = {"net.a": "changed", "net.b": "changed", "net.c": "ok", "net.d": "drifted"}
     assert names_of(document, "m1") == expected
     assert names_of(document, "m2") == {**expected, "net.bad": "unknown"}
     assert document["hosts"]["m1"]["settings"][0] == setting("net.a", "changed")
@@ -280,6 +327,37 @@ def test_a_run_ends_with_the_table_and_the_document(play, tmp_path):
         "rescued": 0,
         "ignored": 0,
     }
+
+
+DRIFTED = setting("net.a", "drifted", before="240", after="999", desired="999", persisted="999", persisted_before="999")
+FOUND_OK = setting("net.a", before="999", after="999", desired="999", persisted="999", persisted_before="999")
+
+
+@pytest.mark.parametrize("more", [{"part": "kernel_tuning", "where": ""}, {}], ids=["host_audit", "role in check mode"])
+def test_the_audit_at_the_end_of_a_run_does_not_hide_what_the_run_did(play, more):
+    look = {**task({**FOUND_OK, **more}), "check_mode": True}
+    output, document = play([task(DRIFTED), look])
+    assert document["hosts"]["m1"]["settings"] == [DRIFTED]
+    assert "m1     -        -        1" in output
+    assert "net.a (240 -> 999) on m1, m2" in output
+
+
+@pytest.mark.parametrize("options", [(), ("--check",)], ids=["run", "check mode"])
+def test_plays_and_batches_add_up_to_one_row_a_setting(play, options):
+    looked = {**DRIFTED, "part": "kernel_tuning", "where": "run time", "after": "240"}
+    again = {**FOUND_OK, "part": "kernel_tuning", "where": ""}
+    tune = {"hosts": "all", "serial": 1, "tasks": [task(looked), task(DRIFTED)]}
+    audit = {"hosts": "all", "tasks": [{**task(again), "check_mode": True, "when": "not ansible_check_mode"}]}
+    output, document = play([tune, audit], *options)
+    assert [document["hosts"][host]["settings"] for host in ("m1", "m2")] == [[DRIFTED], [DRIFTED]]
+    assert "m2     -        -        1" in output
+
+
+def test_a_look_of_a_role_in_check_mode_is_no_change(play):
+    look = {**task({**DRIFTED, "status": "changed"}), "check_mode": True}
+    _output, document = play([look])
+    (row,) = document["hosts"]["m1"]["settings"]
+    assert (row["status"], row["before"], row["after"], row["where"]) == ("drifted", "240", "240", "run time")
 
 
 def test_verbose_lists_each_change_and_check_mode_is_said(play, tmp_path):

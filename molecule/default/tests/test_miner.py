@@ -20,9 +20,10 @@ def test_the_miner_answers(host):
 def test_a_miner_that_somebody_stopped_is_told_and_started_again(host, play):
     host.check_output("systemctl stop precog-miner@main.socket precog-miner@main.service")
     found = play(AUDIT, code=2)
-    assert found.settings["miner:main"]["status"] == "changed"
+    assert (found.settings["miner:main"]["status"], found.settings["miner:main"]["where"]) == ("drifted", "run time")
     assert "playbooks/miner.yml brings them there" in found.output
     assert not host.service("precog-miner@main").is_running
-    assert play(SITE).settings["miner:main"]["after"].endswith(" active")
+    repaired = play(SITE).settings["miner:main"]
+    assert (repaired["status"], repaired["after"].endswith(" active")) == ("changed", True)
     assert host.service("precog-miner@main").is_running
     assert play(AUDIT).settings["miner:main"]["status"] == "ok"

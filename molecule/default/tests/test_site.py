@@ -74,6 +74,8 @@ def test_the_audit_of_a_tuned_host_is_clean(play):
         "limits",
         "cpu_governor",
         "swap",
+        "python_env",
+        "miner_service",
     }
     jsonschema.validate(run.document, SCHEMA)
 
@@ -104,6 +106,8 @@ def test_rollback_and_tuning_again(host, kernel, play):
     assert not host.file("/opt/precog/releases").exists
     assert kernel[READ] != WANTED
     assert play(ROLLBACK).stats["changed"] == 0
-    play(SITE)
+    run = play(SITE)
+    assert (run.settings[READ]["status"], run.settings[READ]["after"]) == ("changed", WANTED)
+    assert {run.settings[name]["status"] for name in ("miner:main", "python_env:miner")} == {"changed"}
     assert kernel[READ] == WANTED
     assert host.service("precog-miner@main").is_running
