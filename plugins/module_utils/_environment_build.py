@@ -28,7 +28,12 @@ from ansible_collections.precog.fleet.plugins.module_utils import _environment_c
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_errors as errors
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_lock as lock
 from ansible_collections.precog.fleet.plugins.module_utils._environment_compile import Compiler
-from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError, sync_folder
+from ansible_collections.precog.fleet.plugins.module_utils._host import (
+    COMMAND_ENVIRONMENT,
+    HostError,
+    Meta,
+    sync_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +47,7 @@ PASSED = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "H
 PIP_WHEELS = "/usr/share/python-wheels"
 PIP_PACKAGE = "python3-pip-whl"
 TIMEOUT = 30  # seconds without a byte
+PRIVATE = 0o700
 MB = 10**6
 BLOCK = 512  # bytes, as stat counts
 SMALLEST = 64 * MB  # uv itself is 40, and the runtime's packages 90
@@ -98,7 +104,8 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
     try:
         for folder in (here, work):
             host.remove_tree(folder)
-            os.makedirs(folder, mode=0o755)
+            # uv locks files in both: who can open one can hold its lock, and no build would go on.
+            os.makedirs(folder, mode=PRIVATE)
         compiler.begin(about["standard_library"])
         wheels = _take_wheels(asked.packages, work)
         installer = _Installer(host, asked, interpreter, here, work)
@@ -112,6 +119,7 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
         compiler.finish(_library_folders(here))
         clock.step("compile")
         _finish(asked, interpreter, here, place, pins)
+        os.chmod(here, 0o755)
         host.rename(here, place)
         clock.step("finish")
     except (HostError, OSError) as error:
@@ -225,12 +233,25 @@ def _requirements(asked: Request, wheels: Mapping[str, str], work: str) -> str:
     return path
 
 
+def _close_cache(host: Host) -> None:
+    """Make uv's cache root's alone: whoever can open its lock file can hold the lock, and stop every build.
+
+    A cache that others could open is removed first, because one of them may still hold the lock.
+    """
+    private = Meta(PRIVATE, os.geteuid(), os.getegid())
+    if host.exists(CACHE) and host.meta(CACHE) != private:
+        host.remove_tree(CACHE)
+    host.make_folder(CACHE, private)
+
+
 class _Installer:
     """uv or pip, with how it is called."""
 
     def __init__(self, host: Host, asked: Request, interpreter: Interpreter, here: str, work: str) -> None:
         self._asked, self._interpreter, self._here = asked, interpreter, here
         self._work = work
+        if asked.installer == "uv":
+            _close_cache(host)
         self._tool = _tool(host, asked, work) if asked.installer == "uv" else ""
 
     def create(self, name: str) -> None:

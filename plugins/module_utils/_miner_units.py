@@ -20,6 +20,8 @@ SERVICE = "precog-miner"
 STATE_ROOT = "/var/lib"  # of systemd's StateDirectory
 # Root's alone, down to the files: in a folder of the miner's own it could put a link in root's way.
 SECRETS = "/etc/precog-miner"
+# Root builds environments from it: a miner that could open a lock in it could hold up every build.
+CACHES = "/var/cache/precog-fleet"
 
 NOTICE = "# Written by precog.fleet.miner_service; a file beside it named 20-....conf can add to it."
 # Five tries, then a pause. RestartSteps would do it too, but its count never goes back while a service is well.
@@ -125,6 +127,7 @@ def _template(places: Places) -> bytes:
         BindPaths={places.state}/%i {run}/%i
         # Without a wallet there is none.
         BindReadOnlyPaths=-{SECRETS}/%i
+        InaccessiblePaths=-{CACHES}
 
         ProtectSystem=strict
         ProtectHome=yes

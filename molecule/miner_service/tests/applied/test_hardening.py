@@ -72,3 +72,14 @@ def test_an_instance_sees_no_other_ones_state_nor_secrets(host, instances):
         assert {line for line in seen.splitlines() if line and not line.endswith(":")} == {one.name}
         assert host.check_output(f"{inside} ls -A /etc/precog-miner") == (one.name if one.hotkey else "")
         assert host.run(f"{inside} touch /etc/precog-miner/x /etc/precog-miner/{one.name}/x").rc == 1
+
+
+def test_an_instance_can_not_hold_up_the_builds(host, instances):
+    """Who can open uv's lock can hold it; in the instance's view of the host the cache can't be entered."""
+    cache = host.file("/var/cache/precog-fleet/uv")
+    assert (cache.mode, cache.user) == (0o700, "root")
+    for one in instances:
+        inside = f"nsenter --target {one.pid(host)} --mount"
+        as_miner = f"nsenter --target {one.pid(host)} --mount --setuid $(id -u precog-miner)"
+        assert host.run(f"{as_miner} flock --nonblock /var/cache/precog-fleet/uv/.lock true").rc == 66
+        assert host.run(f"{inside} ls /var/cache/precog-fleet/uv").rc != 0
