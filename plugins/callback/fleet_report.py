@@ -16,7 +16,9 @@ description:
     and in check mode, and prints a table of hosts at the end of the run.
   - Below the table stands each setting that is neither as wanted nor simply changed, with the reason,
     grouped so that a large fleet stays readable.
-  - With C(-v) it also lists each changed setting with its value before and after.
+  - Then it lists what changed, with the value before and after; a few lines, with C(-v) all of them.
+  - Where an audit found something that no run has repaired, the command that repairs it ends the report.
+  - Hosts that could not be reached stand in the table too.
   - One row a setting. What the run did stays in it, whatever the run finds or does afterwards; an audit at the end of
     the run replaces it only where the setting is not as desired after all, and says both.
   - A run without such results prints nothing.
@@ -40,6 +42,9 @@ requirements:
 import json
 import os
 import re
+import shlex
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible import constants, context
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
 
     from ansible.executor.stats import AggregateStats
     from ansible.executor.task_result import CallbackTaskResult
+    from ansible.playbook import Playbook
 
     Setting = dict[str, Any]
     Hosts = Mapping[str, Sequence[Setting]]
@@ -58,14 +64,24 @@ SCHEMA = 1
 STATUSES = ("ok", "changed", "drifted", "overridden", "unsupported", "refused", "unknown")
 # What is told below the table, the most urgent first.
 FINDINGS = ("refused", "unknown", "overridden", "drifted", "unsupported")
+RELEASE = "miner_release"
 WITH_VALUES = ("refused", "overridden", "drifted")
 DONE = ("changed", "drifted")  # in a row of a run, not of an audit
 RUN_TIME, DISK = "run time", "disk"
+# The playbook that repairs what an audit found, by the part; more than one need site.yml.
+REPAIRS = {
+    "kernel_tuning": "tune",
+    "limits": "tune",
+    "cpu_governor": "tune",
+    "swap": "tune",
+    "python_env": "miner",
+    "miner_service": "miner",
+}
 STATS = ("ok", "changed", "failures", "unreachable", "skipped", "rescued", "ignored")
 
 MAX_ROWS = 20
 MAX_FINDINGS = 12  # lines per status
-MAX_CHANGES = 200  # lines with -v
+MAX_CHANGES = 200  # lines with -v; without it as many as findings
 MAX_NAMES = 4
 MAX_HOSTS = 4
 MAX_VALUE = 60  # characters
@@ -191,21 +207,27 @@ def urgency(row: Sequence[int]) -> tuple[int, ...]:
     return tuple(-row[STATUSES.index(status)] for status in order)
 
 
-def table(hosts: Hosts) -> list[Line]:
-    """Return the table: a line per host or, in a large fleet, per group of hosts with the same counts."""
-    groups: dict[tuple[int, ...], list[str]] = {}
-    rows: list[tuple[str, tuple[int, ...]]] = []
-    for host in sorted(hosts, key=natural):
-        row = counts(hosts[host])
-        groups.setdefault(row, []).append(host)
-        rows.append((show(host), row))
+def table(hosts: Hosts, silent: Mapping[str, str]) -> list[Line]:
+    """Return the table: a line per host or, in a large fleet, per group of hosts with the same counts.
+
+    :param silent: what happened to a host of which no setting is known, by its name.
+    """
+    groups: dict[tuple[tuple[int, ...], str], list[str]] = {}
+    rows: list[tuple[str, tuple[int, ...], str]] = []
+    for host in sorted({*hosts, *silent}, key=natural):
+        row, why = counts(hosts.get(host, ())), silent.get(host, "")
+        groups.setdefault((row, why), []).append(host)
+        rows.append((show(host), row, why))
     heading = "host"
     if len(rows) > MAX_ROWS:
         heading = f"{len(rows)} hosts"
-        ordered = sorted(groups.items(), key=lambda group: urgency(group[0]))
-        rows = [(f"{len(names)}: {some(names, 2)}", row) for row, names in ordered]
-    width = max(len(text) for text in (heading, *(label for label, _row in rows)))
-    lines = [Line(f"{label:<{width}}{cells(row)}", worst(row)) for label, row in rows]
+        ordered = sorted(groups.items(), key=lambda group: (not group[0][1], urgency(group[0][0])))
+        rows = [(f"{len(names)}: {some(names, 2)}", row, why) for (row, why), names in ordered]
+    width = max(len(label) for label in (heading, *(label for label, _row, _why in rows)))
+    lines = [
+        Line(f"{label:<{width}}  {why}" if why else f"{label:<{width}}{cells(row)}", "refused" if why else worst(row))
+        for label, row, why in rows
+    ]
     return [Line(f"{heading:<{width}}{cells(STATUSES)}"), *bounded(lines, MAX_ROWS, "groups of hosts")]
 
 
@@ -228,14 +250,17 @@ def values(setting: Setting) -> str:
     """Return the values that explain a finding, or nothing if the reason says it all."""
     if setting["status"] not in WITH_VALUES:
         return ""
-    if setting["status"] == "drifted":
+    if setting["status"] == "drifted" and not is_look(setting):
         return change(setting)
-    wanted, now, later = (show(setting.get(key)) for key in ("desired", "after", "persisted"))
-    parts = [f"wanted {wanted}"]
-    if now != wanted:
-        parts.append(f"has {now}")
-    if setting["status"] == "overridden" and later != wanted:
-        parts.append(f"next boot gives {later}")
+    desired, now, later = (show(setting.get(key)) for key in ("desired", "after", "persisted"))
+    if setting["status"] == "drifted" and setting.get("desired") is None:
+        return ""
+    parts = [f"{desired} expected"]
+    if now != desired:
+        parts.append(f"is {now}")
+    decides = setting["status"] == "overridden" or DISK in str(setting.get("where"))
+    if decides and later not in (desired, now):
+        parts.append(f"the next boot gives {later}")
     return ", ".join(parts)
 
 
@@ -271,8 +296,11 @@ def reason_lines(status: str, reason: str, group: Mapping[tuple[str, str], Seque
     return lines
 
 
-def changes(hosts: Hosts) -> list[Line]:
-    """Return each changed setting with its value before and after, hosts with the same change together."""
+def changes(hosts: Hosts, most: int) -> list[Line]:
+    """Return each changed setting with its value before and after, hosts with the same change together.
+
+    :param most: lines; releases come first.
+    """
     groups: dict[tuple[str, str], list[str]] = {}
     for host, settings in hosts.items():
         for setting in settings:
@@ -282,28 +310,85 @@ def changes(hosts: Hosts) -> list[Line]:
                 groups.setdefault((setting["name"], text), []).append(host)
     if not groups:
         return []
-    lines = [
-        Line(f"  {show(name)}: {text} on {some(names, MAX_HOSTS)}") for (name, text), names in sorted(groups.items())
-    ]
-    return [Line("changed:", "changed"), *bounded(lines, MAX_CHANGES, "changes")]
+    ordered = sorted(groups.items(), key=lambda group: (group[0][0] != RELEASE, group[0]))
+    lines = [Line(f"  {show(name)}: {text} on {some(names, MAX_HOSTS)}") for (name, text), names in ordered]
+    return [Line("changed:", "changed"), *bounded(lines, most, "changes (-v shows more of them)")]
 
 
-def silent(stats: Mapping[str, Mapping[str, int]], hosts: Hosts) -> list[Line]:
-    """Return a line that names the hosts that failed before they could tell a setting."""
-    failed = {host for host, stat in stats.items() if stat["failures"] or stat["unreachable"]} - set(hosts)
-    if not failed:
+def unreached(stats: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return the hosts that could not be reached, or were lost during the run."""
+    return sorted((host for host, stat in stats.items() if stat["unreachable"]), key=natural)
+
+
+def silent(stats: Mapping[str, Mapping[str, int]], hosts: Hosts) -> dict[str, str]:
+    """Return what happened to the hosts that failed before any of their settings was known."""
+    return {
+        host: "unreachable" if stat["unreachable"] else "failed before any setting was known"
+        for host, stat in stats.items()
+        if host not in hosts and (stat["failures"] or stat["unreachable"])
+    }
+
+
+def lost(stats: Mapping[str, Mapping[str, int]], hosts: Hosts) -> list[Line]:
+    """Return a line that names the hosts that were lost after some of their settings were known."""
+    names = [host for host in unreached(stats) if host in hosts]
+    return [Line(f"Unreachable before the run was done with them: {some(names, MAX_HOSTS)}", "refused")] * bool(names)
+
+
+def repair(hosts: Hosts, inventories: Sequence[str]) -> list[Line]:
+    """Return the command that repairs what an audit found and no run has repaired; nothing if there is nothing.
+
+    :param inventories: those that were given on the command line.
+    """
+    found = {
+        (host, str(row.get("part")))
+        for host, rows in hosts.items()
+        for row in rows
+        if is_look(row) and row["status"] == "drifted"
+    }
+    playbooks = {REPAIRS[part] for _host, part in found if part in REPAIRS}
+    if not playbooks:
         return []
-    return [Line(f"Failed or unreachable, so nothing is known: {some(failed, MAX_HOSTS)}", "refused")]
+    names = sorted({host for host, _part in found}, key=natural)
+    limit = ["--limit", ",".join(names)] if len(names) <= MAX_HOSTS else []
+    playbook = playbooks.pop() if len(playbooks) == 1 else "site"
+    words = [*(word for path in inventories for word in ("-i", path)), f"precog.fleet.{playbook}", *limit]
+    return [Line(f"To repair it: ansible-playbook {shlex.join(words)}")]
 
 
-def document(check_mode: bool, stats: Mapping[str, Mapping[str, int]], hosts: Hosts) -> dict[str, Any]:
-    """Return the JSON document of a run, with every host that took part."""
+def version() -> str:
+    """Return the version of this collection; "" if neither its source nor an installation has it."""
+    top = Path(__file__).resolve().parents[2]
+    try:
+        installed = top / "MANIFEST.json"
+        if installed.is_file():
+            return str(json.loads(installed.read_text(encoding="utf-8"))["collection_info"]["version"])
+        found = re.search(r"^version: *(\S+)$", (top / "galaxy.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return found[1] if found else ""
+
+
+def document(about: Mapping[str, Any], stats: Mapping[str, Mapping[str, int]], hosts: Hosts) -> dict[str, Any]:
+    """Return the JSON document of a run, with every host that took part.
+
+    :param about: what is to be known of the run itself.
+    """
     nothing = dict.fromkeys(STATS, 0)
     by_host = {
         name: {"settings": list(hosts.get(name, ())), "stats": dict(stats.get(name, nothing))}
         for name in sorted({*stats, *hosts}, key=natural)
     }
-    return {"schema": SCHEMA, "check_mode": check_mode, "hosts": by_host}
+    return {"schema": SCHEMA, **about, "unreachable": unreached(stats), "hosts": by_host}
+
+
+def inventories() -> list[str]:
+    """Return the inventories that the command line names, short where they are below the working directory."""
+    given = [str(path) for path in context.CLIARGS.get("inventory") or ()]
+    if given == [str(path) for path in constants.config.get_config_value("DEFAULT_HOST_LIST")]:
+        return []
+    here = os.path.join(os.getcwd(), "")
+    return [path[len(here) :] if path.startswith(here) else path for path in given]
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:
@@ -338,6 +423,8 @@ class CallbackModule(CallbackBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._settings: dict[str, dict[str, Setting]] = {}
+        self._began = datetime.now(timezone.utc)
+        self._playbook = ""
 
     def _collect(self, result: CallbackTaskResult) -> None:
         # The names with an underscore are those that ansible-core 2.17 and 2.18 have too.
@@ -348,6 +435,10 @@ class CallbackModule(CallbackBase):
             row = looked(setting, part) if looks and not is_look(setting) else setting
             rows = self._settings.setdefault(result._host.get_name(), {})
             rows[setting["name"]] = merged(rows.get(setting["name"]), row)
+
+    def v2_playbook_on_start(self, playbook: Playbook) -> None:
+        """Note which playbook is run."""
+        self._playbook = str(playbook._file_name)
 
     def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
         """Collect from a task that succeeded."""
@@ -363,17 +454,22 @@ class CallbackModule(CallbackBase):
         by_host = {host: stats.summarize(host) for host in stats.processed}
         check_mode = bool(context.CLIARGS.get("check"))
         path = self.get_option("report")
-        if hosts:
+        about = {
+            "time": self._began.isoformat(timespec="seconds"),
+            "playbook": self._playbook,
+            "version": version(),
+            "check_mode": check_mode,
+        }
+        if hosts or silent(by_host, hosts):
             self._print(hosts, by_host, check_mode)
-        if path and self._write(path, document(check_mode, by_host, hosts)) and hosts:
+        if path and self._write(path, document(about, by_host, hosts)) and hosts:
             self._display.display(f"All settings of all hosts: {path}")
 
     def _print(self, hosts: Hosts, stats: Mapping[str, Mapping[str, int]], check_mode: bool) -> None:
         self._display.banner("SETTINGS (check mode: nothing was changed)" if check_mode else "SETTINGS")
-        lines = [*table(hosts), *silent(stats, hosts)]
-        details = findings(hosts)
-        if self._display.verbosity:
-            details += changes(hosts)
+        lines = [*table(hosts, silent(stats, hosts)), *lost(stats, hosts)]
+        details = [*findings(hosts), *changes(hosts, MAX_CHANGES if self._display.verbosity else MAX_FINDINGS)]
+        details += repair(hosts, inventories())
         if details:
             lines += [Line(""), *details]
         for line in lines:

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_diff as difference
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan, _processes, _psutil
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
@@ -15,6 +16,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
 from ansible_collections.precog.fleet.plugins.module_utils._environment_check import MARKER
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import RELEASE_FILE
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import PREVIOUS, Release, Store
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance, Plan, Secret
 
 UPSTREAM = "upstream"
+RELEASE = "miner_release"
 GIT = "/usr/bin/git"
 ONLINE_CPUS = "/sys/devices/system/cpu/online"
 SHOWN_VARIABLES = ("PYTHON", "PRECOG_MINER_")
@@ -104,7 +107,12 @@ def _mended(outcome: Outcome, store: Store, plan: Plan, damaged: bool) -> Outcom
     """Return an outcome that tells of a release whose files were not as they should be."""
     if damaged:
         outcome.changed = True
-        outcome.settings.append(_row("miner_release", "whole", "damaged", "whole", store.folder(plan.release)))
+        row = _row(RELEASE, "whole", "damaged", "whole", store.folder(plan.release))
+        switched = next((one for one in outcome.settings if one["name"] == RELEASE), None)
+        if switched:
+            switched["reason"] = f"{row['persisted_by']} was damaged, and is repaired"
+        else:
+            outcome.settings.append(row)
     return outcome
 
 
@@ -208,11 +216,10 @@ def _foreseen(host: Host, work: rollout.Rollout, plan: Plan, outcome: Outcome) -
     seen = rollout.look(host, work.store, release, plan.secrets)
     todo = work.todo(release, plan.secrets, seen)
     outcome.changed, outcome.release = True, plan.release
-    outcome.settings = [
-        _instance_row(one, Told(work, release, todo, seen, seen.live, release.name, work.store.past().trying))
-        for one in release.instances
-    ]
-    outcome.diff = _diff(seen, todo, release)
+    told = Told(work, release, todo, seen, seen.live, release.name, work.store.past().trying)
+    outcome.settings = [*_release_rows(told), *(_instance_row(one, told) for one in release.instances)]
+    files = {path: file.data for path, file in plan.files.items()}
+    outcome.diff = _diff(host, work.store, seen, todo, release.name, files, plan.secrets)
     return outcome
 
 
@@ -247,8 +254,10 @@ def _roll(
     seen = rollout.look(host, work.store, release, secrets)
     todo, cut_short = work.todo(release, secrets, seen), work.store.past().trying
     runs = not todo.idle and not check_mode
+    files = difference.files(host, work.store.folder(release.name)) if todo.switch else {}
+    shown = _diff(host, work.store, seen, todo, release.name, files, secrets)
     failure = work.carry_out(release, todo, secrets, seen) if runs else None
-    outcome = Outcome(not todo.idle, release.name, warnings=work.warnings, diff=_diff(seen, todo, release))
+    outcome = Outcome(not todo.idle, release.name, warnings=work.warnings, diff=shown)
     outcome.failure = failure.text if failure else ""
     try:
         now = systemd.look(host, seen.live) if runs else seen.live
@@ -270,6 +279,7 @@ def _tell(host: Host, outcome: Outcome, told: Told, in_force: Mapping[str, bytes
     """
     if told.failure and not told.failure.first.instance:
         outcome.settings.append({**_row("miner", None, None, None, units.UNIT_ROOT), **_refused(told.failure.text)})
+    outcome.settings += _release_rows(told)
     for one in told.release.instances:
         row = _instance_row(one, told)
         row["facts"] = outcome.instances[one.name] = _facts(host, one, told.now[one.name])
@@ -303,6 +313,16 @@ def _limit_rows(host: Host, name: str, in_force: Mapping[str, bytes], live: syst
             )
         rows.append(row)
     return rows
+
+
+def _release_rows(told: Told) -> list[dict[str, Any]]:
+    """Return the row of another release that becomes the current one; none where it stays, or did not come about."""
+    if told.failure or not told.todo.switch:
+        return []
+    before, after = told.seen.current or None, told.release.name
+    row = _row(RELEASE, after, before, after, f"{told.work.store.folder(after)}/{RELEASE_FILE}")
+    row["persisted_before"], row["persisted"] = before, after
+    return [row]
 
 
 def _instance_row(instance: Instance, told: Told) -> dict[str, Any]:
@@ -355,8 +375,19 @@ def _row(name: str, desired: str | None, before: str | None, after: str | None, 
     }
 
 
-def _diff(seen: rollout.Seen, todo: rollout.Work, release: Release) -> list[dict[str, str]]:
-    """Return the difference of each unit, and of the release; secrets have none."""
+def _diff(
+    host: Host,
+    store: Store,
+    seen: rollout.Seen,
+    todo: rollout.Work,
+    release: str,
+    files: Mapping[str, bytes],
+    secrets: Mapping[str, Secret],
+) -> list[dict[str, str]]:
+    """Return the difference of each unit, each file of the release, and the release; of secrets, only that they differ.
+
+    :param files: of the release, by path in its folder.
+    """
     shown = [
         {
             "before_header": f"{units.UNIT_ROOT}/{name}",
@@ -366,8 +397,12 @@ def _diff(seen: rollout.Seen, todo: rollout.Work, release: Release) -> list[dict
         }
         for name, data in todo.units.items()
     ]
+    shown += difference.secrets(seen.secrets, {path: secrets[path].data for path in todo.secrets})
     if todo.switch:
-        release_diff = {"before": f"release {seen.current or 'none'}\n", "after": f"release {release.name}\n"}
+        if seen.current:
+            before = difference.files(host, store.folder(seen.current))
+            shown += difference.between(seen.current, before, release, files)
+        release_diff = {"before": f"release {seen.current or 'none'}\n", "after": f"release {release}\n"}
         shown.append({"before_header": "current", "after_header": "current", **release_diff})
     return shown
 

@@ -462,7 +462,7 @@ def _variables(place: str, layers: Iterable[Mapping[str, Any]], notes: Notes) ->
 
 
 def _take(where: str, name: str, value: str, found: dict[str, str], notes: Notes) -> None:
-    secret = bool(_SECRET_VARIABLE.search(name))
+    secret = is_secret_variable(name)
     objection = unfit(value)
     if objection:
         notes.problems.append(f"{where}: its value {objection}. Give one line of text")
@@ -475,6 +475,16 @@ def _take(where: str, name: str, value: str, found: dict[str, str], notes: Notes
     found[name] = value
 
 
+def is_secret_variable(name: str) -> bool:
+    """Tell whether a variable's name says that its value is a secret."""
+    return bool(_SECRET_VARIABLE.search(name))
+
+
+def is_secret_argument(option: str) -> bool:
+    """Tell whether an option's name says that its value is a secret."""
+    return bool(_SECRET_ARGUMENT.match(option))
+
+
 def _arguments(place: str, value: Any, engine: str, notes: Notes) -> tuple[str, ...]:
     """Return further words for the command line, none of which is a secret or said already."""
     where = f"{place}.arguments"
@@ -485,7 +495,7 @@ def _arguments(place: str, value: Any, engine: str, notes: Notes) -> tuple[str, 
     for word in words:
         option = word.partition("=")[0]
         own = _OWN_ARGUMENTS[engine].get(option)
-        if _SECRET_ARGUMENT.match(option):
+        if is_secret_argument(option):
             notes.problems.append(
                 f"{where}: {option} looks like a secret, and everyone on the host can read a command line"
             )

@@ -111,7 +111,8 @@ attributes:
     description: Looks and compares, and changes nothing.
   diff_mode:
     support: full
-    description: Shows the units and the release; secrets are never shown.
+    description: >-
+      Shows the units, and the files and variables in which the release differs; of secrets, only that they differ.
   platform:
     support: full
     platforms: linux
@@ -146,7 +147,8 @@ settings:
     name:
       description:
         - V(miner:) and the instance's name; of a limit, V(:) and its name too.
-        - V(miner_release) for the release's files, V(miner) for the host.
+        - V(miner_release) for a release that takes the place of another, or whose files were damaged; V(miner) for the
+          host.
       type: str
     desired:
       description: What the instance is to run, and that it is active; soft and hard limit.

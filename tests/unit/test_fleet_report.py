@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from ansible_collections.precog.fleet.plugins.callback import fleet_report
 
 ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text())
 SHARED = "shared kernel: it belongs to the machine underneath"
 
 
@@ -120,7 +124,7 @@ def test_table_has_a_row_per_host_in_natural_order():
         "miner-10": [setting("a"), setting("b", "changed")],
         "miner-2": [setting("a", "refused"), setting("b", "unsupported"), setting("c", "unsupported")],
     }
-    lines = fleet_report.table(hosts)
+    lines = fleet_report.table(hosts, {})
     assert texts(lines) == [
         "host      ok  changed  drifted  overridden  unsupported  refused  unknown",
         "miner-2    -        -        -           -            2        1        -",
@@ -132,7 +136,7 @@ def test_table_has_a_row_per_host_in_natural_order():
 def test_table_of_500_hosts_is_a_few_rows_with_the_worst_first():
     hosts = {f"miner-{number}": [setting("a")] for number in range(1, 500)}
     hosts["miner-500"] = [setting("a", "overridden")]
-    lines = texts(fleet_report.table(hosts))
+    lines = texts(fleet_report.table(hosts, {}))
     assert len(lines) == 3
     assert lines[0].startswith("500 hosts")
     assert lines[1].startswith("1: miner-500 ")
@@ -141,7 +145,7 @@ def test_table_of_500_hosts_is_a_few_rows_with_the_worst_first():
 
 def test_table_is_bounded_even_if_every_host_differs():
     hosts = {f"miner-{number}": [setting(str(key)) for key in range(number)] for number in range(1, 101)}
-    lines = texts(fleet_report.table(hosts))
+    lines = texts(fleet_report.table(hosts, {}))
     assert len(lines) == fleet_report.MAX_ROWS + 2
     assert lines[-1] == "  ... and 80 more groups of hosts"
 
@@ -174,9 +178,9 @@ def test_findings_are_grouped_by_reason_and_the_urgent_stand_first():
     hosts["m2"].append(setting("net.z", "drifted", reason="changed by hand at run time", persisted_before="2"))
     assert texts(fleet_report.findings(hosts)) == [
         "refused: EINVAL",
-        "  net.y (wanted 2, has 1) on m2",
+        "  net.y (2 expected, is 1) on m2",
         "overridden: /etc/sysctl.d/zz.conf:3",
-        "  net.x (wanted 2, next boot gives 9) on m1",
+        "  net.x (2 expected, the next boot gives 9) on m1",
         "drifted: changed by hand at run time",
         "  net.z (1 -> 2) on m2",
         f"unsupported: {SHARED}",
@@ -212,7 +216,7 @@ def test_changes_share_a_line_if_hosts_share_them():
     hosts = {name: [setting("a"), setting("b", "changed", persisted_before="2")] for name in ("m1", "m2")}
     hosts["m3"] = [setting("b", "changed", before="7", persisted_before="2", reason="given back: 2")]
     hosts["m4"] = [setting("b", "changed", before="2", persisted_before="2")]
-    assert texts(fleet_report.changes(hosts)) == [
+    assert texts(fleet_report.changes(hosts, 9)) == [
         "changed:",
         "  b: 1 -> 2 on m1, m2",
         "  b: 7 -> 2 (given back: 2) on m3",
@@ -310,10 +314,16 @@ def test_a_run_ends_with_the_table_and_the_document(play, tmp_path):
         "  net.bad on m2",
         "drifted",
         "  net.d (1 -> 2; next boot: unset -> 2) on m1, m2",
+        "changed:",
+        "  net.a: 1 -> 2; next boot: unset -> 2 on m1, m2",
+        "  net.b: 1 -> 2; next boot: unset -> 2 on m1, m2",
         f"All settings of all hosts: {tmp_path / 'report.json'}",
     ]
     assert document["schema"] == 1
     assert document["check_mode"] is False
+    assert (document["playbook"], document["unreachable"]) == ("play.yml", [])
+    assert document["version"] == yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+    assert abs(datetime.now(timezone.utc) - datetime.fromisoformat(document["time"])) < timedelta(minutes=5)
     expected = {"net.a": "changed", "net.b": "changed", "net.c": "ok", "net.d": "drifted"}
     assert names_of(document, "m1") == expected
     assert names_of(document, "m2") == {**expected, "net.bad": "unknown"}
@@ -389,7 +399,65 @@ def test_a_host_that_failed_before_its_settings_is_named(play):
             task(setting("net.a")),
         ]
     )
-    assert "Failed or unreachable, so nothing is known: m2\n" in output
+    assert "m2    failed before any setting was known\n" in output
+
+
+LOST = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+
+
+def test_where_every_host_is_down_there_is_still_a_table_and_a_document(play):
+    output, document = play([task(setting("net.a"))], "-e", json.dumps(LOST))
+    assert output.split("SETTINGS ***")[1].splitlines()[2:4] == ["m1    unreachable", "m2    unreachable"]
+    assert document["unreachable"] == ["m1", "m2"]
+    jsonschema.validate(document, SCHEMA)
+
+
+def test_a_host_that_is_lost_on_the_way_keeps_its_settings_and_is_named(play):
+    plays = [
+        {"hosts": "all", "tasks": [task(setting("net.a"))]},
+        {"hosts": "m2", "tasks": [{"ansible.builtin.ping": None, "vars": LOST}]},
+    ]
+    output, document = play(plays)
+    assert "Unreachable before the run was done with them: m2\n" in output
+    assert (document["unreachable"], names_of(document, "m2")) == (["m2"], {"net.a": "ok"})
+
+
+FOUND = {**DRIFTED, "after": "240", "part": "kernel_tuning", "where": "run time"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "hosts", "command"),
+    [
+        (["kernel_tuning"], 2, "-i hosts.yml precog.fleet.tune --limit m1,m2"),
+        (["limits", "swap"], 1, "-i hosts.yml precog.fleet.tune --limit m1"),
+        (["python_env"], 5, "-i hosts.yml precog.fleet.miner"),
+        (["swap", "miner_service"], 1, "-i hosts.yml precog.fleet.site --limit m1"),
+    ],
+)
+def test_an_audit_names_the_command_that_repairs_what_it_found(parts, hosts, command):
+    rows = [{**FOUND, "name": part, "part": part} for part in parts]
+    (line,) = fleet_report.repair({f"m{number + 1}": rows for number in range(hosts)}, ["hosts.yml"])
+    assert line.text == f"To repair it: ansible-playbook {command}"
+
+
+def test_an_audit_says_what_is_expected_and_a_run_what_it_did(play):
+    found = play([task(FOUND)])[0]
+    assert "  net.a (999 expected, is 240) on m1, m2\n" in found
+    assert re.search(r"^To repair it: ansible-playbook -i hosts.yml precog.fleet.tune --limit m1,m2$", found, re.M)
+    repaired = play([task(FOUND), task(DRIFTED)])[0]
+    assert "  net.a (240 -> 999) on m1, m2\n" in repaired
+    assert "To repair it" not in repaired
+    on_disk = {**FOUND, "where": "disk", "after": "999", "persisted": "5"}
+    assert fleet_report.values(on_disk) == "999 expected, the next boot gives 5"
+
+
+def test_another_release_stands_first_among_the_changes():
+    rows = [setting("a", "changed"), setting("miner_release", "changed", before="8da6", after="cf38", persisted=None)]
+    assert texts(fleet_report.changes({"m1": rows}, 1)) == [
+        "changed:",
+        "  miner_release: 8da6 -> cf38 on m1",
+        "  ... and 1 more changes (-v shows more of them)",
+    ]
 
 
 def test_a_report_that_cannot_be_written_is_a_warning(play, tmp_path):

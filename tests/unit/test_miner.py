@@ -1,7 +1,7 @@
 """What a run of miner_service finds and tells, on a made host: files below a folder, and what systemctl says."""
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_diff
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import File, Instance, Plan
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Store
@@ -70,6 +70,51 @@ def test_another_release_is_a_change_of_what_the_next_start_runs(host):
     assert outcome.changed
     assert (rows["miner:main"]["persisted_before"], rows["miner:main"]["persisted"]) == ("one", "two")
     assert outcome.diff[-1]["before"] == "release one\n"
+
+
+def put(host, release, **files):
+    """Write files of the instance main of a release."""
+    for name, text in files.items():
+        host.stage(f"/opt/precog/releases/{release}/instances/main/{name}", text.encode()).commit()
+
+
+def test_another_release_says_which_variables_and_files_differ_and_shows_no_secret(host):
+    shared = 'MODE="a"\nOLD_TOKEN="hunter2"\nPROXY="http://me:hunter2@proxy"\n'
+    put(
+        host, "one", environment=f'{shared}PRECOG_MINER_DIGEST="aaa"\n', start="#!/bin/sh\nexec python serve --port 1\n"
+    )
+    other = shared.replace('"a"', '"b"').replace("hunter2", "hunter3") + 'PRECOG_MINER_DIGEST="bbb"\n'
+    put(host, "two", environment=other, start="#!/bin/sh\nexec python serve --port 2 --token hunter3\n")
+    outcome, rows = found(host, "two")
+    assert (rows["miner_release"]["status"], rows["miner_release"]["before"], rows["miner_release"]["after"]) == (
+        "changed",
+        "one",
+        "two",
+    )
+    shown = {part["before_header"]: (part["before"], part["after"]) for part in outcome.diff}
+    assert shown["instances/main/environment (release one)"] == (
+        'MODE="a"\nOLD_TOKEN=********\nPROXY="http://me:********@proxy"\n',
+        'MODE="b"\nOLD_TOKEN=******** (another one)\nPROXY="http://me:********@proxy" (another one)\n',
+    )
+    assert shown["instances/main/start (release one)"] == (
+        "exec\npython\nserve\n--port\n1\n",
+        "exec\npython\nserve\n--port\n2\n--token\n********\n",
+    )
+    assert "release.json (release one)" not in shown
+    assert "hunter" not in str(outcome.result())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (None, b"x", ("", "a secret\n")),
+        (b"x", b"y", ("a secret\n", "another secret\n")),
+        (b"x", None, ("a secret\n", "")),
+    ],
+)
+def test_of_a_secret_only_that_it_differs_is_shown(before, after, shown):
+    (part,) = _miner_diff.secrets({"/etc/precog-miner/main.env": before}, {"/etc/precog-miner/main.env": after})
+    assert (part["before"], part["after"]) == shown
 
 
 def test_what_a_killed_run_was_trying_is_gated_again(host):
