@@ -41,6 +41,7 @@ RATIO_WINDOW = 1000  # lookups that the hit ratio is taken over
 
 FRONTS = ("axon", "serve")
 OUTCOMES = ("full", "partial", "none")
+REFUSED = ("400", "401", "403", "404")  # by the axon: unreadable, not verified, forbidden, no such synapse
 LAYERS = ("memory", "disk")
 RESULTS = ("hit", "miss")
 KINDS = (
@@ -123,6 +124,10 @@ class Metrics:
     def request(self, front: str, outcome: str, seconds: float) -> None:
         """Count a request that was answered after so many seconds."""
         self._requests[front, outcome].observe(seconds)
+
+    def refused(self, status: int) -> None:
+        """Count a request that the axon refused with an HTTP status before it reached us. From any thread."""
+        self._refused[(f"{status}",)].inc()
 
     def api(self, outcome: str, seconds: float) -> None:
         """Count a request to the source."""
@@ -216,6 +221,12 @@ class Metrics:
             ["front", "outcome"],
             [(front, outcome) for front in FRONTS for outcome in OUTCOMES],
             more=12,
+        )
+        self._refused = self._counter(
+            "precog_axon_refused_requests_total",
+            "Requests that the axon refused, by HTTP status: 403 for who may not ask, 401 for who isn't verified",
+            ["status"],
+            [(status,) for status in REFUSED],
         )
         self._api = self._histogram(
             "precog_api_request_duration_seconds",

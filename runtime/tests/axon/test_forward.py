@@ -258,9 +258,14 @@ def let_start(miner):
 
 @pytest.mark.parametrize("optimised", [[], ["-O"]], ids=["plain", "-O"])
 def test_upstreams_way_in_a_process_of_its_own(tmp_path, optimised):
-    with upstream_like(tmp_path, free_port(), *optimised) as miner:
+    metrics_port = free_port()
+    variables = {"PRECOG_RUNTIME_METRICS_PORT": str(metrics_port)}
+    with upstream_like(tmp_path, free_port(), *optimised, **variables) as miner:
         let_start(miner)
-        assert told(miner) == {"answered": [200, sorted(EVERYTHING)], "unsigned": 401}
+        assert told(miner) == {"answered": [200, sorted(EVERYTHING)], "unsigned": 401, "unknown": 403}
+        metrics = urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10).read().decode()
+        for status in ("401", "403"):
+            assert f'precog_axon_refused_requests_total{{status="{status}"}} 1.0' in metrics
         miner.send_signal(signal.SIGINT)
         miner.wait(10)
         assert "precog_runtime" not in miner.stderr.read()

@@ -49,19 +49,25 @@ def main(port):
 
     axons_loop = []
 
-    async def forward(synapse: Challenge) -> Challenge:
-        axons_loop.append(asyncio.get_running_loop())
-        return await forward_module.forward(synapse, None)
+    key, stranger = wallet("validator").hotkey, wallet("stranger").hotkey
 
-    async def blacklist(synapse: Challenge) -> Tuple[bool, str]:
-        return synapse.dendrite.hotkey is None, "Missing hotkey"
+    class Miner:
+        metagraph = types.SimpleNamespace(hotkeys=[key.ss58_address], validator_permit=[True], S=[100.0])
 
-    async def priority(synapse: Challenge) -> float:
-        return float(len(synapse.dendrite.hotkey))
+        async def forward(self, synapse: Challenge) -> Challenge:
+            axons_loop.append(asyncio.get_running_loop())
+            return await forward_module.forward(synapse, None)
 
-    key = wallet("validator").hotkey
+        async def blacklist(self, synapse: Challenge) -> Tuple[bool, str]:
+            uid = self.metagraph.hotkeys.index(synapse.dendrite.hotkey)
+            return not self.metagraph.validator_permit[uid], "Non-validator hotkey"
+
+        async def priority(self, synapse: Challenge) -> float:
+            return self.metagraph.S[self.metagraph.hotkeys.index(synapse.dendrite.hotkey)]
+
+    miner = Miner()
     axon = bt.Axon(wallet("miner"), ip="127.0.0.1", external_ip="127.0.0.1", port=port)
-    axon.attach(forward_fn=forward, blacklist_fn=blacklist, priority_fn=priority)
+    axon.attach(forward_fn=miner.forward, blacklist_fn=miner.blacklist, priority_fn=miner.priority)
     print(json.dumps({"made": True}), flush=True)
     sys.stdin.readline()
     axon.start()
@@ -70,7 +76,8 @@ def main(port):
     def look():
         status, answer = wait_until(lambda: full(Letter(axon, key).send()))
         unsigned = Letter(axon, key).send(signature=None)[0]
-        told = {"answered": [status, sorted(answer["predictions"])], "unsigned": unsigned}
+        unknown = Letter(axon, stranger).send()[0]
+        told = {"answered": [status, sorted(answer["predictions"])], "unsigned": unsigned, "unknown": unknown}
         print(json.dumps(told), flush=True)
 
     signal.signal(signal.SIGUSR1, lambda *_: axons_loop[0].call_soon_threadsafe(time.sleep, 3600))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from inspect import Parameter, Signature
 from typing import Any
 
 # Compared by bittensor with typing's Tuple, which is not the built-in tuple.
@@ -12,6 +10,7 @@ from bittensor.core.synapse import Synapse
 
 from precog_runtime.axon.callers import Callers
 from precog_runtime.axon.forward import Forward
+from precog_runtime.axon.screen import hotkey_of, typed
 from precog_runtime.axon.verify import caller, strict_body, verifier
 from precog_runtime.errors import SettingError
 
@@ -41,25 +40,14 @@ def attach(axon: Axon, synapse: type[Synapse], forward: Forward, callers: Caller
         caller.set(check.check(synapse))
 
     async def blacklist(synapse: Any) -> tuple[bool, str]:
-        return callers.blacklist(_hotkey(synapse))
+        return callers.blacklist(hotkey_of(synapse))
 
     async def priority(synapse: Any) -> float:
-        return callers.priority(_hotkey(synapse))
+        return callers.priority(hotkey_of(synapse))
 
     return axon.attach(
-        forward_fn=_typed(fill_in, synapse, synapse),
-        verify_fn=_typed(verify, synapse, None),
-        blacklist_fn=_typed(blacklist, synapse, Tuple[bool, str]),
-        priority_fn=_typed(priority, synapse, float),
+        forward_fn=typed(fill_in, synapse, synapse),
+        verify_fn=typed(verify, synapse, None),
+        blacklist_fn=typed(blacklist, synapse, Tuple[bool, str]),
+        priority_fn=typed(priority, synapse, float),
     )
-
-
-def _hotkey(synapse: Any) -> str | None:
-    return None if synapse.dendrite is None else synapse.dendrite.hotkey
-
-
-def _typed(function: Callable[..., Any], synapse: type[Synapse], returned: Any) -> Callable[..., Any]:
-    """Give a function the signature that bittensor looks for."""
-    parameter = Parameter("synapse", Parameter.POSITIONAL_OR_KEYWORD, annotation=synapse)
-    function.__signature__ = Signature([parameter], return_annotation=returned)  # type: ignore[attr-defined]
-    return function

@@ -66,6 +66,10 @@ class Callers:
         neuron = self._known().get(hotkey or "")
         return neuron.stake if neuron else 0.0
 
+    def registered(self, hotkey: str | None) -> bool:
+        """Return whether a hotkey is in the metagraph."""
+        return (hotkey or "") in self._known()
+
     def _known(self) -> dict[str, Neuron]:
         graph = self._metagraph
         # bittensor's metagraph makes the list of hotkeys from its axons at each access.

@@ -20,6 +20,8 @@ from precog_runtime import service
 from precog_runtime.axon import answering
 from precog_runtime.axon.headers import fix_headers
 from precog_runtime.axon.hotkey import keep_hotkey
+from precog_runtime.axon.refusals import count_refusals, counted
+from precog_runtime.axon.screen import screen_callers
 from precog_runtime.axon.verify import announced, caller, verify_strictly
 from precog_runtime.runtime import Runtime, open_runtime, spare_collections
 from precog_runtime.settings import load
@@ -58,6 +60,7 @@ class Background:
             raise self._failure
         self._announced = float("-inf")
         announced.append(self.expect)
+        counted.append(self.runtime.metrics.refused)
         atexit.register(self.close)
 
     async def answer(self, request: Request) -> Answer:
@@ -88,6 +91,7 @@ class Background:
         """End the runtime; what is not done after a second is left undone."""
         if self.expect in announced:
             announced.remove(self.expect)
+            counted.remove(self.runtime.metrics.refused)
         with suppress(RuntimeError):  # the loop is closed already
             self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(STOP_S)
@@ -133,6 +137,8 @@ def drop_in(settings: Settings | None = None, source: PriceSource | None = None,
     background = Background(settings or load(), source)
     fix_headers()
     keep_hotkey()
+    screen_callers()
+    count_refusals()
     if strict:
         verify_strictly()
     return forward_by(background)

@@ -1,6 +1,6 @@
-"""Replaces a method of bittensor's, but only the one that the replacement was made for.
+"""Replaces a method or function of bittensor's, but only the one that the replacement was made for.
 
-The methods are the same in bittensor 9.9 to 9.12. In another version that changed one, it is left as it is.
+They are the same in bittensor 9.9 to 9.12. In another version that changed one, it is left as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import logging
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -17,9 +18,10 @@ logger = logging.getLogger(__name__)
 MARK = "replaced_by_precog_runtime"
 
 
-def replace(owner: type, name: str, digest: str, make: Callable[[Any], Any]) -> bool:
+def replace(owner: type | ModuleType, name: str, digest: str, make: Callable[[Any], Any]) -> bool:
     """Replace the method by `make(method)`, once; return whether the replacement is in place.
 
+    :param owner: the class, or for a function the module.
     :param digest: SHA-256 of the source of the method that `make` is for, in hexadecimal.
     """
     method: Any = getattr(owner, name, None)
