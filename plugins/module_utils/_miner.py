@@ -29,6 +29,7 @@ UPSTREAM = "upstream"
 RELEASE = "miner_release"
 GIT = "/usr/bin/git"
 ONLINE_CPUS = "/sys/devices/system/cpu/online"
+MEMORY = "/proc/meminfo"
 SHOWN_VARIABLES = ("PYTHON", "PRECOG_MINER_")
 
 
@@ -181,7 +182,14 @@ def _facts_of(host: Host, environment: str) -> dict[str, Any]:
         "implementation": "pypy" if host.exists(f"{real}/bin/pypy3") else "cpython",
         "cpus": host.read_text(ONLINE_CPUS).strip() if host.exists(ONLINE_CPUS) else "",
         "levels": _levels(host, real),
+        "memory_mb": _memory_mb(host),
     }
+
+
+def _memory_mb(host: Host) -> int:
+    """Return a host's memory in MB, 0 where /proc does not say."""
+    found = re.search(r"MemTotal: *([0-9]+) kB", host.read_text(MEMORY)) if host.exists(MEMORY) else None
+    return int(found[1]) // 1024 if found else 0
 
 
 def _levels(host: Host, environment: str) -> tuple[int, ...]:

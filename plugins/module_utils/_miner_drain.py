@@ -2,23 +2,26 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The file by which a load balancer is told to send an instance no more requests: /run/precog-miner/NAME/drain.
 
-Its folder is the miner's own, so a miner that was broken into can put there what it likes: nothing in it is followed.
+The folder is root's, and read-only for the miner. Releases from before that left it to the miner, so the folder is
+taken over here before anything is done in it, and nothing that was put there is followed.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ansible_collections.precog.fleet.plugins.module_utils._miner_units import SERVICE
+from ansible_collections.precog.fleet.plugins.module_utils._miner_units import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 
-RUN = f"/run/{SERVICE}"
 FILE = "drain"
 
 
@@ -28,8 +31,7 @@ def mark(host: Host, name: str) -> None:
     :raises OSError: the file can't be made.
     """
     with suppress(FileNotFoundError), _folder(host, name) as folder:
-        with suppress(FileNotFoundError):
-            os.unlink(FILE, dir_fd=folder)
+        _clear(folder)
         os.close(os.open(FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder))
 
 
@@ -39,7 +41,16 @@ def unmark(host: Host, name: str) -> None:
     :raises OSError: the file can't be removed.
     """
     with suppress(FileNotFoundError), _folder(host, name) as folder:
-        os.unlink(FILE, dir_fd=folder)
+        _clear(folder)
+
+
+def forget(host: Host, name: str) -> None:
+    """Remove the folder of an instance that is no more.
+
+    :raises OSError: it can't be removed.
+    """
+    host.remove_tree(f"{RUN}/{name}")
+    host.remove_if_empty(RUN)
 
 
 def marked(host: Host) -> frozenset[str]:
@@ -47,11 +58,27 @@ def marked(host: Host) -> frozenset[str]:
     return frozenset(name for name in host.list_dir(RUN) if FILE in host.list_dir(f"{RUN}/{name}"))
 
 
+def _clear(folder: int) -> None:
+    """Remove what is in the file's place; a folder there, which only a miner can have made, is moved away first."""
+    try:
+        os.unlink(FILE, dir_fd=folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EPERM):
+            raise
+        aside = f".{FILE}-{time.time_ns()}"
+        os.rename(FILE, aside, src_dir_fd=folder, dst_dir_fd=folder)
+        shutil.rmtree(f"/proc/self/fd/{folder}/{aside}", ignore_errors=True)
+
+
 @contextmanager
 def _folder(host: Host, name: str) -> Iterator[int]:
-    """Yield the descriptor of an instance's folder itself: what is reached by it stays in that folder."""
+    """Yield the descriptor of an instance's folder itself, which is root's by then."""
     fd = os.open(f"{host.locate(RUN)}/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        os.fchown(fd, os.geteuid(), os.getegid())
+        os.fchmod(fd, 0o755)
         yield fd
     finally:
         os.close(fd)

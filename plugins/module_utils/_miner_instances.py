@@ -37,9 +37,9 @@ DEFAULTS: dict[str, Any] = {
     "cpu_affinity": "",
     "nice": 0,
     "memory_high": "",
-    "memory_max": "",
+    "memory_max": AUTO,
     "oom_score_adjust": -500,
-    "tasks_max": "",
+    "tasks_max": AUTO,
     "restart_s": 1,
     "watchdog_s": 30,
 }
@@ -53,6 +53,12 @@ METRICS_PORTS_ABOVE = 1000
 API_URL, API_REQUESTS = "PRECOG_RUNTIME_API_URL", "PRECOG_RUNTIME_API_REQUESTS"
 COMMUNITY = "https://community-api.coinmetrics.io/v4"
 COMMUNITY_REQUESTS = 10
+# What `auto` gives: instances share this part of the host's memory, in per cent, so that one that leaks ends by itself
+# instead of taking the host with it; and each may have so many threads and processes.
+MEMORY_SHARE = 80
+TASKS = 512
+# MB that an engine takes with room to breathe: what it was measured at, and half as much again.
+TAKES_MB = {RUNTIME: 128, UPSTREAM: 288, SIMULATOR: 64}
 LAST_PORT = 65535
 FIRST_UNPRIVILEGED = 1024
 
@@ -180,7 +186,7 @@ def understand(params: Mapping[str, Any], notes: Notes) -> list[Settings]:
     _ports(instances, notes)
     _cpus_there(instances, str(params.get("cpus", "")), notes)
     _compiled(instances, params.get("levels", ()), notes)
-    return _sharing(instances)
+    return _bounded(_sharing(instances), int(params.get("memory_mb", 0)), notes)
 
 
 def engine_of(options: Mapping[str, Any]) -> str:
@@ -394,8 +400,8 @@ def _compiled(found: Iterable[Settings], levels: Sequence[int], notes: Notes) ->
 def _size(place: str, option: str, value: Any, notes: Notes) -> str:
     """Return an amount as systemd takes it."""
     text = str(value).strip()
-    if text == "":
-        return ""
+    if text in ("", AUTO if option in ("memory_max", "tasks_max") else ""):
+        return text
     found = _SIZE.fullmatch(text)
     of_tasks = option == "tasks_max"
     wrong = not found or (of_tasks and bool(found["unit"])) or not 1 <= int(found["percent"] or 1) <= 100
@@ -532,6 +538,28 @@ def _sharing(found: list[Settings]) -> list[Settings]:
         return found
     share = {API_REQUESTS: str(max(1, COMMUNITY_REQUESTS // len(asking)))}
     return [one._replace(variables={**one.variables, **share}) if one in asking else one for one in found]
+
+
+def _bounded(found: list[Settings], memory_mb: int, notes: Notes) -> list[Settings]:
+    """Return instances with what `auto` means for their bounds.
+
+    :param memory_mb: the host's; 0 if not known.
+    """
+    share = max(1, MEMORY_SHARE // len(found)) if found else 0
+    for one in found:
+        if one.memory_max == AUTO and memory_mb and memory_mb * share // 100 < TAKES_MB[one.engine]:
+            notes.warnings.append(
+                f"instances.{one.name}.memory_max: 'auto' is {share}% of this host's memory, "
+                f"{memory_mb * share // 100} MB: {MEMORY_SHARE}% shared by {len(found)} instances. The engine "
+                f"{one.engine} needs about {TAKES_MB[one.engine]} MB. Run fewer instances here, or set memory_max"
+            )
+    return [
+        one._replace(
+            memory_max=f"{share}%" if one.memory_max == AUTO else one.memory_max,
+            tasks_max=str(TASKS) if one.tasks_max == AUTO else one.tasks_max,
+        )
+        for one in found
+    ]
 
 
 def _asks_community(one: Settings) -> bool:

@@ -513,6 +513,8 @@ class Rollout:
             return
         with self._drained(work.stop, seen):
             systemd.stop(self._host, work.stop)
+        for name in work.stop:
+            drain.forget(self._host, name)
         _remove_units(self._host, [name for name, data in work.units.items() if data is None])
         systemd.reload(self._host)
 
@@ -702,6 +704,7 @@ def leave_nothing(host: Host, drain_s: float = 0) -> list[Fault]:
     for name in names:
         with noting(faults):
             systemd.stop(host, [name])
+            drain.forget(host, name)
             _remove_units(host, [unit for unit in units if names_in([unit]) == [name]])
     with noting(faults):
         for name in balanced:

@@ -22,6 +22,8 @@ STATE_ROOT = "/var/lib"  # of systemd's StateDirectory
 SECRETS = "/etc/precog-miner"
 # Root builds environments from it: a miner that could open a lock in it could hold up every build.
 CACHES = "/var/cache/precog-fleet"
+# A folder of root's for each instance: what tells it something is there, and it can write nothing in /run.
+RUN = f"/run/{SERVICE}"
 
 NOTICE = "# Written by precog.fleet.miner_service; a file beside it named 20-....conf can add to it."
 # Five tries, then a pause. RestartSteps would do it too, but its count never goes back while a service is well.
@@ -86,7 +88,6 @@ def own(settings: Settings) -> dict[str, bytes]:
 
 def _template(places: Places) -> bytes:
     folder = places.state[len(STATE_ROOT) + 1 :]
-    run = f"/run/{SERVICE}"
     return _text(
         f"""
         {NOTICE}
@@ -106,6 +107,8 @@ def _template(places: Places) -> bytes:
         Group={places.user}
         EnvironmentFile={places.root}/current/instances/%i/environment
         EnvironmentFile=-{SECRETS}/%i.env
+        Environment=RUNTIME_DIRECTORY={RUN}/%i
+        ExecStartPre=+/usr/bin/install -d -o root -g root -m 0755 {RUN} {RUN}/%i
         ExecStart={places.root}/current/instances/%i/start
         Restart=always
         TimeoutStopSec={STOP_S}
@@ -119,15 +122,14 @@ def _template(places: Places) -> bytes:
         WorkingDirectory={places.state}/%i
         StateDirectory={folder}/%i
         StateDirectoryMode=0700
-        RuntimeDirectory={SERVICE}/%i
-        RuntimeDirectoryMode=0700
-        RuntimeDirectoryPreserve=restart
-        # Of all instances' folders only its own is there.
-        TemporaryFileSystem={places.state}:ro,mode=0755 {run}:ro,mode=0755 {SECRETS}:ro,mode=0755
-        BindPaths={places.state}/%i {run}/%i
+        # Other instances' state and secrets are not visible.
+        TemporaryFileSystem={places.state}:ro,mode=0755 {SECRETS}:ro,mode=0755
+        BindPaths={places.state}/%i
         # Without a wallet there is none.
         BindReadOnlyPaths=-{SECRETS}/%i
         InaccessiblePaths=-{CACHES}
+        # ProtectSystem leaves it writable.
+        ReadOnlyPaths=/run
 
         ProtectSystem=strict
         ProtectHome=yes

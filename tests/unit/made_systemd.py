@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_rollout
@@ -190,7 +189,6 @@ class MadeSystemd(Host):
                 known["sockets"].pop(name, None)
             if kind == "service" or f"Requires={unit}" in known["read"].get(f"precog-miner@{name}.service.d", ""):
                 self._end(known, name)
-                shutil.rmtree(self.at(f"/run/precog-miner/{name}"), ignore_errors=True)
         self._remember(known)
         return ""
 

@@ -793,7 +793,7 @@ def test_the_template_names_what_it_is_given():
     service = section(made.units["precog-miner@.service"], "Service")
     assert service["ExecStart"] == "/srv/precog/current/instances/%i/start"
     assert (service["User"], service["Group"], service["StateDirectory"]) == ("miner", "miner", "m/%i")
-    assert service["BindPaths"] == "/var/lib/m/%i /run/precog-miner/%i"
+    assert service["BindPaths"] == "/var/lib/m/%i"
 
 
 def test_the_units_are_without_fault_by_systemds_own_reading(tmp_path):

@@ -27,8 +27,6 @@ def test_its_state_is_for_it_alone(host, instances):
     for one in instances:
         folder = host.file(f"/var/lib/precog-miner/{one.name}")
         assert (folder.mode, folder.user) == (0o700, "precog-miner")
-        run = host.file(f"/run/precog-miner/{one.name}")
-        assert (run.mode, run.user) == (0o700, "precog-miner")
         open_to_others = "find /var/lib/precog-miner/%s -perm /077 ! -type l -printf '%%p\\n'"
         assert host.check_output(open_to_others, one.name) == ""
 
@@ -68,8 +66,7 @@ def test_an_instance_sees_no_other_ones_state_nor_secrets(host, instances):
     """Looked at from inside its own namespaces, as root there: what isn't mounted can't be opened."""
     for one in instances:
         inside = f"nsenter --target {one.pid(host)} --mount"
-        seen = host.check_output(f"{inside} ls /var/lib/precog-miner /run/precog-miner")
-        assert {line for line in seen.splitlines() if line and not line.endswith(":")} == {one.name}
+        assert host.check_output(f"{inside} ls /var/lib/precog-miner") == one.name
         assert host.check_output(f"{inside} ls -A /etc/precog-miner") == (one.name if one.hotkey else "")
         assert host.run(f"{inside} touch /etc/precog-miner/x /etc/precog-miner/{one.name}/x").rc == 1
 
@@ -83,3 +80,24 @@ def test_an_instance_can_not_hold_up_the_builds(host, instances):
         as_miner = f"nsenter --target {one.pid(host)} --mount --setuid $(id -u precog-miner)"
         assert host.run(f"{as_miner} flock --nonblock /var/cache/precog-fleet/uv/.lock true").rc == 66
         assert host.run(f"{inside} ls /var/cache/precog-fleet/uv").rc != 0
+
+
+def test_an_instance_can_write_nothing_in_run(host, instances):
+    """A full /run refuses systemd's daemon-reload, and a drain file of the miner's own would stop rollouts."""
+    for one in instances:
+        run = host.file(f"/run/precog-miner/{one.name}")
+        assert (run.mode, run.user) == (0o755, "root")
+        inside = f"nsenter --target {one.pid(host)} --mount"
+        assert host.run(f"{inside} touch {run.path}/x /run/lock/x").rc == 1
+        as_miner = f"{inside} --setuid $(id -u precog-miner)"
+        assert host.run(f"{as_miner} mkdir {run.path}/drain").rc == 1
+        assert host.check_output(f"{as_miner} find /run -writable ! -type l ! -type s") == ""
+
+
+def test_memory_and_tasks_are_bounded_by_default(host, instances):
+    (market,) = (one for one in instances if one.name == "market")
+    total = int(host.check_output("awk '/MemTotal/ {print $2}' /proc/meminfo")) * 1024
+    shown = host.check_output("systemctl show -p MemoryMax -p TasksMax %s", market.service)
+    found = dict(line.split("=") for line in shown.splitlines())
+    assert found["TasksMax"] == "512"
+    assert 0 < int(found["MemoryMax"]) <= total * (80 // len(instances)) / 100
