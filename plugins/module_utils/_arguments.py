@@ -103,6 +103,7 @@ GATE: Arguments = {
     "p99_slack_ms": {"type": "float", "default": 50.0},
     "error_rate": {"type": "float", "default": 0.0},
     "price_tolerance": {"type": "float", "default": 0.05},
+    "max_age_s": {"type": "float", "default": 60.0},
     "drain_s": {"type": "float", "default": 0.0},
     "rejoin_s": {"type": "float", "default": 0.0},
 }

@@ -1,8 +1,9 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The gate of a release: is an instance ready, does it answer rightly and in time, and no worse than before.
+"""The gate of a release: is an instance ready, does it answer rightly and in time, and by what the source says.
 
-It asks over HTTP at a steady rate, and judges every answer. What it asks of an engine:
+It asks over HTTP at a steady rate, and judges every answer. Prices are compared with the source's own
+(`_miner_source`), never with those of the release that is left. What it asks of an engine:
 
 runtime
     `GET /readyz`, then `POST /predict`, in turn for all assets at the time of the request, and as validators ask: for
@@ -48,6 +49,7 @@ LONGEST_TEXT = 120  # characters of an answer that are shown
 MOST_TEXTS = 5  # kinds of wrong answers that are told
 POLL_S = 0.1  # between looks at whether an instance is ready
 PATIENCE_S = 1.0  # for one such look: a socket of systemd takes a connection whether or not a process will answer it
+NUDGE_S = 1.0  # between requests that have an instance fetch newer prices than it has
 CONTROL = "/control"
 NO_REQUEST = b"?\r\n\r\n"
 PRICES = "/v4/timeseries/asset-metrics?assets=*&metrics=ReferenceRateUSD&frequency=1s&limit_per_asset=1"
@@ -77,6 +79,7 @@ class Limits(NamedTuple):
     p99_slack_ms: float
     error_rate: float
     price_tolerance: float
+    max_age_s: float
     drain_s: float
     rejoin_s: float
     ready_given: bool = False
@@ -103,7 +106,8 @@ BOUNDS = {
     "p99_factor": Bounds(1, 1000, "times the p99 of before"),
     "p99_slack_ms": Bounds(0, 60_000, "milliseconds"),
     "error_rate": Bounds(0, 1, "the share of requests"),
-    "price_tolerance": Bounds(0, 1000, "the share of the price of before"),
+    "price_tolerance": Bounds(0, 1000, "the share of the source's price"),
+    "max_age_s": Bounds(1, 86400, "seconds"),
     "drain_s": Bounds(0, 600, "seconds"),
     "rejoin_s": Bounds(0, 600, "seconds"),
 }
@@ -152,6 +156,21 @@ def _number(value: object) -> float | None:
         return None
 
 
+class Demand(NamedTuple):
+    """What an instance has to show besides right answers.
+
+    :ivar fresh: each asset has a price that is newer than the process, and `max_age_s` old at the most.
+    :ivar whole: its predictions are near the source's prices, and it is no slower than before.
+    :ivar prices: lowest and highest price that the source gave lately, USD, by asset.
+    """
+
+    fresh: bool
+    whole: bool
+    prices: Mapping[str, tuple[float, float]] = {}
+
+
+FORM = Demand(fresh=False, whole=False)  # while the source is down, for a release that was good before
+
 # -- judging answers: pure --------------------------------------------------------------------------------------------
 
 
@@ -171,7 +190,8 @@ class Figures(NamedTuple):
     prices: dict[str, float]  # the median of the predictions for now, USD by asset
     age_s: float  # the greatest age of the newest price of an asset
     faults: tuple[str, ...] = ()  # why requests were errors, each kind once
-    marks: Mapping[str, float] = {}  # the median of the predictions for a mark, USD by asset
+    judgements: tuple[Judgement, ...] = ()  # of all answers
+    priceless: int = 0  # how many of the errors were the answer that there are no prices
 
 
 class Judgement(NamedTuple):
@@ -188,7 +208,7 @@ class Sample(NamedTuple):
     seconds: float | None  # None where a failure says nothing of speed
     fault: str = ""  # why it has no answer in time
     judgement: Judgement = Judgement({}, {}, 0.0)
-    of_mark: bool = False  # whether it asked as validators do
+    priceless: bool = False  # whether the fault is the answer that there are no prices
 
 
 def judge(body: bytes, assets: Sequence[str], earliest: float, latest: float) -> Judgement:
@@ -293,10 +313,11 @@ def figures(samples: Sequence[Sample]) -> Figures:
         wrong=tuple(f"{what}: {examples[what]}" for what, _times in kinds.most_common(MOST_TEXTS)),
         p50_ms=_quantile(times, 0.5),
         p99_ms=_quantile(times, 0.99),
-        prices=_medians(sample.judgement for sample in samples if not sample.of_mark),
+        prices=_medians(sample.judgement for sample in samples),
         age_s=max((sample.judgement.age_s for sample in samples), default=0.0),
         faults=tuple(fault for fault, _times in faults.most_common(MOST_TEXTS)),
-        marks=_medians(sample.judgement for sample in samples if sample.of_mark),
+        judgements=tuple(sample.judgement for sample in samples if not sample.fault),
+        priceless=sum(sample.priceless for sample in samples),
     )
 
 
@@ -317,21 +338,22 @@ def _quantile(times: Sequence[float], share: float) -> float:
 # -- the verdict: pure ------------------------------------------------------------------------------------------------
 
 
-def verdict(instance: Instance, before: Figures | None, after: Figures, limits: Limits) -> list[str]:
+def verdict(instance: Instance, before: Figures | None, after: Figures, limits: Limits, demand: Demand) -> list[str]:
     """Return what speaks against a release, each with check, figure and limit; nothing if it is good.
 
     :param before: the same of the release that ran before; None, or figures without an answer, compare with nothing.
     """
     baseline = _baseline(before)
     problems = [f"the answers are wrong: {wrong}" for wrong in after.wrong]
-    problems += _wrong_rate(baseline, after, limits)
-    problems += _wrong_p99(baseline, after, limits)
-    if baseline is not None and after.requests > after.errors:
+    problems += _wrong_rate(baseline, after, limits, demand)
+    if demand.fresh:
+        problems += _old_prices(after, limits)
+    if demand.whole:
+        problems += _wrong_p99(baseline, after, limits)
+        problems += far_prices(after, limits, demand.prices)
+    if demand.whole and baseline is not None and after.requests > after.errors:
         for asset in baseline.prices:
             problems += _lost_price(instance, asset, after)
-            problems += _moved_price(asset, baseline.prices, after.prices, limits)
-        for asset in baseline.marks:
-            problems += _moved_price(asset, baseline.marks, after.marks, limits, " for the last mark")
     return problems
 
 
@@ -340,14 +362,16 @@ def _baseline(before: Figures | None) -> Figures | None:
     return before if before is not None and before.requests > before.errors else None
 
 
-def _wrong_rate(before: Figures | None, after: Figures, limits: Limits) -> list[str]:
-    rate = after.errors / after.requests if after.requests else 1.0
+def _wrong_rate(before: Figures | None, after: Figures, limits: Limits, demand: Demand) -> list[str]:
+    # While the source is down, "there are no prices" is the right answer.
+    errors = after.errors if demand.fresh else after.errors - after.priceless
+    rate = errors / after.requests if after.requests else 1.0
     allowed = max(limits.error_rate, before.errors / before.requests if before else 0.0)
     # A release that answers nothing is never good, however bad the one before was.
     if rate <= allowed and rate < 1:
         return []
     of_before = f", before the release it was {allowed:.1%}" if allowed > limits.error_rate else ""
-    told = f"the error rate is {rate:.1%} ({after.errors} of {after.requests} requests)"
+    told = f"the error rate is {rate:.1%} ({errors} of {after.requests} requests)"
     why = f": {'; '.join(after.faults)}" if after.faults else ""
     return [f"{told}; the limit is {limits.error_rate:.1%} (gate error_rate){of_before}{why}"]
 
@@ -373,17 +397,31 @@ def _lost_price(instance: Instance, asset: str, after: Figures) -> list[str]:
     return [f"{asset} has no price any more, before the release it had; the limit is none lost: {wanted}"]
 
 
-def _moved_price(
-    asset: str, before: Mapping[str, float], after: Mapping[str, float], limits: Limits, kind: str = ""
-) -> list[str]:
-    if asset not in after:
+def _old_prices(after: Figures, limits: Limits) -> list[str]:
+    if after.age_s <= limits.max_age_s:
         return []
-    new, old = after[asset], before[asset]
-    off = abs(new / old - 1)
-    if off <= limits.price_tolerance:
-        return []
-    told = f"the prediction of {asset}{kind} is {new:g}, before the release it was {old:g}, {off:.1%} away"
-    return [f"{told}; the limit is {limits.price_tolerance:.1%} (gate price_tolerance)"]
+    limit = f"the limit is {limits.max_age_s:g} s (gate max_age_s)"
+    return [f"the newest price of an answer is {after.age_s:.0f} s old; {limit}"]
+
+
+def far_prices(after: Figures, limits: Limits, prices: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return which assets have a prediction too far from what the source gave lately, each once, with the farthest.
+
+    :param prices: lowest and highest price of the source, USD, by asset.
+    """
+    found = []
+    for asset, (low, high) in prices.items():
+        given = [one.prices[asset] for one in after.judgements if asset in one.prices]
+        offs = [(max(price / high - 1, 1 - price / low, 0.0), price) for price in given]
+        far = [(off, price) for off, price in offs if off > limits.price_tolerance]
+        if far:
+            off, price = max(far)
+            found.append(
+                f"the prediction of {asset} is {price:g} where its source says {low:g} to {high:g}, {off:.1%} away, "
+                f"in {len(far)} of {len(given)} answers; the limit is {limits.price_tolerance:.1%} "
+                "(gate price_tolerance)"
+            )
+    return found
 
 
 def unsteady(then: Live, now: Live) -> list[str]:
@@ -511,30 +549,61 @@ def _web(instance: Instance, timeout_s: float) -> Place:
     return Place(instance.http_host, instance.http_port, timeout_s)
 
 
-def wait_ready(instance: Instance, limits: Limits, alive: Callable[[], str]) -> str:
+def wait_ready(instance: Instance, limits: Limits, alive: Callable[[], str], demand: Demand) -> str:
     """Wait until an instance says that it is ready, for the `ready_s` of its engine at most.
+
+    Where fresh prices are demanded, each asset has to have one that is newer than this call: what its process had from
+    the one before it proves nothing of it.
 
     :param alive: returns "", or why the instance can't become ready any more.
     :returns: "", or why it is not ready.
     """
     ready_s = limits.ready_for(instance.engine)
-    end = time.monotonic() + ready_s
+    began = nudged = time.monotonic()
     with _web(instance, PATIENCE_S) as web, Place(instance.host, instance.port, PATIENCE_S) as axon:
         while True:
-            seen = _unready(instance, web, axon)
+            seen = _unready(instance, web, axon, demand, limits, time.monotonic() - began)
             dead = alive() if seen else ""
             if not seen or dead:
                 return dead
-            if time.monotonic() + POLL_S >= end:
+            if time.monotonic() + POLL_S >= began + ready_s:
                 return f"not ready after {ready_s:g} s (gate ready_s): {seen}"
+            if demand.fresh and instance.engine != "simulator" and time.monotonic() >= nudged + NUDGE_S:
+                web.ask("POST", "/predict", b"{}")  # which has it look for newer prices
+                nudged = time.monotonic()
             time.sleep(POLL_S)
 
 
-def _unready(instance: Instance, web: Place, axon: Place) -> str:
-    """Return "" if an instance is ready now, or why not."""
-    path = CONTROL if instance.engine == "simulator" else "/readyz"
-    seen = _unanswered(web, path, web.ask("GET", path))
+def _unready(instance: Instance, web: Place, axon: Place, demand: Demand, limits: Limits, passed_s: float) -> str:
+    """Return "" if an instance is ready now, or why not.
+
+    :param passed_s: for how long its process has lived at least.
+    """
+    if instance.engine == "simulator":
+        return _unanswered(web, CONTROL, web.ask("GET", CONTROL))
+    reply = web.ask("GET", "/readyz")
+    seen = _unanswered(web, "/readyz", reply)
+    told = _object(reply.body)
+    if not demand.fresh and reply.status == 503 and "ready" in told:
+        seen = ""  # it runs, and lacks prices
+    if demand.fresh and not seen:
+        seen = _unfresh(instance, _table(told, "age_s"), limits, passed_s)
     return axon.heard() if not seen and instance.engine == "upstream" else seen
+
+
+def _unfresh(instance: Instance, ages: Mapping[str, Any], limits: Limits, passed_s: float) -> str:
+    """Return "" if each asset has a fresh price that came after the process began, or what tells that one has none."""
+    for asset in instance.assets or tuple(ages):
+        age_s = _number(ages.get(asset))
+        if age_s is None:
+            return f"{asset} has no price"
+        if age_s > limits.max_age_s:
+            limit = f"the limit is {limits.max_age_s:g} s (gate max_age_s)"
+            return f"the newest price of {asset} is {age_s:.0f} s old; {limit}"
+        # Ages are whole seconds, rounded down.
+        if age_s + 1 > passed_s:
+            return f"{asset} got no price in the {passed_s:.0f} s since the start; its newest is {age_s:.0f} s old"
+    return "" if ages else "/readyz does not say how old its prices are"
 
 
 def measure(instance: Instance, limits: Limits, seconds: float) -> Figures:
@@ -559,7 +628,7 @@ def measure(instance: Instance, limits: Limits, seconds: float) -> Figures:
     return figures(samples)
 
 
-def soak(instance: Instance, before: Figures | None, limits: Limits) -> tuple[Figures, list[str]]:
+def soak(instance: Instance, before: Figures | None, limits: Limits, demand: Demand) -> tuple[Figures, list[str]]:
     """Measure an instance for `soak_s`; return the figures, and what speaks against the release.
 
     It takes `rejoin_s` at least: load balancers have the instance back then, before another one is drained.
@@ -568,10 +637,10 @@ def soak(instance: Instance, before: Figures | None, limits: Limits) -> tuple[Fi
     not a slow release, and a slow release is slow again.
     """
     after = measure(instance, limits, max(limits.soak_s, limits.rejoin_s))
-    problems = verdict(instance, before, after, limits)
+    problems = verdict(instance, before, after, limits, demand)
     if problems and problems == _wrong_p99(_baseline(before), after, limits):
         after = measure(instance, limits, limits.soak_s)
-        problems = verdict(instance, before, after, limits)
+        problems = verdict(instance, before, after, limits, demand)
     return after, problems
 
 
@@ -588,13 +657,14 @@ def _sample_of_mark(web: Place, assets: Sequence[str]) -> Sample:
     moment = datetime.fromtimestamp(mark, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     asked = {"timestamp": moment, **({"assets": list(assets)} if assets else {})}
     reply = web.ask("POST", "/predict", json.dumps(asked).encode())
-    return _judged(web, reply, assets, mark, mark)._replace(of_mark=True)
+    return _judged(web, reply, assets, mark, mark)
 
 
 def _judged(web: Place, reply: Reply, assets: Sequence[str], earliest: float, latest: float) -> Sample:
     fault = _unanswered(web, "/predict", reply)
     if fault:
-        return Sample(reply.seconds if reply.late or reply.status else None, fault)
+        priceless = reply.status == 503 and bool(_table(_object(reply.body), "refused"))
+        return Sample(reply.seconds if reply.late or reply.status else None, fault, priceless=priceless)
     return Sample(reply.seconds, "", judge(reply.body, assets, earliest, latest))
 
 

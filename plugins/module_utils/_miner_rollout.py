@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ansible_collections.precog.fleet.plugins.module_utils import _ledger, _miner_plan
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_drain as drain
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_source as source
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
+from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import SIMULATOR
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import MINER, ROOT
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Release, Store, passed, refused
 from ansible_collections.precog.fleet.plugins.module_utils._miner_units import (
     SECRETS,
     UNIT_ROOT,
     keeps,
+    secrets_file,
     service,
     socket,
 )
@@ -39,10 +42,12 @@ LOCK = f"{_ledger.FOLDER}/miner.lock"  # of root's own folder: in /run/lock anyo
 COMMENT = "Precog miner (made by precog.fleet)"  # of a user that is ours to remove
 COMMENT_FIELD, FEWEST_FIELDS = 4, 4  # of /etc/passwd; of that and /etc/group
 NO_SHELLS = ("nologin", "false")
+LOCAL = ("127.0.0.1", "localhost", "::1")
 TOLERANCE = 0.07  # of its memory a host's firmware and kernel keep for themselves
 TEMPLATE = f"{systemd.PREFIX}.service"
 DROP_IN = "10-instance.conf"
 POLL_S = 0.05
+FRESH_S = 30.0  # for how long what a source has said counts
 
 
 class Seen(NamedTuple):
@@ -269,6 +274,7 @@ class Turn(NamedTuple):
     :ivar seen: the host before anything was touched.
     :ivar held: the ports that instances may listen at by then.
     :ivar baseline: the figures of those that ran, by name.
+    :ivar known: whether the release was good before, with the secrets that are there: then it is not compared.
     """
 
     release: Release
@@ -279,6 +285,7 @@ class Turn(NamedTuple):
     past: Past
     held: Mapping[str, Collection[int]]
     baseline: Mapping[str, gate.Figures]
+    known: bool
 
 
 class Begun(NamedTuple):
@@ -326,6 +333,8 @@ class Rollout:
         self.figures: dict[str, gate.Figures] = {}
         self.started: set[str] = set()
         self.warnings: list[str] = []
+        self._doubts: list[str] = []
+        self._asked: dict[source.Source, tuple[float, source.Market]] = {}
 
     def todo(self, release: Release, secrets: Mapping[str, Secret], seen: Seen) -> Work:
         """Return what has to be done for a release to run on this host."""
@@ -336,12 +345,14 @@ class Rollout:
         """Bring a release about; where its gate fails, go back.
 
         :raises OSError: nothing was touched.
+        :raises HostError: a new release has no source of prices, so it does not begin; nothing was touched.
         """
         turn = self._turn(release, work, secrets, seen)
         self.store.note(turn.past._replace(trying=release.name))
         faults = self._go_on(turn)
         if faults:
             return self._go_back(turn, faults[0])
+        self.warnings += [f"this release was good before, but {doubt}" for doubt in self._doubts]
         gone = [path for path in work.secrets if secrets[path].data is None]
         self._settle(passed(turn.past, release.name, self._params["keep"]), gone)
         return None
@@ -357,7 +368,90 @@ class Rollout:
         before = (past.good[-1] if past.good else "") if past.trying else seen.current
         previous = self.store.load(before) if before and before in self.store.names() else None
         held = listening(seen.units, self._releases(seen.current, past.trying, *past.good[-1:]))
-        return Turn(release, previous, work, secrets, seen, past, held, self._measured(previous, work.start))
+        known = release.name in past.good and not work.secrets
+        if not known:
+            self._expect_sources(release, work, secrets)
+        # A release that was good before is not compared, so nothing is measured for it.
+        baseline = {} if known else self._measured(previous, work.start)
+        return Turn(release, previous, work, secrets, seen, past, held, baseline, known)
+
+    # -- the source of prices -----------------------------------------------------------------------------------------
+
+    def _expect_sources(self, release: Release, work: Work, secrets: Mapping[str, Secret]) -> None:
+        """Raise HostError unless each instance that a release starts has a source that gives it prices.
+
+        A simulator that the release starts itself is no source yet: it is asked when its time has come.
+        """
+        started = [one for one in release.instances if one.name in work.start]
+        own = {one.port for one in started if one.engine == SIMULATOR}
+        for instance in started:
+            asked = self._source(release, instance, secrets)
+            if asked is None or (asked.address[0] in LOCAL and asked.address[1] in own):
+                continue
+            market = self._ask(asked)
+            if market.refused:
+                raise HostError(
+                    f"{instance.name}: the source of its prices refuses its settings: {market.refused}. "
+                    "Nothing was touched"
+                )
+            if market.down:
+                raise HostError(
+                    f"{instance.name}: the source of its prices is down: {market.down}. No new release begins without "
+                    f"it, as nobody could judge its answers. Run again when it is back; the release {release.name} "
+                    "was not begun, and what runs was not touched"
+                )
+
+    def _source(
+        self, release: Release, instance: Instance, secrets: Mapping[str, Secret] | None = None
+    ) -> source.Source | None:
+        """Return where an instance of a release has its prices from; None for a simulator.
+
+        :param secrets: those that are not in place yet.
+        """
+        if instance.engine == SIMULATOR:
+            return None
+        folder = f"{self.store.folder(release.name)}/instances/{instance.name}"
+        path = secrets_file(instance.name)
+        secret = (secrets or {}).get(path)
+        hidden = secret.data if secret else _content(self._host, path)
+        variables = {
+            **source.parse_variables(self._host.read_text(f"{folder}/environment")),
+            **source.parse_variables((hidden or b"").decode()),
+        }
+        return source.of(self._host.read_text(f"{folder}/start"), variables)
+
+    def _ask(self, asked: source.Source, *, again: bool = False) -> source.Market:
+        """Return what a source says; what it said FRESH_S ago counts, as each request is one less for the miners.
+
+        :param again: whether to ask anew.
+        """
+        when, market = self._asked.get(asked, (-FRESH_S, source.Market()))
+        if again or time.monotonic() - when > FRESH_S:
+            market = source.ask(asked, self._limits.max_age_s)
+            self._asked[asked] = (time.monotonic(), market)
+        return market
+
+    def _demand(self, release: Release, instance: Instance, *, known: bool, again: bool = False) -> gate.Demand:
+        """Return what an instance has to show: right answers alone, where its source is down.
+
+        :param known: whether its release was good before.
+        :raises HostError: the source of a new release gives it no prices.
+        """
+        asked = self._source(release, instance)
+        if asked is None:
+            return gate.Demand(fresh=True, whole=not known)
+        market = self._ask(asked, again=again)
+        trouble = market.refused or market.down
+        if trouble and not known:
+            raise HostError(f"the source of its prices gives it none: {trouble}")
+        if trouble:
+            self._warn(f"the source of prices gives none ({trouble}), so the form of the answers alone was checked")
+            return gate.FORM
+        return gate.Demand(fresh=True, whole=not known, prices=market.prices)
+
+    def _warn(self, warning: str) -> None:
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def _releases(self, *names: str) -> Iterator[Release]:
         """Return those releases that can be read."""
@@ -423,7 +517,7 @@ class Rollout:
             with self._drained([name], turn.seen):
                 begun = self._start(name, turn.release, turn.work)
                 self._wait_until_gone(name, begun.pid)
-            self._judge(instance, begun, turn.baseline.get(name))
+            self._judge(turn.release, instance, begun, turn.baseline.get(name), known=turn.known)
         elif name in turn.work.enable:
             systemd.enable(self._host, name, _sockets(name, turn.release))
 
@@ -434,24 +528,41 @@ class Rollout:
         systemd.start(self._host, name, _sockets(name, release), new_socket=name in work.sockets)
         return Begun(old.pid, systemd.look(self._host, [name])[name].restarts, since)
 
-    def _judge(self, instance: Instance, begun: Begun, before: gate.Figures | None) -> None:
+    def _judge(
+        self, release: Release, instance: Instance, begun: Begun, before: gate.Figures | None, *, known: bool
+    ) -> None:
         """See an instance that was started through the gate.
 
+        :param known: whether its release was good before: then its answers have to be right and fresh, and no more.
         :raises HostError: why it failed.
         """
-        name = instance.name
-        self._wait_until_gone(name, begun.pid)
-        hopeless = partial(systemd.hopeless, self._host, name, begun.restarts, begun.since)
-        why = gate.wait_ready(instance, self._limits, hopeless)
-        if why:
-            raise HostError(why)
-        live = self._settled(name)
-        if live.active != "active" or live.digest != instance.digest:
-            raise HostError(f"its unit is {live.state} and runs {live.digest or 'nothing'}, not {instance.digest}")
-        self.figures[name], problems = gate.soak(instance, before, self._limits)
-        problems += gate.unsteady(live, systemd.look(self._host, [name])[name])
+        self._wait_until_gone(instance.name, begun.pid)
+        demand = self._demand(release, instance, known=known)
+        problems = self._examined(instance, begun, before, demand)
+        if problems and known and demand.fresh:
+            # Its source may have gone down meanwhile.
+            demand = self._demand(release, instance, known=known, again=True)
+            problems = problems if demand.fresh else self._examined(instance, begun, before, demand)
         if problems:
             raise HostError("; ".join(problems))
+        if known:
+            far = gate.far_prices(self.figures[instance.name], self._limits, demand.prices)
+            self._doubts += [f"{instance.name}: {one}" for one in far]
+
+    def _examined(
+        self, instance: Instance, begun: Begun, before: gate.Figures | None, demand: gate.Demand
+    ) -> list[str]:
+        """Return what speaks against an instance that was started."""
+        name = instance.name
+        hopeless = partial(systemd.hopeless, self._host, name, begun.restarts, begun.since)
+        why = gate.wait_ready(instance, self._limits, hopeless, demand)
+        if why:
+            return [why]
+        live = self._settled(name)
+        if live.active != "active" or live.digest != instance.digest:
+            return [f"its unit is {live.state} and runs {live.digest or 'nothing'}, not {instance.digest}"]
+        self.figures[name], problems = gate.soak(instance, before, self._limits, demand)
+        return problems + gate.unsteady(live, systemd.look(self._host, [name])[name])
 
     def _wait_until_gone(self, name: str, pid: int) -> None:
         """Wait until a process has ended that was told to: it answers until then, and would pass for its successor."""
@@ -527,6 +638,7 @@ class Rollout:
             with noting(faults):
                 self._restore_secret(path, data, turn.secrets[path].owner)
         self.figures.clear()
+        self._doubts.clear()
         if turn.previous is None:
             return self._leave_nothing(turn, first, faults)
         self._restart(turn, turn.previous, faults)
@@ -539,7 +651,7 @@ class Rollout:
             now = f"Going back to {name} did not bring it right either: {' '.join(map(str, faults))}"
         else:
             self._settle(refused(turn.past, turn.release.name))
-            now = f"This host is back on {name}, and that is healthy: {self._told_figures()}."
+            now = f"This host is back on {name}, {self._told_health()}: {self._told_figures()}."
         return Failure(f"{first} {now}", first, tuple(faults))
 
     def _restart(self, turn: Turn, previous: Release, faults: list[Fault]) -> None:
@@ -560,7 +672,7 @@ class Rollout:
         for instance in previous.instances:
             if instance.name in begun:
                 with self._starting(instance, faults):
-                    self._judge(instance, begun[instance.name], turn.baseline.get(instance.name))
+                    self._judge(previous, instance, begun[instance.name], None, known=True)
         with noting(faults):
             self._retire(work, seen)
 
@@ -611,6 +723,12 @@ class Rollout:
             from ansible_collections.precog.fleet.plugins.module_utils import _miner_upstream
 
             _miner_upstream.remove_unused(self._host, self.store.checkouts(), self._params["root"])
+
+    def _told_health(self) -> str:
+        """Return how the release is that a host went back to: that it was good before makes its answers no better."""
+        if not self._doubts:
+            return "and that is healthy"
+        return f"which runs, but its answers are doubtful ({'; '.join(self._doubts)})"
 
     def _told_figures(self) -> str:
         return "; ".join(f"{name}: {told(figures)}" for name, figures in self.figures.items()) or "nothing was touched"

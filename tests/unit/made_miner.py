@@ -34,7 +34,8 @@ class Miner:
     """Its address, what it does, and what it was asked.
 
     `manner` is the name of one of the functions below; `slow_s` is how long it takes to answer at all. `changes` are to
-    every answer, `mark_changes` to those for a timestamp.
+    every answer, `mark_changes` to those for a timestamp; `decide` returns more, at each answer;
+    `said` is what it says where it is unable.
     """
 
     def __init__(self):
@@ -42,7 +43,10 @@ class Miner:
         self.slow_s = 0.0
         self.changes = {}
         self.mark_changes = {}
-        self.ready = (200, {"ready": True})
+        # A price that is newer than whatever asks.
+        self.ready = (200, {"ready": True, "age_s": dict.fromkeys(ASSETS, -1)})
+        self.decide = dict
+        self.said = b""
         self.faults = {"drop": 0.0, "latency_ms": 1000.0}
         self.prices = (200, {"data": [{"asset": "btc", "ReferenceRateUSD": "1"}]})
         self.asked = []
@@ -72,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         self.miner.asked.append(("GET", path))
         if path == "/readyz":
-            return self.say(*self.miner.ready)
+            return self.say(*(self.miner.ready() if callable(self.miner.ready) else self.miner.ready))
         if path == "/control":
             return self.say(200, self.miner.faults)
         if path == "/v4/timeseries/asset-metrics":
@@ -100,10 +104,13 @@ class Handler(BaseHTTPRequestHandler):
         about = {"assets": asked.get("assets", ASSETS), **self.miner.changes}
         if "timestamp" in asked:
             about = {"timestamp": asked["timestamp"], **about, **self.miner.mark_changes}
-        self.say(200, answer(**about))
+        self.say(200, answer(**{**about, **self.miner.decide()}))
 
     def broken(self):
         self.say(500, b"Traceback: it broke")
+
+    def unable(self):
+        self.say(503, self.miner.said)
 
     def garbage(self):
         self.say(200, b"<html>hello</html>")

@@ -14,6 +14,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _m
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_gate import Figures
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import DIGEST, File, Instance, Plan
+from ansible_collections.precog.fleet.plugins.module_utils._miner_source import Market
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Store
 
 UNITS = "/etc/systemd/system"
@@ -232,7 +233,7 @@ class MadeSystemd(Host):
         if f"Requires=precog-miner@{name}.socket" in own and name not in known["sockets"]:
             self._listen(known, name)
         folder = self.at(f"/opt/precog/current/instances/{name}")
-        digest = (folder / "environment").read_text().partition("=")[2].strip()
+        digest = (folder / "environment").read_text().splitlines()[0].partition("=")[2]
         known["failed"] = [other for other in known.get("failed", []) if other != name]
         if self.bad.get(digest) == CAN_NOT_START:
             known["failed"].append(name)
@@ -295,11 +296,11 @@ def gate_of(host: MadeSystemd, monkeypatch) -> list[tuple[str, str]]:
     """Put a gate in front of the made-up processes; return the list of what it was asked: the kind, and the name."""
     asked: list[tuple[str, str]] = []
 
-    def wait_ready(instance, _limits, alive):
+    def wait_ready(instance, _limits, alive, _demand):
         asked.append(("ready", instance.name))
         return alive() or ("" if host.known()["processes"].get(instance.name) else "not ready")
 
-    def soak(instance, _before, _limits):
+    def soak(instance, _before, _limits, _demand):
         asked.append(("soak", instance.name))
         host.asked.append(f"soak {instance.name}")
         wrong = host.answers(instance)
@@ -313,6 +314,7 @@ def gate_of(host: MadeSystemd, monkeypatch) -> list[tuple[str, str]]:
     monkeypatch.setattr(_miner_rollout.gate, "soak", soak)
     monkeypatch.setattr(_miner_rollout.gate, "measure", measure)
     monkeypatch.setattr(_miner_rollout.systemd, "holders", lambda _port: {})
+    monkeypatch.setattr(_miner_rollout.source, "ask", lambda _source, _max_age_s: Market())
     return asked
 
 

@@ -20,6 +20,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 NOW = 1_790_000_000.0
+RANGES = {asset: (price, price) for asset, price in PRICES.items()}
+WHOLE = gate.Demand(fresh=True, whole=True, prices=RANGES)
+FRESH = gate.Demand(fresh=True, whole=False, prices=RANGES)  # of a release that was good before
+READY = {"ready": True, "age_s": dict.fromkeys(ASSETS, -1)}
 
 
 @pytest.fixture
@@ -195,8 +199,8 @@ def test_any_depth_is_judged(depth):
 # -- what samples amount to -------------------------------------------------------------------------------------------
 
 
-def made(times, **about):
-    return [Sample(seconds, judgement=Judgement({}, PRICES, 0.0), **about) for seconds in times]
+def made(times):
+    return [Sample(seconds, judgement=Judgement({}, PRICES, 0.0)) for seconds in times]
 
 
 def test_the_first_of_each_kind_pays_for_the_start_and_is_not_timed():
@@ -208,12 +212,6 @@ def test_the_first_of_each_kind_pays_for_the_start_and_is_not_timed():
 def test_one_slow_answer_among_few_is_not_the_p99_and_two_are():
     assert gate.figures(made([0.01] * 60 + [0.8])).p99_ms == 10
     assert gate.figures(made([0.01] * 60 + [0.8, 0.8])).p99_ms == 800
-
-
-def test_prices_for_now_and_for_a_mark_are_told_apart():
-    samples = [*made([0.01] * 3), *made([0.01] * 9, of_mark=True)]
-    told = gate.figures([*samples, Sample(0.01, judgement=Judgement({}, {"btc": 5.0}, 0.0))])
-    assert (told.prices["btc"], told.marks) == (PRICES["btc"], PRICES)
 
 
 def test_errors_wrong_answers_and_medians_are_counted():
@@ -245,6 +243,11 @@ def test_without_an_answer_there_are_no_times():
 def told_of(**changes):
     values = {"requests": 100, "errors": 0, "wrong": (), "p50_ms": 5.0, "p99_ms": 20.0, "prices": PRICES, "age_s": 1.0}
     return Figures(**{**values, **changes})
+
+
+def answers(*prices):
+    """Answers with these prices of btc."""
+    return tuple(Judgement({}, {**PRICES, "btc": price}, 1.0) for price in prices)
 
 
 VERDICTS = {
@@ -296,13 +299,42 @@ VERDICTS = {
     "slower, and nothing before": (None, {"p99_ms": 91}, {}, ""),
     "another price": (
         {},
-        {"prices": {**PRICES, "btc": 99000.0}},
+        {"judgements": answers(99000.0)},
         {},
-        "the prediction of btc is 99000, before the release it was 90000, 10.0% away; "
+        "the prediction of btc is 99000 where its source says 90000 to 90000, 10.0% away, in 1 of 1 answers; "
         "the limit is 5.0% (gate price_tolerance)",
     ),
-    "another price, within the limit": ({}, {"prices": {**PRICES, "btc": 94000.0}}, {}, ""),
-    "another price, allowed": ({}, {"prices": {**PRICES, "btc": 99000.0}}, {"price_tolerance": 0.2}, ""),
+    "a lower price": (
+        {},
+        {"judgements": answers(81000.0)},
+        {},
+        "the prediction of btc is 81000 where its source says 90000 to 90000, 10.0% away, in 1 of 1 answers; "
+        "the limit is 5.0% (gate price_tolerance)",
+    ),
+    "every third answer another price": (
+        {},
+        {"judgements": answers(90000.0, 90000.0, 630000.0) * 20},
+        {},
+        "the prediction of btc is 630000 where its source says 90000 to 90000, 600.0% away, in 20 of 60 answers; "
+        "the limit is 5.0% (gate price_tolerance)",
+    ),
+    "another price, the first of all": (
+        None,
+        {"judgements": answers(900000.0)},
+        {},
+        "the prediction of btc is 900000 where its source says 90000 to 90000, 900.0% away, in 1 of 1 answers; "
+        "the limit is 5.0% (gate price_tolerance)",
+    ),
+    "the right price after a wrong one": ({"prices": {"btc": 900000.0}}, {"judgements": answers(90000.0)}, {}, ""),
+    "another price, within the limit": ({}, {"judgements": answers(94000.0, 86000.0)}, {}, ""),
+    "another price, within the limit of a release that was": (
+        {"prices": {"btc": 94000.0}},
+        {"judgements": answers(98500.0)},
+        {},
+        "the prediction of btc is 98500 where its source says 90000 to 90000, 9.4% away, in 1 of 1 answers; "
+        "the limit is 5.0% (gate price_tolerance)",
+    ),
+    "another price, allowed": ({}, {"judgements": answers(99000.0)}, {"price_tolerance": 0.2}, ""),
     "a price less": (
         {},
         {"prices": {"btc": 90000.0}},
@@ -310,29 +342,53 @@ VERDICTS = {
         "eth has no price any more, before the release it had; the limit is none lost: "
         "if that is wanted, name the assets in the instance's variable PRECOG_RUNTIME_ASSETS",
     ),
-    "another price for the mark": (
-        {"marks": PRICES},
-        {"marks": {**PRICES, "btc": 99000.0}},
-        {},
-        "the prediction of btc for the last mark is 99000, before the release it was 90000, 10.0% away; "
-        "the limit is 5.0% (gate price_tolerance)",
-    ),
-    "a price for the mark less": ({"marks": PRICES}, {"marks": {}}, {}, ""),
     "a price more": ({"prices": {"btc": 90000.0}}, {}, {}, ""),
-    "older prices": ({}, {"age_s": 1000.0}, {}, ""),
+    "older prices": (
+        {},
+        {"age_s": 61.0},
+        {},
+        "the newest price of an answer is 61 s old; the limit is 60 s (gate max_age_s)",
+    ),
+    "older prices, allowed": ({}, {"age_s": 61.0}, {"max_age_s": 90}, ""),
 }
 
 
 @pytest.mark.parametrize(("before", "after", "limits", "told"), VERDICTS.values(), ids=VERDICTS)
 def test_verdict(before, after, limits, told):
     before = None if before is None else told_of(**before)
-    assert gate.verdict(instance(), before, told_of(**after), gate.limits(limits)) == ([told] if told else [])
+    assert gate.verdict(instance(), before, told_of(**after), gate.limits(limits), WHOLE) == ([told] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("after", "fresh", "form"),
+    [
+        ({}, 0, 0),
+        ({"judgements": answers(900000.0)}, 0, 0),
+        ({"p99_ms": 9999.0}, 0, 0),
+        ({"prices": {}}, 0, 0),
+        ({"age_s": 61.0}, 1, 0),
+        ({"wrong": ("btc: -1",)}, 1, 1),
+        ({"errors": 2}, 1, 1),
+        ({"errors": 100, "priceless": 100}, 1, 0),
+        ({"errors": 100, "priceless": 99}, 1, 1),
+    ],
+)
+def test_release_that_was_good_before_needs_form_and_fresh_prices_and_with_its_source_down_form(after, fresh, form):
+    for demand, problems in ((FRESH, fresh), (gate.FORM, form)):
+        assert len(gate.verdict(instance(), told_of(), told_of(**after), gate.limits({}), demand)) == problems
+
+
+def test_range_of_the_sources_prices_is_as_good_as_a_price():
+    after = told_of(judgements=answers(80000.0, 103000.0))
+    assert gate.far_prices(after, gate.limits({}), {"btc": (84000.0, 99000.0)}) == []
+    assert "is 80000 where" in gate.far_prices(after, gate.limits({}), {"btc": (85000.0, 99000.0)})[0]
+    assert gate.far_prices(after, gate.limits({}), {}) == []
 
 
 def test_an_asset_may_be_taken_out_on_purpose():
     without = told_of(prices={"btc": 90000.0})
-    assert gate.verdict(instance(assets=("btc",)), told_of(), without, gate.limits({})) == []
-    assert len(gate.verdict(instance(assets=()), told_of(), without, gate.limits({}))) == 1
+    assert gate.verdict(instance(assets=("btc",)), told_of(), without, gate.limits({}), WHOLE) == []
+    assert len(gate.verdict(instance(assets=()), told_of(), without, gate.limits({}), WHOLE)) == 1
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
@@ -343,11 +399,12 @@ def test_a_right_miner_is_measured_at_the_rate(miner):
     told = gate.measure(instance(miner.port), quick(rate_hz=50), 0.4)
     assert 0.35 < time.monotonic() - began < 3
     assert (told.requests, told.errors, told.wrong, told.faults) == (22, 0, (), ())
-    assert told.prices == told.marks == PRICES
+    assert told.prices == PRICES
+    assert {tuple(one.prices.items()) for one in told.judgements} == {tuple(PRICES.items())}
     assert 0 < told.p50_ms <= told.p99_ms < 5000
     assert miner.of("POST", "/predict") == 22
     assert miner.bodies.count(b"{}") == 11
-    assert gate.verdict(instance(miner.port), told, told, quick(p99_ms=5000)) == []
+    assert gate.verdict(instance(miner.port), told, told, quick(p99_ms=5000), WHOLE) == []
 
 
 @pytest.mark.parametrize("known", [(), ASSETS])
@@ -407,7 +464,7 @@ def test_a_request_that_fails_is_an_error_and_is_not_repeated(miner, manner, fau
     assert told.errors == told.requests == 6 == len(miner.bodies)
     assert len(told.faults) == 1
     assert fault in told.faults[0]
-    assert gate.verdict(instance(miner.port), None, told, quick())
+    assert gate.verdict(instance(miner.port), None, told, quick(), WHOLE)
 
 
 @pytest.mark.parametrize("manner", ["right", "drip"])
@@ -429,7 +486,7 @@ def test_a_slow_miner_is_asked_at_the_same_rate(miner):
     assert time.monotonic() - began < 3
     assert (told.requests, told.errors) == (22, 0)
     assert told.p50_ms >= 200
-    assert gate.verdict(instance(miner.port), told_of(), told, quick())[0].startswith("p99 is ")
+    assert gate.verdict(instance(miner.port), told_of(), told, quick(), WHOLE)[0].startswith("p99 is ")
 
 
 def test_so_many_at_once_and_no_more(miner):
@@ -509,7 +566,7 @@ def test_a_market_is_asked_for_prices_once(miner):
     told = gate.measure(instance(miner.port, "simulator"), quick(), 0.5)
     assert (told.requests, told.errors, told.wrong, told.p99_ms) == (2, 0, (), 0.0)
     assert miner.of("GET", "/v4/timeseries/asset-metrics") == 1
-    assert gate.verdict(instance(miner.port, "simulator"), told, told, quick()) == []
+    assert gate.verdict(instance(miner.port, "simulator"), told, told, quick(), WHOLE) == []
 
 
 @pytest.mark.parametrize(
@@ -540,7 +597,7 @@ def soaked(monkeypatch):
     def run(*measured):
         left = list(measured)
         monkeypatch.setattr(gate, "measure", lambda _instance, _limits, _seconds: left.pop(0))
-        after, problems = gate.soak(instance(), told_of(), quick())
+        after, problems = gate.soak(instance(), told_of(), quick(), WHOLE)
         return problems, measured.index(after), len(measured) - len(left)
 
     return run
@@ -567,7 +624,7 @@ def test_nothing_else_is_measured_again(soaked, bad):
 def test_a_soak_lasts_until_load_balancers_have_the_instance_back(monkeypatch, given, seconds):
     lasted = []
     monkeypatch.setattr(gate, "measure", lambda _instance, _limits, soak_s: lasted.append(soak_s) or told_of())
-    gate.soak(instance(), told_of(), gate.limits(given))
+    gate.soak(instance(), told_of(), gate.limits(given), WHOLE)
     assert lasted == [seconds]
 
 
@@ -600,8 +657,8 @@ def test_an_instance_has_to_run_through_its_soak(changes, told):
 
 
 def test_ready_at_once(miner):
-    assert gate.wait_ready(instance(miner.port), quick(), lambda: "unasked") == ""
-    assert gate.wait_ready(instance(miner.port, "simulator"), quick(), lambda: "unasked") == ""
+    assert gate.wait_ready(instance(miner.port), quick(), lambda: "unasked", FRESH) == ""
+    assert gate.wait_ready(instance(miner.port, "simulator"), quick(), lambda: "unasked", FRESH) == ""
 
 
 def test_ready_after_a_while(miner):
@@ -609,17 +666,17 @@ def test_ready_after_a_while(miner):
 
     def alive():
         if miner.of("GET", "/readyz") == 3:
-            miner.ready = (200, {"ready": True})
+            miner.ready = (200, READY)
         return ""
 
-    assert gate.wait_ready(instance(miner.port), quick(ready_s=30), alive) == ""
+    assert gate.wait_ready(instance(miner.port), quick(ready_s=30), alive, FRESH) == ""
     assert miner.of("GET", "/readyz") == 4
 
 
 def test_never_ready_tells_the_last_thing_seen(miner):
     miner.ready = (503, {"ready": False, "age_s": {"btc": None}})
     began = time.monotonic()
-    told = gate.wait_ready(instance(miner.port), quick(ready_s=0.4), lambda: "")
+    told = gate.wait_ready(instance(miner.port), quick(ready_s=0.4), lambda: "", FRESH)
     assert time.monotonic() - began < 3
     seen = f'127.0.0.1:{miner.port}/readyz answers 503 {{"ready": false, "age_s": {{"btc": null}}}}'
     assert told == f"not ready after 0.4 s (gate ready_s): {seen}"
@@ -627,8 +684,9 @@ def test_never_ready_tells_the_last_thing_seen(miner):
 
 def test_what_can_never_be_ready_is_not_waited_for():
     began = time.monotonic()
-    told = gate.wait_ready(instance(closed_port()), quick(ready_s=60), lambda: "the unit has failed: exit code 1")
-    assert told == "the unit has failed: exit code 1"
+    failed = "the unit has failed: exit code 1"
+    told = gate.wait_ready(instance(closed_port()), quick(ready_s=60), lambda: failed, FRESH)
+    assert told == failed
     assert time.monotonic() - began < 5
 
 
@@ -636,13 +694,70 @@ def test_a_socket_without_a_process_behind_it_is_not_waited_for_long():
     """As with a socket of systemd: connections are taken, and nobody answers."""
     with socket.create_server(("127.0.0.1", 0)) as waiting:
         began = time.monotonic()
-        told = gate.wait_ready(instance(waiting.getsockname()[1]), quick(ready_s=1), lambda: "")
+        told = gate.wait_ready(instance(waiting.getsockname()[1]), quick(ready_s=1), lambda: "", FRESH)
         assert time.monotonic() - began < 4
     assert "gave no answer to /readyz within 1000 ms" in told
 
 
 def test_an_upstream_miner_is_ready_when_its_axon_is(miner):
     there = instance(miner.port, "upstream")
-    assert gate.wait_ready(there, quick(), lambda: "") == ""
-    told = gate.wait_ready(there._replace(port=closed_port()), quick(ready_s=0.3), lambda: "")
+    assert gate.wait_ready(there, quick(), lambda: "", FRESH) == ""
+    told = gate.wait_ready(there._replace(port=closed_port()), quick(ready_s=0.3), lambda: "", FRESH)
     assert told.endswith("connection refused")
+
+
+def ages(miner, *told, status=200):
+    """Have a miner say one after the other how old its prices are; the last for ever."""
+    left = list(told)
+    miner.ready = lambda: (status, {"ready": True, "age_s": left.pop(0) if len(left) > 1 else left[0]})
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"btc": -1, "eth": 3}, "eth got no price in the 0 s since the start; its newest is 3 s old"),
+        ({"btc": -1, "eth": None}, "eth has no price"),
+        ({"btc": -1}, "eth has no price"),
+        ({"btc": 61, "eth": -1}, "the newest price of btc is 61 s old; the limit is 60 s (gate max_age_s)"),
+        ({}, "btc has no price"),
+    ],
+)
+def test_instance_without_a_price_newer_than_its_process_is_not_ready(miner, told, why):
+    """As after a wrong key: it answers from what its predecessor kept, and /readyz says 200."""
+    ages(miner, told)
+    assert gate.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", FRESH).endswith(why)
+    assert gate.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", gate.FORM) == ""
+
+
+def test_instance_whose_assets_nobody_named_has_to_have_prices_of_some(miner):
+    unnamed = instance(miner.port, assets=())
+    assert gate.wait_ready(unnamed, quick(), lambda: "", FRESH) == ""
+    ages(miner, {})
+    told = gate.wait_ready(unnamed, quick(ready_s=0.3), lambda: "", FRESH)
+    assert told.endswith("/readyz does not say how old its prices are")
+
+
+def test_instance_is_ready_as_soon_as_prices_came_and_is_made_to_look_for_them(miner):
+    kept, came = {"btc": 100, "eth": 100}, {"btc": 0, "eth": 0}
+    miner.ready = lambda: (200, {"ready": True, "age_s": came if miner.of("POST", "/predict") else kept})
+    began = time.monotonic()
+    assert gate.wait_ready(instance(miner.port), quick(ready_s=30), lambda: "", FRESH) == ""
+    assert 1 <= time.monotonic() - began < 10
+
+
+def test_instance_that_has_no_prices_is_well_enough_while_its_source_is_down(miner):
+    miner.ready = (503, {"ready": False, "age_s": {"btc": 4000, "eth": None}})
+    assert gate.wait_ready(instance(miner.port), quick(), lambda: "", gate.FORM) == ""
+    miner.ready = (503, b"starting")
+    assert gate.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", gate.FORM)
+    miner.ready = (404, {"ready": False, "draining": True})
+    assert gate.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", gate.FORM)
+
+
+def test_answer_that_there_are_no_prices_is_told_from_other_errors(miner):
+    nothing = json.dumps({"predictions": {}, "refused": {"btc": "the newest price is 4000 s old"}}).encode()
+    miner.manner, miner.said = "unable", nothing
+    told = gate.measure(instance(miner.port), quick(), 0.1)
+    assert (told.requests, told.errors, told.priceless) == (6, 6, 6)
+    miner.said = b"oops"
+    assert gate.measure(instance(miner.port), quick(), 0.1).priceless == 0

@@ -86,10 +86,10 @@ def test_a_bad_release_is_gone_back_from(host, name, why):
 def test_whatever_goes_wrong_at_the_gate_the_host_goes_back(host, monkeypatch, error):
     real = _miner_rollout.gate.soak
 
-    def broken(one, before, limits):
+    def broken(one, *about):
         if one.digest in NEW.values():
             raise error
-        return real(one, before, limits)
+        return real(one, *about)
 
     monkeypatch.setattr(_miner_rollout.gate, "soak", broken)
     outcome = roll(host, "new")
@@ -102,8 +102,8 @@ def test_a_process_that_does_not_last_through_its_soak_makes_the_host_go_back(ho
     """It answers rightly whenever it is asked, for systemd starts it again at once."""
     real = _miner_rollout.gate.soak
 
-    def dies(one, before, limits):
-        found = real(one, before, limits)
+    def dies(one, *about):
+        found = real(one, *about)
         if one.digest == NEW["one"]:
             host.run(["systemctl", "restart", "precog-miner@one.service"])
         return found

@@ -1,0 +1,254 @@
+"""A rollout whose gate is the real one: releases with wrong prices, or none, and sources that are down.
+
+The host and its systemd are made up; what runs on it answers over HTTP, and so does the source of its prices.
+"""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.precog.fleet.plugins.module_utils import _miner, _miner_rollout, _miner_source
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import File, Secret
+from ansible_collections.precog.fleet.tests.unit.made_api import made_api
+from ansible_collections.precog.fleet.tests.unit.made_miner import ASSETS, PRICES, made_miner
+from ansible_collections.precog.fleet.tests.unit.made_systemd import (
+    PARAMS,
+    instance,
+    know,
+    made_plan,
+    make_systemd,
+    roll,
+    store_of,
+)
+
+KEY_FILE = "/etc/precog-miner/one.env"
+GATE = {"soak_s": 0.2, "rate_hz": 50, "ready_s": 2, "p99_ms": 5000, "p99_slack_ms": 5000}
+
+
+@pytest.fixture
+def api(monkeypatch):
+    monkeypatch.setattr(_miner_source, "PAUSE_S", 0.01)
+    with made_api() as running:
+        yield running
+
+
+@pytest.fixture
+def miner():
+    with made_miner() as running:
+        yield running
+
+
+class Fleet:
+    """A host of one instance, whose releases answer a multiple of the price, or have prices of so many seconds ago.
+
+    :ivar ages: the age of each release's newest price; -1 is one that comes as soon as it is asked for.
+    """
+
+    def __init__(self, host, api, miner):
+        self.host, self.api, self.miner = host, api, miner
+        self.factors, self.ages = {}, {}
+        miner.decide = self._answer
+        miner.ready = lambda: (200, {"ready": True, "age_s": dict.fromkeys(ASSETS, self._of(self.ages, -1))})
+
+    def _of(self, known, default):
+        digest = self.host.known()["processes"]["one"]["digest"]
+        return known.get(digest.partition("-")[0], default)
+
+    def _answer(self):
+        factor = self._of(self.factors, 1.0)
+        prices = {asset: price * factor for asset, price in PRICES.items()}
+        about = {"predictions": prices, "intervals": {name: [one * 0.99, one * 1.01] for name, one in prices.items()}}
+        age_s = max(0, self._of(self.ages, -1))
+        stale = dict.fromkeys(ASSETS, f"prices are {age_s} s old") if age_s > 2 else {}
+        return {**about, "age_s": dict.fromkeys(ASSETS, age_s), "degraded": stale}
+
+    def make(self, release, factor=1.0, age_s=-1, url=""):
+        """Make a release."""
+        one = instance("one", release, self.miner.port)._replace(assets=ASSETS)
+        plan = made_plan(release, one)
+        variables = f"PRECOG_RUNTIME_API_URL={url or self.api.url}\nPRECOG_RUNTIME_ASSETS={','.join(ASSETS)}\n"
+        made = plan.files["instances/one/environment"]
+        plan.files["instances/one/environment"] = File(made.data + variables.encode(), made.mode)
+        self.factors[release], self.ages[release] = factor, age_s
+        know(self.host, plan)
+
+    def roll(self, release, secrets=None):
+        if not secrets:
+            return roll(self.host, release, gate=GATE)
+        store = store_of(self.host)
+        store.save(self.host.plans[release], {})
+        work = _miner_rollout.Rollout(self.host, {**PARAMS, "gate": GATE})
+        return _miner._roll(self.host, work, store.load(release), secrets, check_mode=False)
+
+
+@pytest.fixture
+def fleet(memory, api, miner, monkeypatch):
+    monkeypatch.setattr(_miner_rollout.systemd, "holders", lambda _port: {})
+    return Fleet(make_systemd(memory / "host"), api, miner)
+
+
+# -- prices -----------------------------------------------------------------------------------------------------------
+
+
+def test_release_that_was_good_is_gone_back_to_from_one_that_answers_ten_times_the_price(fleet):
+    """`wrong` passed its gate, and began to answer wrongly later."""
+    fleet.make("first")
+    fleet.make("wrong")
+    assert fleet.roll("first").failure == fleet.roll("wrong").failure == ""
+    fleet.factors["wrong"] = 10.0
+    outcome = fleet.roll("previous")
+    assert (outcome.failure, fleet.host.current()) == ("", "first")
+
+
+def test_corrected_release_takes_the_place_of_one_that_answers_ten_times_the_price(fleet):
+    fleet.make("wrong")
+    fleet.make("corrected")
+    assert fleet.roll("wrong").failure == ""
+    fleet.factors["wrong"] = 10.0
+    assert (fleet.roll("corrected").failure, fleet.host.current()) == ("", "corrected")
+
+
+def test_first_release_with_wrong_prices_is_rejected(fleet):
+    fleet.make("wrong", 10.0)
+    outcome = fleet.roll("wrong")
+    assert "the prediction of btc is 900000 where its source says 90000 to 90000, 900.0% away" in outcome.failure
+    assert "There was no release before it" in outcome.failure
+    assert fleet.host.running() == {}
+
+
+def test_releases_each_a_little_off_do_not_add_up(fleet):
+    fleet.make("first", 1.049)
+    fleet.make("second", 1.049**2)
+    assert fleet.roll("first").failure == ""
+    assert "10.0% away" in fleet.roll("second").failure
+    assert fleet.host.current() == "first"
+
+
+def test_host_that_is_back_on_wrong_prices_is_not_called_healthy(fleet):
+    fleet.make("first")
+    fleet.make("second", 7.0)
+    assert fleet.roll("first").failure == ""
+    fleet.factors["first"] = 10.0
+    failure = fleet.roll("second").failure
+    assert failure.startswith("one: the prediction of btc is 630000")
+    assert "back on first, which runs, but its answers are doubtful (one: the prediction of btc is 900000" in failure
+    assert "healthy" not in failure
+
+
+def test_going_back_to_wrong_prices_is_warned_of(fleet):
+    fleet.make("first")
+    fleet.make("second")
+    assert fleet.roll("first").failure == fleet.roll("second").failure == ""
+    fleet.factors["first"] = 10.0
+    outcome = fleet.roll("previous")
+    assert (outcome.failure, fleet.host.current()) == ("", "first")
+    assert "this release was good before, but one: the prediction of btc is 900000" in outcome.warnings[0]
+
+
+# -- no prices --------------------------------------------------------------------------------------------------------
+
+
+def test_release_that_gets_no_prices_is_rejected(fleet):
+    """It answers from the window that the release before has left on disk, and its prices stay within the limit."""
+    fleet.make("first")
+    fleet.make("deaf", age_s=30)
+    assert fleet.roll("first").failure == ""
+    failure = fleet.roll("deaf").failure
+    assert "not ready after 2 s (gate ready_s): btc got no price in the " in failure
+    assert "back on first, and that is healthy" in failure
+    assert fleet.host.current() == "first"
+
+
+def test_release_with_a_mistyped_url_does_not_begin(fleet):
+    fleet.make("first")
+    assert fleet.roll("first").failure == ""
+    before = fleet.host.known()
+    fleet.make("mistyped", url=f"{fleet.api.url}/typo")
+    told = r"HTTP 404 \(Not found\.\): check PRECOG_RUNTIME_API_URL in miner_service_variables\. Nothing was touched"
+    with pytest.raises(HostError, match=told):
+        fleet.roll("mistyped")
+    assert (fleet.host.known(), fleet.host.current(), store_of(fleet.host).past().trying) == (before, "first", "")
+
+
+def with_key(key):
+    return {KEY_FILE: Secret(f'PRECOG_RUNTIME_API_KEY="{key}"\n'.encode(), "root")}
+
+
+def test_mistyped_key_does_not_begin_though_the_release_was_good(fleet):
+    """A key is no part of a release's name."""
+    fleet.api.key = "right"
+    fleet.make("first")
+    assert fleet.roll("first", secrets=with_key("right")).failure == ""
+    before = fleet.host.known()
+    with pytest.raises(HostError, match=r"HTTP 401 \(.*\): check miner_service_api_key. Nothing was touched") as told:
+        fleet.roll("first", secrets=with_key("wrong1"))
+    assert "wrong1" not in str(told.value)
+    assert fleet.host.known() == before
+    assert b"right" in fleet.host.at(KEY_FILE).read_bytes()
+
+
+# -- the source is down -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def down(fleet):
+    """A host that ran two releases, and whose source has been down for ten minutes."""
+    fleet.make("first")
+    fleet.make("second")
+    assert fleet.roll("first").failure == fleet.roll("second").failure == ""
+    fleet.api.broken = (503, b"")
+    fleet.ages = dict.fromkeys(fleet.ages, 600)
+    return fleet
+
+
+def test_no_new_release_begins_while_the_source_is_down(down):
+    down.make("third")
+    before = down.host.known()
+    with pytest.raises(HostError, match=r"source of its prices is down: 127.0.0.1:\d+ answers HTTP 503\. No new"):
+        down.roll("third")
+    assert (down.host.known(), down.host.current()) == (before, "second")
+
+
+def test_stopped_instance_is_repaired_while_the_source_is_down(down):
+    down.host.run(["systemctl", "stop", "precog-miner@one.service"])
+    outcome = down.roll("second")
+    assert (outcome.failure, set(down.host.running())) == ("", {"one"})
+    assert "the form of the answers alone was checked" in outcome.warnings[0]
+
+
+def test_way_back_is_open_while_the_source_is_down(down):
+    assert (down.roll("previous").failure, down.host.current()) == ("", "first")
+
+
+def test_instance_without_any_price_is_repaired_while_the_source_is_down(down):
+    down.miner.ready = (503, {"ready": False, "age_s": dict.fromkeys(ASSETS)})
+    down.miner.manner, down.miner.said = "unable", b'{"predictions": {}, "refused": {"btc": "there is no price"}}'
+    down.host.run(["systemctl", "stop", "precog-miner@one.service"])
+    assert (down.roll("second").failure, set(down.host.running())) == ("", {"one"})
+
+
+def test_wrong_form_is_no_repair_while_the_source_is_down(down):
+    down.miner.manner = "garbage"
+    down.host.run(["systemctl", "stop", "precog-miner@one.service"])
+    assert "an answer is no JSON object" in down.roll("second").failure
+
+
+def test_source_that_goes_down_while_a_host_goes_back_does_not_stop_it(fleet, monkeypatch):
+    fleet.make("first")
+    fleet.make("second")
+    assert fleet.roll("first").failure == fleet.roll("second").failure == ""
+    real = _miner_rollout.gate.wait_ready
+
+    def goes_down(*about):
+        fleet.api.broken = (503, b"")
+        fleet.ages["first"] = 600
+        return real(*about)
+
+    monkeypatch.setattr(_miner_rollout.gate, "wait_ready", goes_down)
+    assert (fleet.roll("previous").failure, fleet.host.current()) == ("", "first")
+
+
+def test_source_is_asked_once_for_what_many_need(fleet):
+    fleet.make("first")
+    assert fleet.roll("first").failure == ""
+    assert len(fleet.api.asked) == 1
