@@ -101,3 +101,25 @@ def test_nothing_that_is_sent_does_harm(timestamp, assets):
     asked = [name.strip().lower() for name in assets if isinstance(name, str)] if isinstance(assets, list) else []
     if found.timestamp is not None:
         assert set(found.assets) == set(asked[: SETTINGS.max_assets]) & set(EVERYTHING) or "..." in found.refused
+
+
+MARK = int(NOW) // 300 * 300
+SECONDS = [
+    (MARK - 3000, MARK - 3000),
+    (MARK - 3001, MARK - 3000),
+    (MARK - 2851, MARK - 3000),
+    (MARK - 2850, MARK - 2700),
+]
+
+
+@pytest.mark.parametrize(("timestamp", "second"), SECONDS)
+def test_timestamp_between_marks_has_the_forecast_of_the_nearest(timestamp, second):
+    assert checked(timestamp).second == second
+    assert checked(timestamp).timestamp == timestamp
+    assert checked(timestamp, settings=Settings(mark_s=0)).second == timestamp
+
+
+@pytest.mark.parametrize("offset", [-10, -1, 0, 1, 10])
+def test_the_present_has_forecasts_of_its_own(offset):
+    assert checked(int(NOW) + offset).second == int(NOW) + offset
+    assert checked().second == int(NOW)

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from precog_runtime.errors import NoPrices, RequestRefused, SourceError
 from precog_runtime.forecaster import RESERVE_S, Made, Table
@@ -87,7 +87,7 @@ class Engine:
         checked = check(request, self.settings, self.now())
         answer = self._from_table(checked)
         if answer is None:
-            answer = await self._fresh(checked, cast("int", checked.timestamp), request.deadline)
+            answer = await self._fresh(checked, request.deadline)
         self._finish(front, request, answer, began)
         return answer
 
@@ -104,7 +104,7 @@ class Engine:
     async def prepare(self, timestamp: int) -> None:
         """Make the forecasts for a timestamp from the data that there is, so that `ready` has them."""
         deadline = self.clock() + self.settings.deadline_s
-        await self._all(self.settings.assets, timestamp, deadline, {})
+        await self._all(self.settings.assets, timestamp, deadline, {}, ahead=True)
 
     def behind(self) -> bool:
         """Whether an answer of now would be fresher with newer prices. From any thread."""
@@ -122,13 +122,12 @@ class Engine:
         return {asset: self._market.age(asset, at) for asset in self.settings.assets}
 
     def _from_table(self, checked: Checked) -> Answer | None:
-        timestamp = checked.timestamp
-        if timestamp is None or not checked.assets:
-            return Answer(timestamp, refused=checked.refused)
-        at = self._at(timestamp)
+        if checked.timestamp is None or not checked.assets:
+            return Answer(checked.timestamp, refused=checked.refused)
+        at = self._at(checked.second)
         parts: list[Part] = []
         for asset in checked.assets:
-            part = self._prepared(asset, timestamp, at)
+            part = self._prepared(asset, checked.second, at)
             if part is None:
                 return None
             parts.append(part)
@@ -149,11 +148,11 @@ class Engine:
             return refusal
         return None
 
-    async def _fresh(self, checked: Checked, timestamp: int, deadline: float) -> Answer:
+    async def _fresh(self, checked: Checked, deadline: float) -> Answer:
         """Answer from the newest prices that can be had in time."""
-        await self._freshen(checked.assets, timestamp, deadline)
-        parts = await self._made(checked.assets, timestamp, deadline)
-        return self._told(checked, parts, self._at(timestamp))
+        await self._freshen(checked.assets, checked.second, deadline)
+        parts = await self._made(checked.assets, checked.second, deadline)
+        return self._told(checked, parts, self._at(checked.second))
 
     def _told(self, checked: Checked, parts: Iterable[Part], at: int, hit: bool = False) -> Answer:
         """Return the answer as it is at this moment: prices age while a forecast waits to be asked for."""
@@ -194,17 +193,19 @@ class Engine:
             shared.making.add_done_callback(lambda _done: self._shared.pop(key))
         return shared
 
-    async def _all(self, assets: Sequence[str], timestamp: int, deadline: float, parts: dict[str, Part]) -> None:
+    async def _all(
+        self, assets: Sequence[str], timestamp: int, deadline: float, parts: dict[str, Part], ahead: bool = False
+    ) -> None:
         async def make(asset: str) -> None:
-            parts[asset] = await self._one(asset, timestamp, deadline)
+            parts[asset] = await self._one(asset, timestamp, deadline, ahead)
 
         await asyncio.gather(*map(make, assets))
 
-    async def _one(self, asset: str, timestamp: int, deadline: float) -> Part:
+    async def _one(self, asset: str, timestamp: int, deadline: float, ahead: bool) -> Part:
         """Make what answers one asset, or tell why it can't be; a bug in it must not harm the others."""
         try:
             newest = self._newest(asset, timestamp)
-            made = await self._forecaster.forecast(asset, timestamp, newest, deadline)
+            made = await self._forecaster.forecast(asset, timestamp, newest, deadline, ahead)
         except RequestRefused as refusal:
             return refusal
         except Exception as error:

@@ -7,8 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from precog_runtime.cache import Key
 from precog_runtime.errors import ModelError, RequestRefused
 from precog_runtime.forecast.degrade import widen
 from precog_runtime.forecast.model import check as check_forecast
@@ -16,7 +17,7 @@ from precog_runtime.types import AssetAnswer, Floats, Forecast, Ints, Model, Ser
 from precog_runtime.workers.pool import WorkerDied
 
 if TYPE_CHECKING:
-    from precog_runtime.cache import Key, PredictionCache
+    from precog_runtime.cache import PredictionCache
     from precog_runtime.market.market import Market
     from precog_runtime.metrics import Metrics
     from precog_runtime.settings import Settings
@@ -26,9 +27,13 @@ logger = logging.getLogger(__name__)
 
 RESERVE_S = 0.25  # of a deadline, kept for the answer itself once waiting is given up
 KEPT = 1024  # entries of a table; each holds only until prices change
+# Forecasts that requests may queue for the model, times assets; those made ahead are queued besides. Of marks and the
+# present (see requests.py) 34 seconds can be named by the defaults; without marks, any.
+MOST_WAITING = 40
 TOO_SLOW = "model too slow"
-SLOW, BROKEN = "model_slow", "internal"  # kinds of errors: of the model, and of a fallback
-FAILURES = (SLOW, ModelError.kind, WorkerDied.kind)  # what a model's good forecast is the end of
+TOO_MANY = "too many timestamps at once: made from the newest prices, whatever the timestamp"
+SLOW, BUSY, BROKEN = "model_slow", "busy", "internal"  # kinds of errors: of the model, its queue, and of a fallback
+FAILURES = (SLOW, BUSY, ModelError.kind, WorkerDied.kind)  # what a model's good forecast is the end of
 
 
 def run_model(model: Model, asset: str, timestamp: int, times: Ints, prices: Floats) -> Forecast:
@@ -79,6 +84,26 @@ class Table(dict[tuple[str, int], Made]):
         self[made.asset, timestamp] = made
 
 
+class _Busy(ModelError):
+    """So many forecasts of an asset wait for the model that no more are queued."""
+
+    kind = BUSY
+
+
+class _Taken(NamedTuple):
+    """What a forecast is made from.
+
+    :ivar newest: second of the newest price.
+    :ivar changes: the change of the market by then.
+    :ivar last: the newest price, USD.
+    """
+
+    key: Key
+    newest: int
+    changes: int
+    last: float
+
+
 class Forecaster:
     """Makes forecasts. Belongs to one event loop.
 
@@ -106,24 +131,28 @@ class Forecaster:
         self._pool = pool
         self._metrics = metrics
         self._clock = clock
-        self._making: dict[Key, asyncio.Future[Forecast]] = {}
+        self._queued: dict[tuple[str, int], asyncio.Future[Made]] = {}  # by asset and timestamp: no prices taken yet
+        self._making: dict[Key, asyncio.Future[Made]] = {}
         self._replaced = Table()
         self._failing: dict[tuple[str, str], set[str]] = {}  # assets by model and kind of failure
 
-    async def forecast(self, asset: str, timestamp: int, newest: int, deadline: float) -> Made:
+    async def forecast(self, asset: str, timestamp: int, newest: int, deadline: float, ahead: bool = False) -> Made:
         """Return the model's forecast, or the one of a fallback shortly before the deadline.
 
         :param newest: second of the newest price up to the timestamp.
+        :param ahead: nobody has asked yet: it is queued however many requests wait.
         :raises RequestRefused: no model could make one.
         """
-        changes = self._market.changes
         try:
-            forecast = await self._by_model(asset, timestamp, newest, deadline)
+            return await self._by_model(asset, timestamp, newest, deadline, ahead)
         except asyncio.TimeoutError:
             return self.late(asset, timestamp, newest)
+        except _Busy:
+            # Of one second, whatever was asked for: a flood of timestamps costs one forecast.
+            newest = self._market.windows[asset].newest or newest
+            return self._instead(asset, newest, newest, BUSY, TOO_MANY)
         except ModelError as error:
             return self._instead(asset, timestamp, newest, error.kind, f"model failed: {error}")
-        return Made(asset, forecast, newest, changes, self.model.name)
 
     def late(self, asset: str, timestamp: int, newest: int) -> Made:
         """Return a fallback's forecast for one who can't wait for the model any longer.
@@ -159,50 +188,76 @@ class Forecaster:
         """Return what a model looks back on; where all of it is lacking, the newest price: it is promised one."""
         return self._market.series(asset, min(timestamp - model.lookback_s, newest), timestamp)
 
-    async def _by_model(self, asset: str, timestamp: int, newest: int, deadline: float) -> Forecast:
+    def _key(self, asset: str, timestamp: int, newest: int) -> Key:
+        start = min(timestamp - self.model.lookback_s, newest)
+        return self.model.name, asset, timestamp, self._market.version(asset, start, timestamp)
+
+    async def _by_model(self, asset: str, timestamp: int, newest: int, deadline: float, ahead: bool) -> Made:
         """Return the model's forecast from the cache, or have it made once for all who wait.
 
-        :raises ModelError: the model failed, or gave no forecast.
+        :raises ModelError: the model failed, gave no forecast, or too many wait for it.
         :raises asyncio.TimeoutError: it takes too long.
         """
-        start = min(timestamp - self.model.lookback_s, newest)
-        key = (self.model.name, asset, timestamp, self._market.version(asset, start, timestamp))
-        cached = self._cache.get(key)
-        if cached is not None:
-            return cached
-        making = self._making.get(key)
+        making = self._queued.get((asset, timestamp))  # it will be made from prices as new as any
+        if making is None and not ahead and len(self._queued) >= MOST_WAITING * len(self._settings.assets):
+            raise _Busy(TOO_MANY)
         if making is None:
-            making = asyncio.ensure_future(self._make(key, self._series(self.model, asset, timestamp, newest)))
-            self._making[key] = making
-            making.add_done_callback(lambda done: self._made(key, done))
+            key = self._key(asset, timestamp, newest)
+            cached = self._cache.get(key)
+            if cached is not None:
+                return Made(asset, cached, newest, self._market.changes, self.model.name)
+            making = self._making.get(key)
+        if making is None:
+            making = self._queued[asset, timestamp] = asyncio.ensure_future(self._make(asset, timestamp, newest))
+            making.add_done_callback(lambda done: self._done(asset, timestamp, done))
         # Shielded: one who gives up must not take the forecast from the others.
         left_s = deadline - self._clock() - RESERVE_S
-        forecast = await asyncio.wait_for(asyncio.shield(making), max(0.001, left_s))
+        made = await asyncio.wait_for(asyncio.shield(making), max(0.001, left_s))
         self._well(self.model, asset, FAILURES)
-        return forecast
+        return made
 
-    def _made(self, key: Key, done: asyncio.Future[Forecast]) -> None:
-        del self._making[key]
+    def _done(self, asset: str, timestamp: int, done: asyncio.Future[Made]) -> None:
+        if self._queued.get((asset, timestamp)) is done:  # its turn never came
+            del self._queued[asset, timestamp]
         if not done.cancelled():
             done.exception()  # seen, even if all who waited have given up
 
-    async def _make(self, key: Key, series: Series) -> Forecast:
+    async def _make(self, asset: str, timestamp: int, newest: int) -> Made:
         """Have the model make a forecast, and keep it; given up after `deadline_s`, or a hung model kept its place.
+
+        Its prices are taken when its turn comes: a copy of hours of them for each that waits would fill the memory.
 
         :raises ModelError: it failed, or gave no forecast.
         """
-        _, asset, timestamp, _ = key
-        began = self._clock()
-        work = self._pool.run(self.model.kind, run_model, self.model, asset, timestamp, series.times, series.prices)
+        began, model = self._clock(), self.model
+        taken: list[_Taken] = []
+
+        def take() -> Sequence[Any]:
+            one, series = self._take(model, asset, timestamp, newest)
+            taken.append(one)
+            return model, asset, timestamp, series.times, series.prices
+
         try:
-            made = check_forecast(asset, await asyncio.wait_for(work, self._settings.deadline_s), series.prices[-1])
+            made = await asyncio.wait_for(self._pool.run_with(model.kind, run_model, take), self._settings.deadline_s)
+            forecast = check_forecast(asset, made, taken[0].last)
         except (ModelError, asyncio.TimeoutError):
             raise
         except Exception as error:  # whatever an operator's model raises
             raise ModelError(f"{type(error).__name__}: {error}") from error
-        self._cache.put(key, made)
-        self._metrics.forecast(asset, self.model.name, made, self._clock() - began)
-        return made
+        finally:
+            for one in taken:
+                self._making.pop(one.key, None)
+        self._cache.put(taken[0].key, forecast)
+        self._metrics.forecast(asset, model.name, forecast, self._clock() - began)
+        return Made(asset, forecast, taken[0].newest, taken[0].changes, model.name)
+
+    def _take(self, model: Model, asset: str, timestamp: int, newest: int) -> tuple[_Taken, Series]:
+        """Take the prices of a forecast whose turn has come."""
+        newest = self._market.last(asset, timestamp) or newest  # there may be newer ones by now
+        series = self._series(model, asset, timestamp, newest)
+        key = self._key(asset, timestamp, newest)
+        self._making[key] = self._queued.pop((asset, timestamp))
+        return _Taken(key, newest, self._market.changes, float(series.prices[-1])), series
 
     def _failed(self, model: Model, asset: str, kind: str, trouble: str) -> None:
         """Warn of a model that begins to fail in some way: a line for each request would bury the log."""

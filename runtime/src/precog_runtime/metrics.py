@@ -45,7 +45,7 @@ REFUSED = ("400", "401", "403", "404")  # by the axon: unreadable, not verified,
 LAYERS = ("memory", "disk")
 RESULTS = ("hit", "miss")
 KINDS = (
-    *("internal", "setting", "source", "rate_limited", "refused", "model", "model_slow"),  # of the errors
+    *("internal", "setting", "source", "rate_limited", "refused", "model", "model_slow", "busy"),  # of the errors
     *("worker", "patience", "late", "no_data", "asset_refused", "bad_row", "garbage", "garbage_page", "cache_row"),
     *("state", "store_damaged", "store_full", "store_read", "store_row", "store_unavailable", "monitor", "label"),
 )

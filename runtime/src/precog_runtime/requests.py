@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from precog_runtime.types import Request
 
 LONGEST_NAME = 48  # of an asset, as shown in a refusal
+PRESENT_S = 10  # who asks for now, by a clock that may be this much off, is answered for that second
 
 
 @dataclass(frozen=True)
 class Checked:
     """A request that was looked at.
 
-    :ivar timestamp: the second that the forecasts begin at; None if there is none.
+    :ivar timestamp: the second that was asked for; None if there is none.
+    :ivar second: the second that the forecasts are made for; see `forecast_second`.
     :ivar assets: what is to be answered, each once, in the order asked.
     :ivar refused: why an asset is not answered, by name; "" stands for the whole request.
     """
 
     timestamp: int | None
+    second: int = 0
     assets: tuple[str, ...] = ()
     refused: dict[str, str] = field(default_factory=dict)
 
@@ -43,7 +46,20 @@ def check(request: Request, settings: Settings, now: float) -> Checked:
         return Checked(timestamp, refused={"": "assets is no list of names"})
     if not request.assets:
         return Checked(timestamp, refused={"": f"no asset is named. This miner answers {', '.join(settings.assets)}"})
-    return _assets(timestamp, request.assets, settings)
+    return _assets(timestamp, forecast_second(timestamp, settings.mark_s, now), request.assets, settings)
+
+
+def forecast_second(timestamp: int, mark_s: int, now: float) -> int:
+    """Return the second whose forecasts answer a timestamp: itself if it is the present, else the nearest mark.
+
+    So whoever asks for each second of an hour has 12 marks forecast, not 3600 seconds. Validators name marks.
+
+    :param mark_s: seconds between marks; with 0 there are none, and each second has forecasts of its own.
+    :param now: seconds since the epoch.
+    """
+    if not mark_s or abs(timestamp - int(now)) <= PRESENT_S:
+        return timestamp
+    return (timestamp + mark_s // 2) // mark_s * mark_s
 
 
 def _timestamp(value: object, settings: Settings, now: float) -> int:
@@ -56,7 +72,7 @@ def _timestamp(value: object, settings: Settings, now: float) -> int:
     return second
 
 
-def _assets(timestamp: int, names: Sequence[object], settings: Settings) -> Checked:
+def _assets(timestamp: int, second: int, names: Sequence[object], settings: Settings) -> Checked:
     wanted: dict[str, None] = {}
     refused: dict[str, str] = {}
     for name in names[: settings.max_assets]:
@@ -69,4 +85,4 @@ def _assets(timestamp: int, names: Sequence[object], settings: Settings) -> Chec
     beyond = len(names) - settings.max_assets
     if beyond > 0:
         refused["..."] = f"{beyond} more assets: at most {settings.max_assets} are looked at"
-    return Checked(timestamp, tuple(wanted), refused)
+    return Checked(timestamp, second, tuple(wanted), refused)

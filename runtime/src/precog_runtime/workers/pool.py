@@ -274,11 +274,22 @@ class WorkerPool:
         :raises WorkerDied: the process died, the pool is closed, or too many tasks hang. Other tasks aren't harmed.
         :raises Exception: what the function raises.
         """
+        return await self.run_with(kind, function, lambda: arguments)
+
+    async def run_with(self, kind: str, function: Callable[..., Any], take: Callable[[], Sequence[Any]]) -> Any:
+        """Do as `run` does, but take the arguments only when the task's turn has come: those of a queue would add up.
+
+        :param take: returns the arguments; called in the event loop, at most once.
+        """
         if kind not in KINDS:
             raise ModelError(f"kind is {kind!r}, which is not one of {', '.join(KINDS)}")
         await self._turn()
         loop = asyncio.get_running_loop()
-        task, began, done = _Task(function, arguments), loop.time(), loop.create_future()
+        try:
+            task, began, done = _Task(function, take()), loop.time(), loop.create_future()
+        except BaseException:
+            self._free()
+            raise
         try:
             future = self._submitted(kind, task)
         except WorkerDied:
