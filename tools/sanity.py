@@ -6,6 +6,7 @@ Run by `bin/test sanity`, in its Python environment. All that is kept lies below
 from __future__ import annotations
 
 import configparser
+import fnmatch
 import os
 import shutil
 import subprocess
@@ -15,6 +16,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import build_collection
+import pythons
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,8 +43,7 @@ REQUIRED = {
 ALLOWED = REQUIRED | {"docs", "requirements.yml", "tests"}
 ALLOWED_TESTS = {"config.yml", "sanity"}
 REQUIRED_FILES = {"meta/runtime.yml", "playbooks/site.yml", "plugins/modules/sysctl_profile.py"}
-# What targets may run (tests/config.yml) and what controllers run; ansible-test names those it does not find.
-PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
+RUNTIME_WHEEL = "roles/python_env/files/precog_runtime-*.whl"
 JUNK = ("__pycache__", ".pyc", ".pyo", "~", ".swp", ".orig", ".rej")
 
 
@@ -60,26 +63,12 @@ def run(argv: Iterable[str | Path], cwd: Path, env: dict[str, str] | None = None
         raise SanityError(f"`{' '.join(words[:3])}` failed with code {code}")
 
 
-def export(target: Path) -> None:
-    """Copy what is or would be committed: no cache and no ignored file can slip into the artifact."""
-    argv = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        source = ROOT / name
-        if not source.exists():
-            continue  # removed, but not yet committed
-        copy = target / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, copy, follow_symlinks=False)
-
-
 def build_and_install(work: Path) -> Path:
     """Return the folder of the collection, built from a clean export and installed from the artifact."""
-    source = work / "source"
-    source.mkdir()
-    export(source)
-    run(["ansible-galaxy", "collection", "build", "--output-path", work], source)
-    artifact = next(work.glob("precog-fleet-*.tar.gz"))
+    try:
+        artifact = build_collection.build(work)
+    except build_collection.BuildError as error:
+        raise SanityError(str(error)) from error
     environment = os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(work)}
     run(["ansible-galaxy", "collection", "install", "--offline", "-p", work, artifact], work, environment)
     return work / COLLECTION
@@ -91,6 +80,7 @@ def content_problems(files: set[str]) -> list[str]:
     tests = {name.split("/")[1] for name in files if name.startswith("tests/")}
     problems = [f"missing: {name}" for name in sorted(REQUIRED - tops)]
     problems += [f"missing: {name}" for name in sorted(REQUIRED_FILES - files)]
+    problems += [] if fnmatch.filter(files, RUNTIME_WHEEL) else [f"missing: {RUNTIME_WHEEL}"]
     problems += [f"not meant to be in it: {name}" for name in sorted(tops - ALLOWED)]
     problems += [f"not meant to be in it: tests/{name}" for name in sorted(tests - ALLOWED_TESTS)]
     problems += [f"a leftover: {name}" for name in sorted(files) if any(junk in name for junk in JUNK)]
@@ -177,36 +167,13 @@ def pip_version() -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def works(python: Path) -> bool:
-    """Tell whether an interpreter is there and runs; a version manager's shim may be there and refuse."""
-    argv = [str(python), "-c", "import ensurepip"]
-    try:
-        return subprocess.run(argv, check=False, capture_output=True).returncode == 0
-    except OSError:
-        return False
-
-
-def search_path(environ: dict[str, str]) -> str:
-    """Return a PATH on which every `pythonX.Y` works, with those that pyenv keeps."""
-    folders = [Path(folder) for folder in environ["PATH"].split(os.pathsep)]
-    kept = Path(environ.get("PYENV_ROOT") or Path(environ["HOME"]) / ".pyenv") / "versions"
-    for version in PYTHONS:
-        name = f"python{version}"
-        broken = {folder for folder in folders if (folder / name).exists() and not works(folder / name)}
-        folders = [folder for folder in folders if folder not in broken]
-        if not any((folder / name).exists() for folder in folders):
-            found = [folder for folder in sorted(kept.glob(f"{version}.*/bin")) if works(folder / name)]
-            folders += found[-1:]
-    return os.pathsep.join(map(str, folders))
-
-
 def ansible_test(collection: Path, cache: Path) -> None:
     """Run every sanity test on every Python that is here; what cannot run is named by ansible-test itself.
 
     :raises SanityError: a test failed.
     """
     environ = dict(os.environ)
-    environment = environ | {"PATH": search_path(environ), "HOME": str(prepare_home(cache))}
+    environment = environ | {"PATH": pythons.search_path(environ), "HOME": str(prepare_home(cache))}
     run(["ansible-test", "sanity", "--color", "no"], collection, environment)
 
 

@@ -89,10 +89,7 @@ class ActionModule(ActionBase):
         if name == RUNTIME:
             project = COLLECTION / RUNTIME
             if not (project / "pyproject.toml").is_file():
-                raise AnsibleError(
-                    f"packages names {RUNTIME}, but {project} is not there (an installed collection has none): name "
-                    "the wheel of precog-runtime, or its project's folder in a checkout"
-                )
+                return brought_wheel()
         elif name.endswith(".whl"):
             return Path(self._find_needle("files", name))
         else:
@@ -175,6 +172,22 @@ def describe(path: Path) -> dict[str, str]:
         "requires_python": str(metadata["Requires-Python"] or ""),
         "path": "",
     }
+
+
+def brought_wheel() -> Path:
+    """Return the runtime's wheel that an installed collection brings (tools/build_collection.py puts it there).
+
+    :raises AnsibleError: there is none, or more than one.
+    """
+    wheels = sorted(LOCKS.glob("precog_runtime-*.whl"))
+    if len(wheels) != 1:
+        found = f"{len(wheels)} wheels of it are" if wheels else "no wheel of it is"
+        raise AnsibleError(
+            f"python_env_packages names {RUNTIME}, but {found} in {LOCKS}, and there is no project "
+            f"{COLLECTION / RUNTIME}. Build the collection by tools/build_collection.py and install that artifact, or "
+            "name a wheel of precog-runtime in python_env_packages"
+        )
+    return wheels[0]
 
 
 def cache() -> Path:

@@ -59,7 +59,8 @@ options:
   packages:
     description:
       - Wheels of the control node, or folders of projects that their wheels are made of by hatchling.
-      - V(runtime), which is also meant where nothing is said, is the project of that name beside the collection.
+      - V(runtime), which is also meant where nothing is said, is the project of that name beside the collection, or the
+        wheel that an installed collection brings.
     type: list
     elements: raw
     default: []

@@ -325,9 +325,41 @@ def test_what_the_control_node_lacks_is_told(args, told):
     assert made.calls == []
 
 
-def test_an_installed_collection_has_no_runtime(monkeypatch, tmp_path):
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """Make the action look like that of an installed collection; return the folder of the role's files."""
+    files = tmp_path / "roles/python_env/files"
+    files.mkdir(parents=True)
+    for name in ("runtime", "uv"):
+        (files / f"{name}.txt").write_text("")
     monkeypatch.setattr(action, "COLLECTION", tmp_path)
-    assert "an installed collection has none" in Made({}, [OK]).go()["msg"]
+    monkeypatch.setattr(action, "LOCKS", files)
+    return files
+
+
+def test_installed_collection_without_runtime_project_takes_its_own_wheel(installed):
+    wheel = make_wheel(installed, "precog_runtime", "0.1.0")
+    made = Made({}, [OK])
+    made.go()
+    (about,) = made.calls[0][1]["packages"]
+    assert (about["name"], about["sha256"]) == ("precog_runtime", sha256(wheel))
+
+
+@pytest.mark.parametrize("versions", [[], ["0.1.0", "0.2.0"]])
+def test_installed_collection_without_exactly_one_wheel_is_refused(installed, versions):
+    for version in versions:
+        make_wheel(installed, "precog_runtime", version)
+    msg = Made({}, [OK]).go()["msg"]
+    assert "python_env_packages names runtime" in msg
+    assert "tools/build_collection.py" in msg
+
+
+def test_checkout_prefers_its_runtime_project_to_a_wheel(installed, project):
+    make_wheel(installed, "precog_runtime", "0.1.0")
+    project.rename(action.COLLECTION / "runtime")
+    made = Made({}, [OK])
+    made.go()
+    assert made.calls[0][1]["packages"][0]["name"] == "made-up"
 
 
 def test_what_is_no_wheel_is_told(tmp_path):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 
 import pytest
+import pythons
 import sanity
 
+WHEEL = "roles/python_env/files/precog_runtime-0.1.0-py3-none-any.whl"
 GOOD = {
     *(f"{name}/file" for name in sanity.REQUIRED if "." not in name and name != "LICENSE"),
     *(name for name in sanity.REQUIRED if "." in name or name == "LICENSE"),
     *sanity.REQUIRED_FILES,
     "tests/sanity/ignore-2.19.txt",
     "tests/config.yml",
+    WHEEL,
 }
 
 
@@ -39,6 +42,10 @@ def test_what_is_missing_is_told(missing):
     assert sanity.content_problems(GOOD - {missing}) == [f"missing: {missing}"]
 
 
+def test_missing_wheel_of_the_runtime_is_reported():
+    assert sanity.content_problems(GOOD - {WHEEL}) == [f"missing: {sanity.RUNTIME_WHEEL}"]
+
+
 def interpreter(folder, version, works=True):
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / f"python{version}"
@@ -54,7 +61,7 @@ def test_a_shim_that_refuses_gives_way_to_the_python_it_hides(tmp_path):
     path = os.pathsep.join([str(tmp_path / "shims"), str(tmp_path / "bin")])
     environ = {"PATH": path, "HOME": str(tmp_path), "PYENV_ROOT": str(tmp_path / "pyenv")}
     expected = [str(tmp_path / "bin"), str(tmp_path / "pyenv/versions/3.9.18/bin")]
-    assert sanity.search_path(environ).split(os.pathsep) == expected
+    assert pythons.search_path(environ).split(os.pathsep) == expected
 
 
 def test_pip_keeps_this_users_settings(tmp_path):

@@ -1,0 +1,49 @@
+"""What tools/build_collection.py puts into the artifact."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import build_collection
+import pytest
+from ansible_collections.precog.fleet.plugins.action import python_env as action
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("PRECOG_FLEET_CACHE", str(tmp_path / "cache"))
+
+
+def wheels_of(artifact):
+    """The name and the bytes of each wheel in an artifact."""
+    with tarfile.open(artifact) as archive:
+        members = [member for member in archive if member.name.endswith(".whl")]
+        return {member.name: archive.extractfile(member).read() for member in members}
+
+
+def test_artifact_holds_the_wheel_that_a_checkout_makes(tmp_path):
+    made_here = action.built(ROOT / "runtime")
+    wheels = wheels_of(build_collection.build(tmp_path / "dist"))
+    assert wheels == {f"roles/python_env/files/{made_here.name}": made_here.read_bytes()}
+
+
+def test_failed_step_is_shown_with_its_last_lines(tmp_path):
+    with pytest.raises(build_collection.BuildError, match=r"failed with code 3:\nwhy"):
+        build_collection.run(["sh", "-c", "echo why >&2; exit 3"], tmp_path)
+
+
+def test_wheel_does_not_depend_on_times_and_umask(tmp_path):
+    first = action.built(ROOT / "runtime").read_bytes()
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    build_collection.export(tree)
+    for path in (tree / "runtime").rglob("*"):
+        if path.is_file():
+            path.chmod(0o600)
+            path.touch()
+    build_collection.add_wheel(tree)
+    (wheel,) = (tree / build_collection.WHEELS).glob("*.whl")
+    assert wheel.read_bytes() == first
