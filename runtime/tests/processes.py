@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 PATIENCE_S = 30.0
@@ -97,15 +97,26 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 @contextmanager
-def running(*arguments: object, listener: socket.socket | None = None, **more: str) -> Iterator[Command]:
+def running(
+    *arguments: object,
+    listener: socket.socket | None = None,
+    descriptors: int = 0,
+    stderr: IO[str] | None = None,
+    **more: str,
+) -> Iterator[Command]:
     """Run a server command until the block is left.
 
     :param listener: handed over to it as systemd does.
+    :param descriptors: its `ulimit -n`; 0 leaves it as it is.
+    :param stderr: where its log goes, if not to ours.
     """
     command, handed = words(*arguments), [listener.fileno()] if listener else []
     if handed:
         command = [sys.executable, "-SE", "-c", HAND_OVER, str(handed[0]), *command]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(**more), pass_fds=handed)
+    if descriptors:
+        command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": stderr, "pass_fds": handed}
+    process = subprocess.Popen(command, text=True, env=environment(**more), **pipes)
     try:
         yield Command(process, json.loads(_first_line(process))["listening"])
     finally:

@@ -18,6 +18,7 @@ import pytest
 from processes import HAND_OVER, SOURCE, Manager, call, done, environment, running, wait_until, words
 
 from precog_runtime import serve, service
+from precog_runtime.metrics import Metrics
 from precog_runtime.settings import Settings
 from precog_runtime.types import Answer
 
@@ -291,7 +292,7 @@ class Caller:
 async def ended(callers):
     """Serve, connect callers, yield them with the engine and what tells the server to end."""
     engine, end = Engine(), asyncio.Event()
-    runtime = SimpleNamespace(engine=engine, settings=Settings())
+    runtime = SimpleNamespace(engine=engine, settings=Settings(), metrics=Metrics())
     opened = asyncio.get_running_loop().create_future()
 
     async def served():

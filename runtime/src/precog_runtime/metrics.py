@@ -46,6 +46,7 @@ LAYERS = ("memory", "disk")
 RESULTS = ("hit", "miss")
 KINDS = (
     *("internal", "setting", "source", "rate_limited", "refused", "model", "model_slow", "busy"),  # of the errors
+    *("slow_caller", "crowded", "bad_http"),
     *("worker", "patience", "late", "no_data", "asset_refused", "bad_row", "garbage", "garbage_page", "cache_row"),
     *("state", "store_damaged", "store_full", "store_read", "store_row", "store_unavailable", "monitor", "label"),
 )

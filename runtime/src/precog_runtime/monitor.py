@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
 from collections import deque
@@ -256,7 +257,12 @@ class Monitor:
         if resource is None:
             return {}
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        number = self._process.num_fds()
+        try:
+            number = self._process.num_fds()
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            number = limit  # none is left to count the others with, which is what has to be told
         figures: Figures = {"process_fds": number}
         return figures if limit == resource.RLIM_INFINITY else {**figures, "process_fds_ratio": number / limit}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import difflib
 import json
 import signal
 import socket
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
-from precog_runtime import __version__, service, timestamps
+from precog_runtime import __version__, connections, http_server, service, timestamps
 from precog_runtime.errors import SettingError
 from precog_runtime.metrics import CONTENT_TYPE
 from precog_runtime.options import add_settings, given_settings, port_number
+from precog_runtime.requests import LONGEST_NAME
 from precog_runtime.runtime import Runtime, open_runtime, spare_collections
 from precog_runtime.types import Answer, Request
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 FRONT = "serve"
 LARGEST_BODY = 64 * 1024  # bytes; a request with 32 assets has less than 1 KiB
+KEYS = ("timestamp", "assets")  # of a request's body
 GRACE_S = 5.0  # for requests that are being answered when the server is told to end
 PARTING_S = 2.0  # for clients that keep connections open, to come over each of them once more
 LINGER_S = 0.3  # for requests on their way over those that were opened meanwhile
@@ -47,6 +50,16 @@ def body(answer: Answer) -> dict[str, Any]:
         "degraded": {name: one.degraded for name, one in answer.assets.items() if one.degraded},
         "refused": dict(answer.refused),
     }
+
+
+def _unknown_key(asked: dict[str, Any]) -> str:
+    """Return what is wrong with the keys of a request: a misspelled one must not be answered as if it were left out."""
+    for key in asked:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Use {' and '.join(map(repr, KEYS))}"
+            return f"the body has an unknown key {key[:LONGEST_NAME]!r}. {hint}"
+    return ""
 
 
 def status(answer: Answer, settings: Settings) -> int:
@@ -85,6 +98,8 @@ class Server:
             return _json(400, {"error": f"the body is no JSON: {error}"})
         if not isinstance(asked, dict):
             return _json(400, {"error": 'the body is no JSON object. Send {"timestamp": ..., "assets": [...]}'})
+        if unknown := _unknown_key(asked):
+            return _json(400, {"error": unknown})
         engine = self._runtime.engine
         request = Request(
             timestamp=asked.get("timestamp"),
@@ -125,6 +140,7 @@ async def listening(
     port: int,
     inherited: socket.socket | None = None,
     parting_s: float | None = None,
+    share: int = connections.SHARE,
 ) -> AsyncIterator[str]:
     """Serve, and yield the URL; at the end answer what is under way.
 
@@ -133,10 +149,19 @@ async def listening(
         connections that are not accepted by then wait there for the next process.
     :param parting_s: how long clients that keep connections open have to come over them once more; PARTING_S if not
         given.
+    :param share: connections may use one of so many of the process's file descriptors.
     :raises SettingError: the address can't be listened at.
     """
     server = Server(runtime)
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=GRACE_S)
+    settings, metrics = runtime.settings, runtime.metrics
+    runner = http_server.Runner(
+        server.application(),
+        connections.bounded(settings, metrics, share),
+        lambda: metrics.error("bad_http"),
+        shutdown_timeout=GRACE_S,
+        access_log=None,
+        lingering_time=settings.receive_s,
+    )
     await runner.setup()
     try:
         site: web.BaseSite

@@ -52,6 +52,9 @@ class Settings:
     :ivar max_workers: upper bound; 0 means the number of CPUs, 4 at the most.
     :ivar executor: where models run instead: path/to/file.py:NAME or package.module:NAME of a function that returns an
         executor, a Dask cluster's for instance; "" means threads and processes of our own.
+    :ivar max_connections: how many connections callers may have open, if half of the file descriptors (`ulimit -n`)
+        allow it; one more closes the slowest.
+    :ivar receive_s: how long a caller may take to send a request.
     :ivar metrics_port: where the axon front end serves /metrics, /readyz and the like, on 127.0.0.1; 0 means nowhere.
     :ivar monitor_s: how often the host is sampled; 0 turns the monitor off.
     """
@@ -81,6 +84,8 @@ class Settings:
     min_workers: int = 1
     max_workers: int = 0
     executor: str = ""
+    max_connections: int = 1000
+    receive_s: float = 10.0
     metrics_port: int = 0
     monitor_s: float = 5.0
 
@@ -120,6 +125,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "retention_days": (0.01, 3650),
     "min_workers": (1, 256),
     "max_workers": (0, 256),
+    "max_connections": (1, 100_000),
+    "receive_s": (0.1, 120),
     "metrics_port": (0, 65535),
     "monitor_s": (0, 3600),
 }

@@ -220,12 +220,16 @@ def test_metrics_can_be_scraped_and_a_port_in_use_is_told():
 
 
 @contextlib.contextmanager
-def upstream_like(folder, port, *optimised, **variables):
-    """Run a miner in upstream's manner; yield it as it is before its axon starts."""
+def upstream_like(folder, port, *optimised, descriptors=0, **variables):
+    """Run a miner in upstream's manner; yield it as it is before its axon starts.
+
+    :param descriptors: its `ulimit -n`; 0 leaves it as it is.
+    """
     home = folder / "home"
     home.mkdir()
+    bound = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors else []
     miner = subprocess.Popen(
-        [sys.executable, *optimised, str(HERE / "upstream_like.py"), str(port)],
+        [*bound, sys.executable, *optimised, str(HERE / "upstream_like.py"), str(port)],
         env={
             "HOME": str(home),
             "PATH": os.environ["PATH"],

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import bittensor
 
-from precog_runtime import service
+from precog_runtime import connections, service
 from precog_runtime.axon import answering
+from precog_runtime.axon.connections import bound_connections
 from precog_runtime.axon.headers import fix_headers
 from precog_runtime.axon.hotkey import keep_hotkey
 from precog_runtime.axon.refusals import count_refusals, counted
@@ -39,6 +40,7 @@ FRONT = "axon"
 MARGIN_S = 1.0  # of a caller's time-out, kept for the way there and back
 LONGEST_S = 120.0  # a longer time-out is none that a validator sets
 ANNOUNCED_S = 0.1  # one announcement is enough for the requests of so many seconds
+METRICS_SHARE = 8  # who asks for metrics may use one file descriptor in so many; the axon's callers need theirs
 STOP_S = 1.0  # pm2 kills a miner 1.6 s after it told it to stop
 
 
@@ -115,7 +117,8 @@ class Background:
                 from precog_runtime.serve import listening
 
                 # Who scrapes metrics comes again; the end is waited for no longer than STOP_S.
-                served = listening(self.runtime, "127.0.0.1", self._settings.metrics_port, parting_s=0)
+                port, share = self._settings.metrics_port, METRICS_SHARE
+                served = listening(self.runtime, "127.0.0.1", port, parting_s=0, share=share)
                 await stack.enter_async_context(served)
             spare_collections()
             self._opened.set()
@@ -135,6 +138,8 @@ def drop_in(settings: Settings | None = None, source: PriceSource | None = None,
     """
     _let_us_be_heard()
     background = Background(settings or load(), source)
+    runtime = background.runtime
+    bound_connections(lambda: connections.bounded(runtime.settings, runtime.metrics))
     fix_headers()
     keep_hotkey()
     screen_callers()

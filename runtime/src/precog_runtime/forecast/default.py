@@ -17,6 +17,10 @@ import numpy.typing as npt
 from precog_runtime.forecast.degrade import widen
 from precog_runtime.types import HORIZON_S, Floats, Forecast, Ints, Series
 
+# numpy loads these parts when they are first named (`np.median` names the second). They are loaded at the start: a
+# process that has run out of file descriptors can't load anything.
+LOADED = (np.fft, np.ma)
+
 # The half-width that maximises the validators' expected interval score for a Brownian motion, in its deviations over
 # the horizon. The joint law of a path and its extremes (the reflection principle) gives the expected score as an
 # integral; its maximum, 0.549, is here. tests/test_forecast.py computes it.
