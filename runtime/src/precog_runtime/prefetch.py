@@ -7,7 +7,7 @@ import logging
 from itertools import count
 from typing import TYPE_CHECKING
 
-from precog_runtime.errors import SourceError
+from precog_runtime.errors import RateLimited, SourceError
 
 if TYPE_CHECKING:
     from precog_runtime.engine import Engine
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 BEFORE_S, AFTER_S = 2, 10  # around a mark: the window is brought up to date each second
 RETRY_S = 1.0  # between attempts at the first prices
+LEAST_PAUSE_S = 0.1  # before another attempt, whatever the source says
 RECENT_S = 120.0  # prices that a restart has kept are that old at the most: they are saved each minute
 FIRST_S = 3600  # enough for a good forecast
 LOOK_S = 30.0  # between looks for gaps; one costs a request where there are any
@@ -71,7 +72,8 @@ class Prefetcher:
         while True:
             now = self._engine.now()
             await asyncio.sleep(next_due(now, self._settings) - now)
-            await self._update()
+            while pause_s := await self._update():
+                await asyncio.sleep(pause_s)
 
     async def prepare(self) -> None:
         """Make the forecasts that will be asked for, after each update or as soon as the model has done those before.
@@ -118,14 +120,16 @@ class Prefetcher:
                 self._metrics.error(error.kind)
                 logger.warning("no prices yet: %s", error)
                 self.attempted.set()
-                await asyncio.sleep(getattr(error, "retry_after_s", RETRY_S))
+                await asyncio.sleep(max(LEAST_PAUSE_S, getattr(error, "retry_after_s", RETRY_S)))
 
-    async def _update(self) -> None:
+    async def _update(self) -> float:
+        """Bring the window up to date; return the seconds until another attempt if the rate limit refused, else 0."""
         pause_s = 0.0
         try:
             await self._market.refresh(int(self._engine.now()), self._settings.api_timeout_s)
         except SourceError as error:
             self._metrics.error(error.kind)
-            pause_s = getattr(error, "retry_after_s", 0.0)
+            if isinstance(error, RateLimited):
+                pause_s = max(LEAST_PAUSE_S, error.retry_after_s)
         self._updated.set()
-        await asyncio.sleep(pause_s)
+        return pause_s
