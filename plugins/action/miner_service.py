@@ -2,6 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Hands the module's arguments on: to each host the hotkeys of its own instances only, and those as text.
 
+Variables that are secrets travel apart from the others. No secret is sent where Ansible would write it to a file.
+
 Only on the control node can be told where a value comes from, so a hotkey that was in no vault is warned of here.
 """
 
@@ -13,6 +15,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_secrets as secrets
 
 try:
     from ansible._internal._datatag._tags import Origin
@@ -37,12 +40,18 @@ class ActionModule(ActionBase):
         if isinstance(given, dict):
             args["hotkeys"] = as_text(needed(given, args.get("instances")))
         try:
+            args = secrets.separated(args)
+            if args.get("state") == "absent":
+                args.update(dict.fromkeys(secrets.SENT))
+            why = "" if self._is_pipelining_enabled("new", self._task.async_val > 0) else secrets.in_the_open(args)
+            if why:
+                raise AnsibleError(why)
             result = self._run(args, variables)
         except AnsibleConnectionFailure as error:
             # Failed, not unreachable: of hosts that are, Ansible counts none, and would roll out to the next batch.
             reason = f"this host can't be reached, so nobody knows what runs there: {error}. Mend that, then run again"
             return {"failed": True, "msg": reason, "settings": []}
-        except AnsibleError as error:
+        except (AnsibleError, ValueError) as error:
             return {"failed": True, "msg": str(error), "settings": []}
         warnings = [warning(name) for name in open_ones(given, args.get("hotkeys"))]
         result["warnings"] = [*result.get("warnings", []), *warnings]

@@ -23,6 +23,8 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_secrets as secrets
+from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import is_secret_value
 
 COLLECTION = Path(__file__).resolve().parents[2]
 LOCKS = COLLECTION / "roles/python_env/files"
@@ -47,6 +49,8 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         try:
             args, wheels = self._arguments()
+            if is_secret_value(args.get("index_url")) and not self._is_pipelining_enabled("new"):
+                raise AnsibleError(secrets.unsafe(["python_env_index_url"]))
             return self._rounds(args, wheels, variables)
         except AnsibleConnectionFailure as error:
             # Failed, not unreachable: max_fail_percentage does not count unreachable hosts, and a rollout would go on.

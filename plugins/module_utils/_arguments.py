@@ -117,6 +117,9 @@ MINER_SERVICE: Arguments = {
     "hotkeys": {"type": "dict", "default": {}, "no_log": True},
     "api_key": {"type": "str", "default": "", "no_log": True},
     "variables": {"type": "dict", "default": {}},
+    "secret_variables": {"type": "list", "elements": "str", "default": [], "no_log": False},
+    # The action moves secret variables here: by instance, as one JSON text.
+    "secrets": {"type": "dict", "default": {}, "no_log": True},
     "upstream": {"type": "dict", "default": {}},
     "gate": {"type": "dict", "default": {}},
     "keep": {"type": "int", "default": 3},

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,8 +69,20 @@ _WORD = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?", re.ASCII)
 _CPUS = re.compile(r"[0-9]+(-[0-9]+)?([, ]+[0-9]+(-[0-9]+)?)*", re.ASCII)
 _SIZE = re.compile(r"(?P<number>[0-9]{1,15})(?P<unit>[KMGT]?)|(?P<percent>[0-9]{1,3})%|infinity", re.ASCII)
 _LAST_CPU = 8191  # of Linux
-_SECRET_VARIABLE = re.compile(r"(API_?KEY|SECRET|PASSWORD|PASSPHRASE|MNEMONIC|TOKEN)", re.IGNORECASE)
-_SECRET_ARGUMENT = re.compile(r"--?[a-z._-]*(api[._-]?key|secret|password|passphrase|mnemonic|token)", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(
+    r"API_?KEY|SECRET|PASSW(OR)?D|PASSPHRASE|MNEMONIC|TOKEN|(?<!HASH)SEED|PRIVATE_?KEY|ACCESS_?KEY|CREDENTIAL|^AWS_|"
+    r"DATABASE_URL|(^|_)DSN$|COOKIE",
+    re.IGNORECASE,
+)
+_SECRET_ARGUMENT = re.compile(
+    r"--?[a-z._-]*(api[._-]?key|secret|passw(or)?d|passphrase|mnemonic|token|seed|private[._-]?key|access[._-]?key|"
+    r"credential|database[._-]?url|dsn)",
+    re.IGNORECASE,
+)
+# A password or a key in an address.
+_SECRET_VALUE = re.compile(
+    r"[a-z+]+://[^/@\s]*:[^/@\s]+@|[?&][a-z._-]*(api[._-]?key|token|secret|passw(or)?d)=", re.IGNORECASE
+)
 
 # What the service itself says; by option, what to give instead.
 _RESERVED = {
@@ -119,6 +132,7 @@ class Settings(NamedTuple):
     :ivar metrics_port: where upstream's engine has its metrics; 0 for the other engines.
     :ivar coldkey: the coldkey's SS58 address; "" but for upstream.
     :ivar variables: environment variables by name.
+    :ivar secrets: those that are kept out of the release, and shown to nobody.
     :ivar optimize: Python's level of optimisation, 0 to 2.
     :ivar nofile, nproc: soft and hard limit; None where nothing says.
     :ivar cpu_affinity, memory_high, memory_max, tasks_max: as systemd takes them; "" where nothing says.
@@ -134,6 +148,7 @@ class Settings(NamedTuple):
     hotkey: str
     coldkey: str
     variables: dict[str, str]
+    secrets: dict[str, str]
     arguments: tuple[str, ...]
     optimize: int
     nofile: limits.Pair | None
@@ -182,6 +197,10 @@ def understand(params: Mapping[str, Any], notes: Notes) -> list[Settings]:
     defaults = _options("instance_defaults", params["instance_defaults"], notes)
     common = mapping("variables", params["variables"], notes)
     found = [_one(str(name), options, defaults, common, notes) for name, options in given.items()]
+    secrets = mapping("secrets", params.get("secrets") or {}, notes)
+    found = [
+        one and one._replace(secrets=_secrets(f"instances.{one.name}", secrets.get(one.name), notes)) for one in found
+    ]
     instances = sorted((one for one in found if one), key=lambda one: one.engine != SIMULATOR)
     _ports(instances, notes)
     _cpus_there(instances, str(params.get("cpus", "")), notes)
@@ -247,6 +266,7 @@ def _one(
         hotkey="",
         coldkey="",
         variables=_variables(place, layers, notes),
+        secrets={},
         arguments=_arguments(place, options["arguments"], engine, notes),
         optimize=_optimize(place, options["optimize"], engine, notes),
         nofile=_limit(place, limits.NOFILE, options["nofile"], notes),
@@ -468,22 +488,29 @@ def _variables(place: str, layers: Iterable[Mapping[str, Any]], notes: Notes) ->
 
 
 def _take(where: str, name: str, value: str, found: dict[str, str], notes: Notes) -> None:
-    secret = is_secret_variable(name)
     objection = unfit(value)
     if objection:
         notes.problems.append(f"{where}: its value {objection}. Give one line of text")
         return
-    if secret and value:
-        notes.warnings.append(
-            f"{where} looks like a secret: variables are kept in the release, and shown with the module's arguments. "
-            "The key of the API belongs into miner_service_api_key (api_key of the module)"
-        )
     found[name] = value
+
+
+def _secrets(place: str, text: Any, notes: Notes) -> dict[str, str]:
+    """Return an instance's secret variables; no message has the value of one.
+
+    :param text: them as a JSON object; "" for none.
+    """
+    return _variables(place, [json.loads(text)] if text else [], notes)
 
 
 def is_secret_variable(name: str) -> bool:
     """Tell whether a variable's name says that its value is a secret."""
     return bool(_SECRET_VARIABLE.search(name))
+
+
+def is_secret_value(value: Any) -> bool:
+    """Tell whether a value is an address that holds a password or a key."""
+    return isinstance(value, str) and bool(_SECRET_VALUE.search(value))
 
 
 def is_secret_argument(option: str) -> bool:
@@ -501,9 +528,12 @@ def _arguments(place: str, value: Any, engine: str, notes: Notes) -> tuple[str, 
     for word in words:
         option = word.partition("=")[0]
         own = _OWN_ARGUMENTS[engine].get(option)
-        if is_secret_argument(option):
+        seed = engine == SIMULATOR and option == "--seed"  # of its made-up prices
+        if is_secret_value(word) or (is_secret_argument(option) and not seed):
+            option = option if option.startswith("-") else "a word"
             notes.problems.append(
-                f"{where}: {option} looks like a secret, and everyone on the host can read a command line"
+                f"{where}: {option} looks like a secret, and everyone on the host can read a command line. "
+                "Use a variable of the environment"
             )
         elif own:
             notes.refuse(where, option, f"is what the service itself sets: use {own}")
@@ -565,11 +595,13 @@ def _bounded(found: list[Settings], memory_mb: int, notes: Notes) -> list[Settin
 def _asks_community(one: Settings) -> bool:
     if one.engine == SIMULATOR or any(word.partition("=")[0] == "--api-url" for word in one.arguments):
         return False
-    return one.variables.get(API_URL, COMMUNITY).rstrip("/") == COMMUNITY
+    return {**one.variables, **one.secrets}.get(API_URL, COMMUNITY).rstrip("/") == COMMUNITY
 
 
 def _says(one: Settings, variable: str, option: str) -> bool:
-    return variable in one.variables or any(word.partition("=")[0] == option for word in one.arguments)
+    return variable in {**one.variables, **one.secrets} or any(
+        word.partition("=")[0] == option for word in one.arguments
+    )
 
 
 def _overlap(host: str, other: str) -> bool:

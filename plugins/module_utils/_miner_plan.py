@@ -255,8 +255,9 @@ def _expect_path(name: str, path: str, notes: Notes) -> None:
 def _secrets(one: Settings, context: _Context, notes: Notes) -> dict[str, Secret]:
     """Return an instance's secret files by path."""
     found = {}
-    if one.engine != SIMULATOR and context.api_key:
-        found[units.secrets_file(one.name)] = Secret(environment_file({API_KEY: context.api_key}), ROOT)
+    key = {API_KEY: context.api_key} if one.engine != SIMULATOR and context.api_key else {}
+    if key or one.secrets:
+        found[units.secrets_file(one.name)] = Secret(environment_file({**key, **one.secrets}), ROOT)
     if one.engine == UPSTREAM:
         wallet = f"{units.wallets(one.name)}/{one.wallet}"
         data = _hotkey(one, context.hotkeys, notes)

@@ -59,7 +59,19 @@ options:
     type: str
     default: ''
   variables:
-    description: Variables of the environment for all instances.
+    description:
+      - Variables of the environment for all instances.
+      - One that is a secret, by its name (such as C(DATABASE_URL), C(WALLET_SEED) and C(AWS_...)), by a password in its
+        value, or because O(secret_variables) names it, is kept out of the release and of every output.
+    type: dict
+    default: {}
+  secret_variables:
+    description: Names of variables that are secrets though their names don't look like it.
+    type: list
+    elements: str
+    default: []
+  secrets:
+    description: Filled in by the action plugin; the secret variables of each instance as JSON.
     type: dict
     default: {}
   upstream:

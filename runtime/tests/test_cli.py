@@ -40,6 +40,25 @@ def test_a_wrong_use_is_2(words):
     assert "usage:" in ended.stderr
 
 
+REFUSED = (
+    ("serve", "--api-key=hush-hush"),
+    ("serve", "--seed", "hush-hush"),
+    ("serve", "--a=hush-hush"),  # an ambiguous abbreviation
+    ("serve", "hush-hush"),
+    ("hush-hush",),
+    ("serve", "--log-level", "hush-hush"),
+    ("serve", "--port", "hush-hush"),
+)
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
+def test_an_argument_refused_at_start_never_repeats_its_value(words):
+    ended = done(*words)
+    assert ended.returncode == 2
+    assert "hush" not in ended.stdout + ended.stderr
+    assert "***" in ended.stderr or "--seed" in ended.stderr
+
+
 @pytest.mark.parametrize("where", ["file", "environment"])
 def test_the_key_is_in_no_log_wherever_it_was_given(tmp_path, where):
     key = "hush/hush hush"

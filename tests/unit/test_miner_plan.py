@@ -565,15 +565,6 @@ def test_a_clash_names_both_and_the_port():
 # -- secrets ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_variable_that_looks_like_a_secret_is_warned_of_without_its_value():
-    made = plan({"main": {"variables": {"PRECOG_RUNTIME_API_KEY": "hush", "SORT_KEY": "name"}}})
-    (told,) = made.warnings
-    assert told.startswith("instances.main.variables.PRECOG_RUNTIME_API_KEY looks like a secret")
-    assert "miner_service_api_key" in told
-    assert "diff" not in told
-    assert "hush" not in told
-
-
 NO_HOTKEYS = {
     "nothing": ("", "is empty"),
     "words": ("made up words of a seed that no wallet has ever seen before us", "is a bare phrase of words"),

@@ -24,6 +24,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 
 module = AnsibleModule(_arguments.MINER_SERVICE, supports_check_mode=True)
+secrets = module.params["secrets"]
+if secrets:
+    module.exit_json(seen=f"<{sorted(secrets)}, {len(str(secrets))}>", given=module.params["variables"], settings=[])
 keys = {name: type(key).__name__ for name, key in module.params["hotkeys"].items()}
 if "fail" in module.params["variables"]:
     module.fail_json(msg=f"no: {module.params['hotkeys']}")
@@ -41,12 +44,19 @@ def folder(tmp_path_factory):
     """A folder to run playbooks in, with the collection but for its module."""
     place = tmp_path_factory.mktemp("action")
     collection = place / "collections/ansible_collections/precog/fleet"
-    for part in ("plugins/action", "plugins/filter", "plugins/module_utils", "roles/miner_service", "meta"):
+    for part in (
+        "plugins/action",
+        "plugins/filter",
+        "plugins/module_utils",
+        "roles/miner_service",
+        "roles/python_env",
+        "meta",
+    ):
         shutil.copytree(ROOT / part, collection / part)
     shutil.copy(ROOT / "galaxy.yml", collection)
     (collection / "plugins/modules").mkdir()
     (collection / "plugins/modules/miner_service.py").write_text(STAND_IN)
-    (place / "ansible.cfg").write_text("[defaults]\n")
+    (place / "ansible.cfg").write_text("[connection]\npipelining = True\n")
     (place / "password").write_text(PASSWORD)
     vault = VaultLib([("default", VaultSecret(PASSWORD.encode()))])
     inline = vault.encrypt(secret("inline")).decode().replace("\n", "\n    ")
@@ -153,3 +163,53 @@ def test_a_host_that_can_not_be_reached_has_failed(folder):
     told = playbook(folder, "far.yml")
     assert "this host can't be reached, so nobody knows what runs there: " in told, told
     assert re.search(r"unreachable=0 +failed=1 ", told), told
+
+
+SECRETS = {
+    "DATABASE_URL": "hush-database",
+    "WALLET_SEED": "hush-seed",
+    "AWS_ACCESS_KEY_ID": "hush-aws",
+    "PLAIN": "postgres://me:hush-url@db.example/prices",
+    "MARKED": "hush-marked",
+}
+
+
+def test_a_variable_that_is_a_secret_is_in_no_output(folder):
+    shown = {**SECRETS, "PRECOG_RUNTIME_DEADLINE_S": 5}
+    given = {"miner_service_variables": shown, "miner_service_secret_variables": ["MARKED"]}
+    told = play(folder, "      {}\n", **given, miner_service_instances={"one": {"variables": {"TOKEN": "hush-own"}}})
+    assert "<['one'], " in told, told
+    assert re.search(r'"given": \{\s*"PRECOG_RUNTIME_DEADLINE_S": 5\s*\}', told), told
+    assert "hush" not in told
+
+
+UNSAFE = {
+    "a hotkey": ({}, "miner_service_hotkeys", '      main: "{{ inline }}"\n'),
+    "a key": ({"miner_service_api_key": "a-key-of-the-api"}, "miner_service_api_key", "      {}\n"),
+    "a variable": ({"miner_service_variables": {"WALLET_SEED": "hush"}}, "miner_service_variables", "      {}\n"),
+}
+
+
+@pytest.mark.parametrize(("given", "named", "hotkeys"), UNSAFE.values(), ids=UNSAFE)
+def test_without_pipelining_no_secret_is_sent(folder, given, named, hotkeys):
+    """Ansible would write it to a file on the host, which a run that is cut leaves there."""
+    told = play(folder, hotkeys, ansible_pipelining=False, miner_service_instances={"main": {}}, **given)
+    assert f"{named}: not sent, because pipelining is off for this host" in told, told
+    assert "AnsiballZ" not in told
+    assert leaks(told) == []
+
+
+def test_without_pipelining_what_has_no_secret_is_sent(folder):
+    told = play(folder, "      {}\n", ansible_pipelining=False, miner_service_instances={"main": {}})
+    assert '"seen": "<[]>"' in told, told
+
+
+def test_without_pipelining_no_password_of_an_index_is_sent(folder):
+    (folder / "index.yml").write_text(
+        "- hosts: localhost\n  gather_facts: false\n  roles: [precog.fleet.python_env]\n  vars:\n"
+        "    {python_env_index_url: 'https://me:hush@index.example/simple', python_env_packages: [],\n"
+        "     ansible_pipelining: false, ansible_become: false}\n"
+    )
+    told = playbook(folder, "index.yml")
+    assert "python_env_index_url: not sent, because pipelining is off for this host" in told, told
+    assert "hush" not in told

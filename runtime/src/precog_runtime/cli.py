@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from precog_runtime import __version__
 from precog_runtime.errors import RuntimeFault
@@ -20,6 +22,8 @@ COMMANDS = {
     "backtest": ("precog_runtime.forecast.backtest", "score models over simulated or recorded prices"),
     "doctor": ("precog_runtime.doctor", "look whether all that the runtime needs is there, and say what to do"),
 }
+HIDDEN, SHORTEST = "***", 2  # hiding each "a" would make messages unreadable
+_NUMBER = re.compile(r"-?[0-9]{1,6}(\.[0-9]*)?", re.ASCII)  # tells nobody anything, and helps
 LEVELS = ["debug", "info", "warning", "error"]
 
 
@@ -43,11 +47,35 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names an argument that it refuses, but never repeats its value, which may be a secret: this ends in a journal."""
+
+    words: Sequence[str] = ()
+
+    def error(self, message: str) -> NoReturn:
+        """End with code 2 and a message without values."""
+        for value in sorted({_value(word) for word in self.words}, key=len, reverse=True):
+            if len(value) > SHORTEST and value not in (*COMMANDS, *LEVELS):
+                message = message.replace(value, HIDDEN)
+        super().error(message)
+
+
+def _value(word: str) -> str:
+    """Return the part of a word that may be a secret: what follows the equals sign of an option, or all of it."""
+    _name, _sign, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return "" if _NUMBER.fullmatch(value) else value
+
+
 def _parser(words: Sequence[str] | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="precog-runtime", description=__doc__)
+    given = sys.argv[1:] if words is None else words
+
+    class Parser(_Parser):
+        words = given
+
+    parser = Parser(prog="precog-runtime", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    asked = set(sys.argv[1:] if words is None else words)
+    asked = set(given)
     for name, (module, told) in COMMANDS.items():
         command = commands.add_parser(name, help=told, description=told.capitalize() + ".")
         if name in asked:
