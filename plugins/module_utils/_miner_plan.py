@@ -362,6 +362,8 @@ def _variables(one: Settings, context: _Context) -> dict[str, str]:
         found["PRECOG_RUNTIME_METRICS_PORT"] = str(one.metrics_port)
         # Its script stands in precog/miners, from where `import precog` finds nothing; the metadata name its version.
         found["PYTHONPATH"] = f"{context.checkout}/source:{context.checkout}/metadata"
+        # Upstream imports polars, which checks the CPU by code written to memory: MemoryDenyWriteExecute= refuses that.
+        found["POLARS_SKIP_CPU_CHECK"] = "1"
     return found
 
 

@@ -163,6 +163,7 @@ def test_a_wallet_makes_it_upstreams_engine():
     assert found["PYTHONSAFEPATH"] == "1"
     assert found["PRECOG_RUNTIME_METRICS_PORT"] == "9092"
     assert "PYTHONOPTIMIZE" not in found
+    assert found["POLARS_SKIP_CPU_CHECK"] == "1"  # its check would end at MemoryDenyWriteExecute=
     folder = "/etc/precog-miner/main/wallets/alice"
     assert set(made.secrets) == {f"{folder}/hotkeys/default", f"{folder}/coldkeypub.txt"}
     assert json.loads(made.secrets[f"{folder}/hotkeys/default"].data) == json.loads(hotkey())

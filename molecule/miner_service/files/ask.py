@@ -1,4 +1,4 @@
-"""Asks a miner's axon as a validator does, with bittensor's own client: `python ask.py WALLETS HOTKEY PORT`."""
+"""Asks a miner's axon as a validator does, with bittensor's own client: `python ask.py WALLETS HOTKEY PORT WALLET`."""
 
 import asyncio
 import json
@@ -22,11 +22,11 @@ class Challenge(bittensor.Synapse):
     intervals: dict[str, list[float]] | None = None
 
 
-async def ask(wallets, hotkey, port):
+async def ask(wallets, hotkey, port, wallet):
     """Return the synapse that the axon sends back."""
     axon = bittensor.AxonInfo(version=1, ip="127.0.0.1", port=port, ip_type=4, hotkey=hotkey, coldkey=hotkey)
     question = Challenge(timestamp=datetime.now(timezone.utc).isoformat(), assets=["btc", "eth", "tao_bittensor"])
-    client = bittensor.Dendrite(bittensor.Wallet("validator", "default", wallets))
+    client = bittensor.Dendrite(bittensor.Wallet(wallet, "default", wallets))
     try:
         return await client.forward(axon, question, timeout=12, deserialize=False)
     finally:
@@ -35,8 +35,8 @@ async def ask(wallets, hotkey, port):
 
 def main():
     """Print what came back."""
-    wallets, hotkey, port = sys.argv[1:]
-    answer = asyncio.run(ask(wallets, hotkey, int(port)))
+    wallets, hotkey, port, wallet = sys.argv[1:]
+    answer = asyncio.run(ask(wallets, hotkey, int(port), wallet))
     told = {"status": answer.dendrite.status_code, "predictions": answer.predictions, "intervals": answer.intervals}
     print(json.dumps(told))
 

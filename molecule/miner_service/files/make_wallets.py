@@ -1,4 +1,4 @@
-"""Makes the test's wallets in a folder, and prints the miner's addresses: `python make_wallets.py FOLDER`."""
+"""Makes the test's wallets in a folder, and prints their addresses: `python make_wallets.py FOLDER`."""
 
 import json
 import sys
@@ -15,6 +15,13 @@ def made(name, hotkey="default"):
 
 # By the instance's name: one coldkey, a hotkey for each.
 wallets = {"main": made("molecule"), "second": made("molecule", "other")}
-made("validator")
+validator, miner = made("validator"), made("idler")
+made("stranger")  # registered nowhere
 hotkeys = {name: wallet.hotkey.ss58_address for name, wallet in wallets.items()}
-print(json.dumps({"hotkeys": hotkeys, "coldkey": wallets["main"].coldkeypub.ss58_address}))
+coldkey = wallets["main"].coldkeypub.ss58_address
+# The chain's neurons by uid: the miners under test, a validator and a miner who isn't one.
+chain = [
+    {"hotkey": wallet.hotkey.ss58_address, "coldkey": coldkey, "validator_permit": wallet is validator, "stake": 100.0}
+    for wallet in (*wallets.values(), validator, miner)
+]
+print(json.dumps({"hotkeys": hotkeys, "coldkey": coldkey, "chain": chain}))

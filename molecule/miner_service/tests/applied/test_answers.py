@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timezone
 
 import pytest
@@ -58,16 +59,48 @@ def upstream(name):
         pytest.skip("upstream's engine runs on svc-12")
 
 
-@pytest.mark.usefixtures("upstream")
-def test_a_validator_gets_predictions_through_each_axon_signed_by_its_own_hotkey(host, made, miners):
+@pytest.fixture
+def ask_axon(host, made):
+    """Asks an instance's axon with bittensor's client and a wallet; returns what comes back."""
     python = "env HOME=/var/lib/molecule PYTHONDONTWRITEBYTECODE=1 /opt/precog/current/environment/bin/python"
+    hotkeys = json.loads((made / "public.json").read_text())["hotkeys"]
+
+    def ask(one, wallet):
+        program = f"/var/lib/molecule/ask.py /var/lib/molecule/wallets {hotkeys[one.name]} {one.axon} {wallet}"
+        return json.loads(host.check_output(f"{python} {program}").splitlines()[-1])
+
+    return ask
+
+
+@pytest.mark.usefixtures("upstream")
+def test_a_validator_gets_predictions_through_each_axon_signed_by_its_own_hotkey(ask_axon, made, miners):
     hotkeys = json.loads((made / "public.json").read_text())["hotkeys"]
     assert len(set(hotkeys.values())) == len(miners)
     for one in miners:
-        program = f"/var/lib/molecule/ask.py /var/lib/molecule/wallets {hotkeys[one.name]} {one.axon}"
-        answer = json.loads(host.check_output(f"{python} {program}").splitlines()[-1])
+        answer = ask_axon(one, "validator")
         assert answer["status"] == 200, one.name
         assert set(answer["predictions"]) == set(answer["intervals"]) == ASSETS
+
+
+def refused(host, one):
+    """How many requests an instance's axon has refused with status 403."""
+    metrics = host.check_output(
+        "python3 -c %s",
+        f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{one.port}/metrics').read().decode())",
+    )
+    [count] = re.findall(r'^precog_axon_refused_requests_total\{status="403"\} (\S+)$', metrics, re.MULTILINE)
+    return float(count)
+
+
+@pytest.mark.usefixtures("upstream")
+def test_callers_that_may_not_ask_get_403_counted_and_no_line_in_the_journal(ask_axon, host, miners):
+    one = miners[0]
+    before = refused(host, one)
+    since = host.check_output("date +%s.%N")
+    assert ask_axon(one, "stranger")["status"] == 403  # registered nowhere
+    assert ask_axon(one, "idler")["status"] == 403  # registered, without a validator permit
+    assert refused(host, one) == before + 2
+    assert "ERROR" not in host.check_output("journalctl --since=@%s --unit=%s -o cat --no-pager", since, one.service)
 
 
 @pytest.mark.usefixtures("upstream")

@@ -1,25 +1,22 @@
-"""Runs `forward` of precog/miners/NAME.py behind a real axon, as upstream's miner does, but on no chain."""
+"""Runs `forward` of precog/miners/NAME.py behind a real axon, as upstream's miner does, with the same imports."""
 
 import argparse
 import asyncio
 import importlib
+import typing
+from datetime import datetime
 
 import bittensor as bt
 import precog
-from bittensor.core.axon import Tuple  # the axon compares the annotation with its own
 from precog.protocol import Challenge
+from precog.utils.bittensor import connect, describe
+from precog.utils.cm_data import PriceData
+from precog.utils.config import configuration
+from precog.utils.general import forever, retried
+from pytz import timezone
 
-
-def configuration():
-    """Return what the command line says; as upstream's, it passes over flags that it doesn't know."""
-    parser = argparse.ArgumentParser()
-    for part in (bt.Wallet, bt.Subtensor, bt.logging, bt.Axon):
-        part.add_args(parser)
-    parser.add_argument("--netuid", type=int, default=1)
-    parser.add_argument("--neuron.name", default="miner")
-    parser.add_argument("--logging.level", choices=["info", "debug", "trace"], default="info")
-    parser.add_argument("--forward_function", default="base_miner")
-    return bt.Config(parser)
+SYNC_S = 600
+DESCRIBE_S = 12
 
 
 class Miner:
@@ -28,30 +25,49 @@ class Miner:
     def __init__(self, config):
         self.forward_module = importlib.import_module(f"precog.miners.{config.forward_function}")
         self.config = config
-        wallet = bt.Wallet(config=config)
-        bt.logging.info(f"precog {precog.__version__} as {wallet.hotkey.ss58_address}")
-        # Upstream asks the web for its address, and tells the chain.
-        self.axon = bt.Axon(wallet=wallet, config=config, port=config.axon.port, external_ip="127.0.0.1")
+        connect(self)
+        bt.logging.info(f"precog {precog.__version__} at {datetime.now(timezone('UTC'))}")
+        self.data = PriceData()
         self.axon.attach(forward_fn=self.forward, blacklist_fn=self.blacklist, priority_fn=self.priority)
+        self.block = retried(self.subtensor.get_current_block)
+        self.loop = asyncio.get_event_loop()
+        self.loop.create_task(self.run())
+        self.loop.create_task(forever(self.sync, SYNC_S))
+
+    async def run(self):
+        """Start the axon, then say now and then how the miner is doing."""
+        self.axon.serve(netuid=self.config.netuid, subtensor=self.subtensor)
+        self.axon.start()
+        while True:
+            describe(self)
+            await asyncio.sleep(DESCRIBE_S)
+
+    async def sync(self):
+        """Read the metagraph from the chain."""
+        self.metagraph.sync(subtensor=self.subtensor)
+        self.block = retried(self.subtensor.get_current_block)
 
     async def forward(self, synapse: Challenge) -> Challenge:
         """Fill the synapse in."""
-        return await self.forward_module.forward(synapse, None)
+        return await self.forward_module.forward(synapse, self.data)
 
-    async def blacklist(self, synapse: Challenge) -> Tuple[bool, str]:
-        """Refuse whoever has no hotkey."""
-        return synapse.dendrite.hotkey is None, "Missing hotkey"
+    async def blacklist(self, synapse: Challenge) -> typing.Tuple[bool, str]:  # noqa: UP006  the axon compares it
+        """Refuse callers without a validator permit; as upstream's, it fails for those who aren't registered."""
+        if synapse.dendrite is None or synapse.dendrite.hotkey is None:
+            return True, "no hotkey"
+        uid = self.metagraph.hotkeys.index(synapse.dendrite.hotkey)
+        if self.config.blacklist.force_validator_permit and not self.metagraph.validator_permit[uid]:
+            return True, "no validator permit"
+        return False, "a validator"
 
     async def priority(self, synapse: Challenge) -> float:
-        """Without a chain nobody has a stake."""
-        return 0.0
+        """Return the caller's stake."""
+        return float(self.metagraph.S[self.metagraph.hotkeys.index(synapse.dendrite.hotkey)])
 
 
 def main():
     """Serve until killed."""
-    miner = Miner(configuration())
-    miner.axon.start()
-    asyncio.new_event_loop().run_forever()
+    Miner(configuration(argparse.ArgumentParser())).loop.run_forever()
 
 
 if __name__ == "__main__":
