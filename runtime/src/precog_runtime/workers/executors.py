@@ -49,7 +49,7 @@ def _called(name: str) -> Executor:
     if not isinstance(executor, Executor):
         kind = type(executor).__name__
         raise SettingError(
-            f"{title}: it returned a {kind}. Return a concurrent.futures.Executor, as Dask's and Ray's are"
+            f"{title}: it returned a {kind}. Return a concurrent.futures.Executor, as Dask's get_executor() does"
         )
     return executor
 

@@ -231,7 +231,7 @@ class WorkerPool:
 
     :param min_workers: lower bound of the size, 1 or more.
     :param max_workers: upper bound; 0 means the number of CPUs, 4 at the most.
-    :param executor: runs all functions instead of threads and processes of our own (a Dask or Ray executor, for
+    :param executor: runs all functions instead of threads and processes of our own (a Dask cluster's, for
         instance); it stays the caller's to shut down, and arguments go the way that it sends them.
     :raises ValueError: the bounds can't be used.
     """
