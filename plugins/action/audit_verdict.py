@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.precog.fleet.plugins.plugin_utils._brief import lines_of
 
 
 class ActionModule(ActionBase):
@@ -24,5 +25,10 @@ class ActionModule(ActionBase):
         found, unseen = (list(filter(None, given[name])) for name in ("found", "unseen"))
         if unseen:
             told = [f"Could not be looked at: {why}" for why in unseen]
-            return {"changed": False, "unreachable": True, "msg": "\n".join([*told, *found])}
-        return {"changed": False, "failed": bool(found), "msg": "\n".join(found) or "This host is as wanted."}
+            return {"changed": False, "unreachable": True, "msg": listed([*told, *found])}
+        return {"changed": False, "failed": bool(found), "msg": listed(found) or "This host is as wanted."}
+
+
+def listed(texts: list[str]) -> str:
+    """Return texts as one of at most ten lines."""
+    return "\n".join(lines_of("\n".join(texts)))

@@ -16,6 +16,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
+from ansible_collections.precog.fleet.plugins.plugin_utils._action import shown
 
 CODE = Path(__file__).parents[1] / "module_utils"
 # By either Ansible takes a result for a failure of the task.
@@ -36,6 +37,9 @@ class ActionModule(ActionBase):
         :returns: its result; with `unreachable` where it says nothing of the host's state.
         """
         super().run(tmp, task_vars)
+        return shown(self._look(task_vars))
+
+    def _look(self, task_vars: dict[str, Any] | None) -> dict[str, Any]:
         try:
             parts = check(self._task.args)
         except ValueError as error:
@@ -49,7 +53,7 @@ class ActionModule(ActionBase):
             return unanswered(list(parts), result.get("msg", ""))
         if result.get("failed"):
             return {**{key: result[key] for key in result.keys() - FAILURE}, "unreachable": True}
-        return result
+        return dict(result)
 
 
 def check(given: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_secrets as secrets
+from ansible_collections.precog.fleet.plugins.plugin_utils._action import shown
 
 try:
     from ansible._internal._datatag._tags import Origin
@@ -34,7 +35,9 @@ class ActionModule(ActionBase):
     def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the module on the host; again, if it lacked a Debian package and has it now."""
         super().run(tmp, task_vars)
-        variables = task_vars or {}
+        return shown(self._result(task_vars or {}))
+
+    def _result(self, variables: dict[str, Any]) -> dict[str, Any]:
         args = dict(self._task.args)
         given = args.get("hotkeys")
         if isinstance(given, dict):

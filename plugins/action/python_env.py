@@ -25,6 +25,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_secrets as secrets
 from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import is_secret_value
+from ansible_collections.precog.fleet.plugins.plugin_utils._action import shown
 
 COLLECTION = Path(__file__).resolve().parents[2]
 LOCKS = COLLECTION / "roles/python_env/files"
@@ -46,7 +47,9 @@ class ActionModule(ActionBase):
         :returns: its last result; `changed` if anything was brought.
         """
         super().run(tmp, task_vars)
-        variables = task_vars or {}
+        return shown(self._result(task_vars or {}))
+
+    def _result(self, variables: dict[str, Any]) -> dict[str, Any]:
         try:
             args, wheels = self._arguments()
             if is_secret_value(args.get("index_url")) and not self._is_pipelining_enabled("new"):

@@ -49,6 +49,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible import constants, context
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.precog.fleet.plugins.plugin_utils._brief import lines_of, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -65,7 +66,7 @@ STATUSES = ("ok", "changed", "drifted", "overridden", "unsupported", "refused", 
 # What is told below the table, the most urgent first.
 FINDINGS = ("refused", "unknown", "overridden", "drifted", "unsupported")
 RELEASE = "miner_release"
-WITH_VALUES = ("refused", "overridden", "drifted")
+WITH_VALUES = ("refused", "unknown", "overridden", "drifted")
 DONE = ("changed", "drifted")  # in a row of a run, not of an audit
 RUN_TIME, DISK = "run time", "disk"
 # The playbook that repairs what an audit found, by the part; more than one need site.yml.
@@ -84,6 +85,7 @@ MAX_FINDINGS = 12  # lines per status
 MAX_CHANGES = 200  # lines with -v; without it as many as findings
 MAX_NAMES = 4
 MAX_HOSTS = 4
+MAX_FAILURES = 40  # lines
 MAX_VALUE = 60  # characters
 
 
@@ -104,7 +106,7 @@ def settings_of(result: Mapping[str, Any]) -> Iterator[Setting]:
     for part in (result, *(items if isinstance(items, list) else ())):
         if not isinstance(part, dict) or part.get("_ansible_no_log"):
             continue
-        found = part.get("settings")
+        found = raw(part).get("settings")
         for setting in found if isinstance(found, list) else ():
             if is_setting(setting):
                 yield setting
@@ -256,7 +258,7 @@ def values(setting: Setting) -> str:
     if setting["status"] == "drifted" and setting.get("desired") is None:
         return ""
     parts = [f"{desired} expected"]
-    if now != desired:
+    if now != desired and setting["status"] != "unknown":
         parts.append(f"is {now}")
     decides = setting["status"] == "overridden" or DISK in str(setting.get("where"))
     if decides and later not in (desired, now):
@@ -289,7 +291,8 @@ def reason_lines(status: str, reason: str, group: Mapping[tuple[str, str], Seque
     together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (name, explained), names in sorted(group.items()):
         together.setdefault((explained, tuple(names)), []).append(name)
-    lines = [Line(f"{status}: {printable(reason)}" if reason else status, status)]
+    first, *more = [printable(line) for line in lines_of(reason)] or [""]
+    lines = [Line(f"{status}: {first}" if first else status, status), *(Line(f"    {line}") for line in more)]
     for (explained, names), settings in together.items():
         suffix = f" ({explained})" if explained else ""
         lines.append(Line(f"  {some(settings, MAX_NAMES)}{suffix} on {some(names, MAX_HOSTS)}"))
@@ -327,6 +330,30 @@ def silent(stats: Mapping[str, Mapping[str, int]], hosts: Hosts) -> dict[str, st
         for host, stat in stats.items()
         if host not in hosts and (stat["failures"] or stat["unreachable"])
     }
+
+
+def failures(
+    messages: Mapping[str, str], stats: Mapping[str, Mapping[str, int]], hosts: Hosts, most: int
+) -> list[Line]:
+    """Return why hosts failed, those with the same message together, unless their settings say it already.
+
+    :param messages: of the last task that failed on a host, by its name.
+    """
+    groups: dict[str, list[str]] = {}
+    for host, message in messages.items():
+        has_failed = stats.get(host, {}).get("failures") or stats.get(host, {}).get("unreachable")
+        if has_failed and not any(explains(row) for row in hosts.get(host, ())):
+            groups.setdefault(message, []).append(host)
+    lines = []
+    for message, names in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
+        lines.append(Line(f"failed: {some(names, MAX_HOSTS)}", "refused"))
+        lines += [Line(f"  {printable(line)}") for line in lines_of(message)]
+    return bounded(lines, most, "lines of failures")
+
+
+def explains(row: Setting) -> bool:
+    """Tell whether a row says why its host failed."""
+    return row["status"] in ("refused", "unknown") or (is_look(row) and row["status"] in ("drifted", "overridden"))
 
 
 def lost(stats: Mapping[str, Mapping[str, int]], hosts: Hosts) -> list[Line]:
@@ -425,6 +452,7 @@ class CallbackModule(CallbackBase):
         self._settings: dict[str, dict[str, Setting]] = {}
         self._began = datetime.now(timezone.utc)
         self._playbook = ""
+        self._messages: dict[str, str] = {}
 
     def _collect(self, result: CallbackTaskResult) -> None:
         # The names with an underscore are those that ansible-core 2.17 and 2.18 have too.
@@ -447,6 +475,21 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_failed(self, result: CallbackTaskResult, ignore_errors: bool = False) -> None:
         """Collect from a task that failed: what it could apply is in its result too."""
         self._collect(result)
+        if not ignore_errors:
+            self._note(result)
+
+    def v2_runner_on_unreachable(self, result: CallbackTaskResult) -> None:
+        """Collect from a host that was lost, or could not be looked at."""
+        self._collect(result)
+        self._note(result)
+
+    def _note(self, result: CallbackTaskResult) -> None:
+        """Keep what a failed task said; of what is secret, that it is."""
+        found = result._result
+        items = [one for one in found.get("results") or () if isinstance(one, dict) and one.get("failed")]
+        part = raw(items[0] if items else found)
+        message = part.get("censored") or part.get("msg") or part.get("module_stderr") or "it failed without a message"
+        self._messages[result._host.get_name()] = str(message)
 
     def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """Print the report, and write the document."""
@@ -468,7 +511,11 @@ class CallbackModule(CallbackBase):
     def _print(self, hosts: Hosts, stats: Mapping[str, Mapping[str, int]], check_mode: bool) -> None:
         self._display.banner("SETTINGS (check mode: nothing was changed)" if check_mode else "SETTINGS")
         lines = [*table(hosts, silent(stats, hosts)), *lost(stats, hosts)]
-        details = [*findings(hosts), *changes(hosts, MAX_CHANGES if self._display.verbosity else MAX_FINDINGS)]
+        details = [
+            *failures(self._messages, stats, hosts, MAX_FAILURES),
+            *findings(hosts),
+            *changes(hosts, MAX_CHANGES if self._display.verbosity else MAX_FINDINGS),
+        ]
         details += repair(hosts, inventories())
         if details:
             lines += [Line(""), *details]

@@ -157,7 +157,7 @@ def told(rows: list[dict[str, Any]]) -> str:
     """Return one message that names every setting that is not as wanted. Pure."""
     wrong = [row for row in rows if row["status"] not in (engine.OK, engine.UNSUPPORTED)]
     lines = [" ".join(filter(None, (f"{row['name']}:", row["status"], _place(row), row["reason"]))) for row in wrong]
-    return f"{len(wrong)} setting(s) are not as wanted: " + " | ".join(lines)
+    return f"{len(wrong)} setting(s) are not as wanted:\n" + "\n".join(lines)
 
 
 def _place(row: Mapping[str, Any]) -> str:

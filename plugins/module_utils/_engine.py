@@ -191,12 +191,12 @@ class Report:
 
 
 def explain_failures(failures: Iterable[Change]) -> str:
-    """Return one message that names every failing setting, its value and the reason."""
+    """Return one message that names every failing setting, its value and the reason, a line each."""
     lines = []
     for change in failures:
         value = "" if change.desired is None else f" = {change.desired}"
         lines.append(f"{change.name}{value}: {change.status}: {change.reason}")
-    return f"{len(lines)} setting(s) can't be applied (the others are not affected): " + " | ".join(lines)
+    return f"{len(lines)} setting(s) can't be applied (the others are not affected):\n" + "\n".join(lines)
 
 
 def judge(change: Change, known: Original | None, on_disk: str | None, same: Callable[[str | None], bool]) -> None:

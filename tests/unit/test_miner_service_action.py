@@ -46,6 +46,7 @@ def folder(tmp_path_factory):
     collection = place / "collections/ansible_collections/precog/fleet"
     for part in (
         "plugins/action",
+        "plugins/plugin_utils",
         "plugins/filter",
         "plugins/module_utils",
         "roles/miner_service",

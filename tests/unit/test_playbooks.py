@@ -279,6 +279,7 @@ def audit(play, place):
     for kind in ("action", "modules"):
         (plugins / kind).mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / f"plugins/{kind}/audit_verdict.py", plugins / kind)
+    shutil.copytree(ROOT / "plugins/plugin_utils", plugins / "plugin_utils", dirs_exist_ok=True)
 
     def run(*options: str, **roles_tasks: list[dict]) -> Run:
         for role, tasks in {**clean, **roles_tasks}.items():

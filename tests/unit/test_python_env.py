@@ -20,6 +20,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _engine as eng
 from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.modules import python_env
+from ansible_collections.precog.fleet.plugins.plugin_utils._brief import raw
 from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, pin, sha256
 from jinja2 import Environment, StrictUndefined
 
@@ -128,7 +129,8 @@ def test_the_password_of_an_index_is_in_no_output(tmp_path):
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["precog.fleet.python_env"]}
     (tmp_path / "play.yml").write_text(json.dumps([{**play, "vars": variables}]))
     command = ["ansible-playbook", "-vvvv", "--inventory", "localhost,", str(tmp_path / "play.yml")]
-    env = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(tmp_path)}
+    config = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_PIPELINING": "1"}
+    env = {**os.environ, **config, "ANSIBLE_HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert "the package index can't be reached" in done.stdout
     assert "index_url" in done.stdout
@@ -171,8 +173,11 @@ class Made(action.ActionModule):
         self.calls.append(("removed", path))
 
     def go(self):
-        """Run, and return the result; what was called is in *calls*, the removal of the folder left out."""
-        result = action.ActionModule.run(self, task_vars={})
+        """Run, and return the whole result without Ansible's keys; *calls* has all calls but the folder's removal."""
+        result = raw(action.ActionModule.run(self, task_vars={}))
+        result = {
+            key: value for key, value in result.items() if not key.startswith("_ansible_") and key != "invocation"
+        }
         self.calls = [call for call in self.calls if call[0] != "removed"]
         return result
 

@@ -1,0 +1,64 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How much of a module's result is printed: a failure as a few lines, the raw result with -vvv only."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Result = dict[str, Any]
+
+MOST_LINES = 10
+LONG = 160  # characters; a longer line is split where a sentence ends
+RAW = 3  # -vvv
+# What stays in sight of a failed task. The rest goes below `invocation`, which Ansible shows with -vvv only.
+KEPT = ("failed", "unreachable", "changed", "warnings", "deprecations", "release", "unclean")
+
+
+def lines_of(message: str) -> list[str]:
+    """Return a message as at most ten lines: what failed, then a line for each clause. Pure."""
+    clauses = [clause.strip() for line in message.splitlines() for clause in line.split(" | ")]
+    lines = [part for clause in clauses for part in _sentences(clause) if part]
+    if len(lines) <= MOST_LINES:
+        return lines
+    return [*lines[: MOST_LINES - 1], f"... and {len(lines) - MOST_LINES + 1} more lines (-vvv shows them)"]
+
+
+def _sentences(clause: str) -> list[str]:
+    return [clause] if len(clause) <= LONG else re.split(r"(?<=[.;:]) (?=[A-Z])", clause)
+
+
+def headline(lines: list[str]) -> str:
+    """Return the first of a message's lines, short; says where the others are. Pure."""
+    first = lines[0] if lines else "it failed without a message"
+    short = first if len(first) <= LONG else f"{first[: LONG - 3]}..."
+    return short if [short] == lines else f"{short} [more at the end of this run]"
+
+
+def brief(result: Result, verbosity: int, has_report: bool) -> Result:
+    """Return a result of which a short message is printed, and of a good one nothing. Pure.
+
+    :param verbosity: the number of -v.
+    :param has_report: whether fleet_report prints the whole message at the end of the run.
+    """
+    if verbosity >= RAW:
+        return result
+    if not (result.get("failed") or result.get("unreachable")):
+        return {**result, "_ansible_verbose_override": True}
+    lines = lines_of(str(result.get("msg") or ""))
+    kept = {key: value for key, value in result.items() if key in KEPT or key.startswith("_ansible_")}
+    if "settings" not in result and "exception" in result:
+        kept["exception"] = result["exception"]  # the module broke
+    rest = {key: value for key, value in result.items() if key not in kept and key != "exception"}
+    told = headline(lines) if has_report else "\n  ".join(lines)
+    return {**kept, "msg": told, "invocation": {**rest, "msg": "\n".join(lines)}}
+
+
+def raw(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a module returned, whether or not its result was made short."""
+    rest = result.get("invocation")
+    return {**result, **rest} if isinstance(rest, dict) and "settings" in rest else result
