@@ -207,7 +207,7 @@ class MadeEngine:
     def __init__(self, hosts: list[Host], *, dead: set[str], startable: set[str]) -> None:
         self.present, self.dead, self.startable, self.done = hosts, dead, startable, []
 
-    def hosts(self, _fleet: str) -> list[Host]:
+    def hosts(self, _fleet: str | None = None) -> list[Host]:
         return self.present
 
     def execute(self, host: Host, *argv: str) -> str:
@@ -248,6 +248,7 @@ def test_what_no_life_comes_into_is_made_again(host, dead, startable, done, tmp_
     for name in ("id_ed25519", "id_ed25519.pub"):
         (folder / name).write_text("KEY")
     monkeypatch.setattr(fleet.machine, "remember", lambda _note: None)
+    monkeypatch.setattr(fleet.machine, "check_inotify", lambda _new, _running: None)
     monkeypatch.setattr(fleet, "probe_runtime", lambda engine, _image: engine.facts)
     monkeypatch.setattr(fleet, "wait_until_booted", lambda *_: [])
     monkeypatch.setattr(fleet, "READY_SECONDS", 0)
@@ -257,6 +258,54 @@ def test_what_no_life_comes_into_is_made_again(host, dead, startable, done, tmp_
     inventory = made.up([HostSpec("miner-1", "bookworm")])
     assert engine.done == done
     assert "ansible_port: 40001" in inventory.read_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "removed", "left"),
+    [([], ["a", "b"], []), (["a"], ["a"], ["b"]), (["a", "b"], ["a", "b"], []), (["x"], [], ["a", "b"])],
+)
+def test_down_removes_the_named_hosts_and_keeps_the_others_reachable(names, removed, left, tmp_path):
+    folder = tmp_path / "fleets/demo"
+    folder.mkdir(parents=True)
+    hosts = [replace(HOST, name=name, container=name) for name in ("a", "b")]
+    engine = MadeEngine(hosts, dead=set(), startable=set())
+    engine.call = lambda *_: "still running"
+    made = fleet.Fleet("demo", tmp_path, Runner(), engine, SimpleNamespace(), lambda _text: None)
+
+    assert made.down(names) == len(removed)
+    assert engine.done == [f"remove {name}" for name in removed]
+    known = folder / "inventory.yml"
+    assert [name for name in ("a", "b") if known.exists() and f"{name}:" in known.read_text()] == left
+
+
+def test_too_few_inotify_instances_are_an_error_that_names_the_limit_and_its_users(tmp_path, monkeypatch):
+    limit = tmp_path / "fs/inotify/max_user_instances"
+    limit.parent.mkdir(parents=True)
+    limit.write_text("128\n")
+    monkeypatch.setattr(machine, "_PROC", tmp_path)
+    monkeypatch.setattr(machine, "inotify_in_use", lambda: 110)
+    machine.check_inotify(3, {"demo": 22})
+    with pytest.raises(FleetError) as error:
+        machine.check_inotify(4, {"demo": 18, "molecule": 4})
+    assert str(error.value) == (
+        "4 new hosts need about 24 inotify instances, and 18 are free: fs.inotify.max_user_instances is 128, "
+        "110 are in use. Running fleets: demo (18 hosts), molecule (4 hosts)\n"
+        "  To continue, remove a fleet (bin/local-fleet down demo) or "
+        "raise the limit (sysctl -w fs.inotify.max_user_instances=512)."
+    )
+
+
+def test_inotify_instances_are_counted_by_what_processes_hold(tmp_path, monkeypatch):
+    for process, targets in {
+        "7": ["anon_inode:inotify", "socket:[5]", "anon_inode:inotify"],
+        "9": ["/dev/null"],
+    }.items():
+        (tmp_path / process / "fd").mkdir(parents=True)
+        for number, target in enumerate(targets):
+            (tmp_path / process / "fd" / str(number)).symlink_to(target)
+    (tmp_path / "8").mkdir()  # ends while it is looked at
+    monkeypatch.setattr(machine, "_PROCESSES", tmp_path)
+    assert machine.inotify_in_use() == 2
 
 
 def test_free_ports_are_different_and_not_taken():

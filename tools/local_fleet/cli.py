@@ -29,8 +29,9 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start what is missing of a fleet, wait for it, write its inventory")
     up.add_argument("fleet", metavar="FLEET")
     up.add_argument("hosts", metavar="NAME=SUITE", nargs="+")
-    down = commands.add_parser("down", help="remove a fleet's containers and state")
+    down = commands.add_parser("down", help="remove a fleet's containers and state, or some of its hosts")
     down.add_argument("fleet", metavar="FLEET")
+    down.add_argument("hosts", metavar="HOST", nargs="*")
     status = commands.add_parser("status", help="show the hosts of a fleet, or of all")
     status.add_argument("fleet", metavar="FLEET", nargs="?")
     image = commands.add_parser("image", help="build a suite's image, unless it is there, and print its name")
@@ -81,7 +82,7 @@ def execute(arguments: argparse.Namespace, runner: Runner, environ: dict[str, st
     fleet = Fleet(arguments.fleet, cache, runner, engine, images, say)
     if arguments.command == "up":
         return [str(fleet.up(specs))]
-    return [f"{arguments.fleet}: {fleet.down()} hosts removed"]
+    return [f"{arguments.fleet}: {fleet.down(arguments.hosts)} hosts removed"]
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:

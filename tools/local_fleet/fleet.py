@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -84,12 +85,16 @@ class Fleet:
             self._wait([host for host in hosts if host.name in named])
         return self.folder / "inventory.yml"
 
-    def down(self) -> int:
-        """Removes the fleet's containers and state, and returns how many containers there were."""
+    def down(self, names: Sequence[str] = ()) -> int:
+        """Removes the fleet's containers and state, or the hosts with these *names*; returns how many there were."""
         with locked(self._cache / "fleets" / f"{self.name}.lock", self._runner):
-            hosts = self._engine.hosts(self.name)
+            present = self._engine.hosts(self.name)
+            hosts = [host for host in present if not names or host.name in names]
             self._engine.remove(hosts)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if left := [host for host in present if host not in hosts and host.running]:
+                self._write(left)
+            else:
+                shutil.rmtree(self.folder, ignore_errors=True)
             if not self._engine.call("ps", "--quiet").split():
                 machine.restore(self._machine_note)
         return len(hosts)
@@ -136,6 +141,7 @@ class Fleet:
         down = self._without_life(kept)
         if not wanted and not down:
             return list(kept)
+        self._check_room(len(wanted) + sum(not host.running for host in down))
         machine.remember(self._machine_note)
         self._engine.facts = probe_runtime(self._engine, next(iter(tags.values())))
         self._each(self._start, [host for host in down if not host.running])
@@ -152,6 +158,10 @@ class Fleet:
                 self._engine.with_runner(Runner()).remove(created)
             raise
         return sorted({*kept, *created})
+
+    def _check_room(self, new: int) -> None:
+        """Raises FleetError when this machine's limit of inotify instances leaves no room for so many hosts more."""
+        machine.check_inotify(new, Counter(host.fleet for host in self._engine.hosts() if host.running))
 
     def _without_life(self, hosts: Sequence[Host]) -> list[Host]:
         """Those of the hosts in which nothing can be run."""

@@ -1,4 +1,4 @@
-"""The settings of the machine underneath: to show that a fleet leaves them alone, and to undo what the engine did."""
+"""The machine underneath: its settings, which a fleet leaves alone, and the limit that many hosts run into."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from local_fleet.model import FleetError, Problem
+
 _PROC = Path("/proc/sys")
+_PROCESSES = Path("/proc")
+# What a host's systemd and logind hold as root. With fewer left, systemd starts and SSH is never ready.
+INOTIFY_PER_HOST = 6
 _NET = Path("/sys/class/net")
 # What differs at every look, as counters do; what comes and goes with network interfaces; and IPv4 forwarding, which
 # the container engine switches on for its bridge (`restore` gives it back).
@@ -85,3 +90,39 @@ def to_restore(before: Mapping[str, str], now: Mapping[str, str]) -> list[tuple[
     if master not in changed:
         return [(key, before[key]) for key in sorted(changed)]
     return [(master, before[master])] + [(key, before[key]) for key in sorted(before) if key in now and key != master]
+
+
+def inotify_in_use() -> int:
+    """The inotify instances that this user's processes hold, containers' included: what the kernel's limit counts."""
+    return sum(_instances(folder) for folder in _PROCESSES.glob("[0-9]*"))
+
+
+def _instances(process: Path) -> int:
+    """The inotify instances of one process of this user, given by its folder below /proc; 0 for other processes."""
+    try:
+        if process.stat().st_uid != os.geteuid():
+            return 0
+        return sum("inotify" in str(entry.readlink()) for entry in (process / "fd").iterdir())
+    except OSError:  # it has ended
+        return 0
+
+
+def check_inotify(new: int, running: Mapping[str, int]) -> None:
+    """Check that *new* hosts find enough inotify instances; *running* has the number of running hosts by fleet.
+
+    Raises FleetError with the limit, what uses it and what to do.
+    """
+    limit = int((_PROC / "fs/inotify/max_user_instances").read_text())
+    used, needed = inotify_in_use(), new * INOTIFY_PER_HOST
+    if used + needed <= limit:
+        return
+    fleets = ", ".join(f"{name} ({count} hosts)" for name, count in sorted(running.items())) or "none"
+    remedies = [f"remove a fleet (bin/local-fleet down {name})" for name in sorted(running)[:1]]
+    remedies.append(f"raise the limit (sysctl -w fs.inotify.max_user_instances={4 * limit})")
+    raise FleetError(
+        Problem(
+            f"{new} new hosts need about {needed} inotify instances, and {max(0, limit - used)} are free: "
+            f"fs.inotify.max_user_instances is {limit}, {used} are in use. Running fleets: {fleets}",
+            f"To continue, {' or '.join(remedies)}.",
+        )
+    )
