@@ -73,6 +73,7 @@ def check_given_back(host, case, before):
     assert not case.absent(host).changed
 
 
+@pytest.mark.full
 def test_killed_before_any_system_call(memory, case, moment, versions):
     host = case.make(memory / "host")
     before = everything(host)
@@ -92,6 +93,7 @@ def test_killed_before_any_system_call(memory, case, moment, versions):
     raise AssertionError("the run never ends")
 
 
+@pytest.mark.full
 def test_killed_before_random_calls_up_to_three_times_in_a_row(memory, case, moment, versions):
     choices = random.Random(55)
     host = case.make(memory / "host")

@@ -168,6 +168,7 @@ NEXT = (
 )
 
 
+@pytest.mark.full
 def test_killed_before_any_call_that_others_see(make, moment):
     for call in range(2000):
         host = make(moment)
@@ -180,6 +181,7 @@ def test_killed_before_any_call_that_others_see(make, moment):
     raise AssertionError("the run never ends")
 
 
+@pytest.mark.full
 def test_killed_before_random_calls_up_to_three_times_in_a_row(make, moment):
     choices = random.Random(SEED)
     longest = next(call for call in range(20, 2000, 20) if not killed_before(call, make(moment), moment.run, CALLS))

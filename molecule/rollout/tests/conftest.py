@@ -244,8 +244,14 @@ def look(fleet_folder: Path) -> Callable[[], dict[str, str]]:
     return run
 
 
+def kinds(session: pytest.Session) -> set[str]:
+    """The steps that the tests of this run are about: those of the slow tests are left out where these are."""
+    return {item.callspec.params["kind"] for item in session.items if "kind" in getattr(item, "fixturenames", ())}
+
+
 @pytest.fixture(scope="session")
 def story(
+    request: pytest.FixtureRequest,
     release: Callable[[str], Path],
     roll_out: Callable[..., Run],
     look: Callable[[], dict[str, str]],
@@ -255,17 +261,18 @@ def story(
     clients = {name: Client(name, port) for name, port in ports.items()}
     for client in clients.values():
         client.start()
-    story = Story({}, clients)
+    story, wanted = Story({}, clients), kinds(request.session)
     unfit = {UNFIT: {"miner_service_variables": UNFIT_VARIABLES}}
     try:
         good, third = release("good"), release("third")
-        for kind, source, hosts in [
+        steps = [
             ("good", good, {}),
             *((bad, release(bad), {}) for bad in BAD),
             ("good again", good, {}),
             ("third, unfit for one", third, unfit),
             ("third, mended", third, {}),
-        ]:
+        ]
+        for kind, source, hosts in [step for step in steps if step[0] in wanted]:
             before, began = look(), time.monotonic()
             run = roll_out(source, hosts)
             ended, after = time.monotonic(), look()

@@ -15,7 +15,14 @@ SAYS = {
     "slow": r"main: .*p99 is [0-9]{4} ms; the limit is 1000 ms \(gate p99_ms\)",
 }
 STEPS = ("good", *SAYS, "good again", "third, unfit for one", "third, mended")
+# Each step is a run of the playbook, of half a minute or more.
+SLOW = {*STEPS} - {"good", "wrong"}
 BACK = r"back on [0-9a-f]{12}, and that is healthy: .*main: 0 errors in [0-9]+ requests"
+
+
+def quick_and_slow(kinds) -> list:
+    """The steps as parameters; those of SLOW are marked as slow."""
+    return [pytest.param(kind, marks=[pytest.mark.full] if kind in SLOW else []) for kind in kinds]
 
 
 def reason(run, host: str) -> str:
@@ -23,7 +30,7 @@ def reason(run, host: str) -> str:
     return next(row["reason"] for row in run.hosts[host]["settings"] if row["status"] == "refused")
 
 
-@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("kind", quick_and_slow(STEPS))
 def test_every_host_was_asked_all_the_while(story, kind: str):
     """Without that, nothing below about errors says anything."""
     step = story.steps[kind]
@@ -44,7 +51,7 @@ def test_nobody_sees_an_error_of_a_good_release(story):
     assert {name: errors for name in HOSTS if (errors := story.errors(name, "good"))} == {}
 
 
-@pytest.mark.parametrize("kind", SAYS)
+@pytest.mark.parametrize("kind", quick_and_slow(SAYS))
 def test_a_bad_release_stops_at_the_canary(story, kind: str):
     step = story.steps[kind]
     assert step.run.code == 2, step.run.output
@@ -52,31 +59,32 @@ def test_a_bad_release_stops_at_the_canary(story, kind: str):
     assert step.versions == dict.fromkeys(HOSTS, "0.2.0")
 
 
-@pytest.mark.parametrize("kind", SAYS)
+@pytest.mark.parametrize("kind", quick_and_slow(SAYS))
 def test_no_other_hosts_processes_are_touched(story, kind: str):
     step = story.steps[kind]
     assert {name for name in HOSTS if step.before[name] != step.after[name]} == {CANARY}
 
 
-@pytest.mark.parametrize("kind", SAYS)
+@pytest.mark.parametrize("kind", quick_and_slow(SAYS))
 def test_the_canary_is_back_on_the_release_before_and_answers(story, kind: str):
     step = story.steps[kind]
     assert step.before[CANARY].splitlines()[-1] == step.after[CANARY].splitlines()[-1]
     assert step.wrong == dict.fromkeys(HOSTS, "")
 
 
-@pytest.mark.parametrize("kind", SAYS)
+@pytest.mark.parametrize("kind", quick_and_slow(SAYS))
 def test_the_run_says_which_host_which_check_and_which_figures(story, kind: str):
     told = reason(story.steps[kind].run, CANARY)
     assert re.search(SAYS[kind], told), told
     assert re.search(BACK, told), told
 
 
-@pytest.mark.parametrize("kind", SAYS)
+@pytest.mark.parametrize("kind", quick_and_slow(SAYS))
 def test_only_the_canarys_own_clients_notice_a_bad_release(story, kind: str):
     assert {name: errors for name in HOSTS - {CANARY} if (errors := story.errors(name, kind))} == {}
 
 
+@pytest.mark.full
 def test_the_good_release_again_touches_no_miner(story):
     step = story.steps["good again"]
     assert step.run.code == 0, step.run.output
@@ -86,6 +94,7 @@ def test_the_good_release_again_touches_no_miner(story):
     assert {name: errors for name in HOSTS if (errors := story.errors(name, "good again"))} == {}
 
 
+@pytest.mark.full
 def test_a_release_that_is_bad_on_one_host_alone_stops_there(story):
     step = story.steps["third, unfit for one"]
     assert step.run.code == 2, step.run.output
@@ -97,6 +106,7 @@ def test_a_release_that_is_bad_on_one_host_alone_stops_there(story):
     assert step.wrong == dict.fromkeys(HOSTS, "")
 
 
+@pytest.mark.full
 def test_after_the_fix_the_run_goes_on_where_it_was_stopped(story):
     step = story.steps["third, mended"]
     assert step.run.code == 0, step.run.output

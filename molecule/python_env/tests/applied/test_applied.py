@@ -130,6 +130,7 @@ def test_a_wrong_hash(host, refused, environment, tmp_path):
     assert json.loads(as_nobody(host, f'{environment}/bin/python -c "{LIST}"'))
 
 
+@pytest.mark.full
 def test_pypy_that_is_too_old_or_lacks_wheels(host, refused):
     told = refused(python_env_interpreter="pypy3", python_env_installer="uv")
     if host.backend.get_hostname() == "env-12":
@@ -176,6 +177,7 @@ def test_too_small_a_disk(host, role, small):
     assert host.check_output("ls /opt/small/env") == ""
 
 
+@pytest.mark.full
 def test_a_disk_that_becomes_full(host, role, small):
     """With an environment before, which still works, and is as good as it was."""
     root = small(250)
@@ -195,6 +197,7 @@ def test_a_disk_that_becomes_full(host, role, small):
     assert role(**pure).stats["changed"] == 0
 
 
+@pytest.mark.full
 def test_another_cpython(host, role, environment):
     """One with a prefix of its own, by its path."""
     system = host.check_output("readlink -e /usr/bin/python3")
@@ -215,6 +218,7 @@ def test_another_cpython(host, role, environment):
         host.check_output("rm -r /opt/other")
 
 
+@pytest.mark.full
 def test_damage_is_repaired(host, converge, environment):
     victim = host.check_output(f"ls {environment}/lib/python3.*/site-packages/aiohttp/web.py")
     host.check_output(f"echo >> {victim}")
