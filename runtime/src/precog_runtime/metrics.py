@@ -149,6 +149,10 @@ class Metrics:
         if self._known(asset):
             self._ages[(asset,)].set(seconds)
 
+    def clock(self, skew_s: float) -> None:
+        """Tell by how many seconds the host's clock is ahead of the source's."""
+        self._skew.set(skew_s)
+
     def answer(self, asset: str, age_s: float, degraded: bool) -> None:
         """Count the answer for one asset.
 
@@ -260,6 +264,12 @@ class Metrics:
         self._ages = self._gauge("precog_data_age_seconds", "Age of the newest price, by asset", ["asset"], assets)
         for age in self._ages.values():
             age.set(math.inf)  # 0 would say that prices are fresh before there is one
+        self._skew = Gauge(
+            "precog_clock_skew_seconds",
+            "By how much the host's clock is ahead of the source's, within 1 s",
+            registry=self.registry,
+        )
+        self._skew.set(math.nan)
         self._answers = self._histogram(
             "precog_answer_age_seconds",
             "By how much the newest price of an answer is older than its timestamp, by asset",

@@ -26,6 +26,7 @@ from precog_runtime.metrics import Metrics
 from precog_runtime.monitor import Monitor
 from precog_runtime.prefetch import Prefetcher
 from precog_runtime.store import folder_trouble
+from precog_runtime.wallclock import WallClock
 from precog_runtime.workers import WorkerPool, executors
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Runtime:
 
     :ivar attempted: set when the first prices are there and the forecasts made from them, or the first attempt to get
         them has failed.
+    :ivar wall: the time that timestamps and ages are judged by.
     """
 
     settings: Settings
@@ -52,6 +54,11 @@ class Runtime:
     log: PredictionLog
     monitor: Monitor | None
     attempted: asyncio.Event
+    wall: WallClock
+
+    def trouble(self) -> str:
+        """Return why no requests should be sent here though there are prices, "" if nothing speaks against it."""
+        return self.wall.trouble()
 
     def exposition(self) -> bytes:
         """Return all metrics as Prometheus scrapes them, with the prices' ages of now."""
@@ -73,7 +80,7 @@ async def open_runtime(
     A state's folder that can't be used is told, and answers come all the same.
 
     :param source: where prices come from; without one, Coin Metrics' API at `settings.api_url`.
-    :param now: wall clock, seconds since the epoch.
+    :param now: wall clock, seconds since the epoch; corrected by what the source's answers say.
     :param clock: the clock of deadlines, seconds.
     :param executor: where models run, and the caller's to shut down; without one, what the settings say.
     :raises ModelError: the model can't be loaded.
@@ -82,15 +89,16 @@ async def open_runtime(
     metrics = Metrics(settings.assets)
     _look_at_state(settings, metrics)
     model = models.load(settings.model)
+    wall = WallClock(metrics, now, clock)
     async with AsyncExitStack() as stack:
-        source = source or _coin_metrics(settings, metrics)
+        source = source or _coin_metrics(settings, metrics, wall)
         stack.push_async_callback(source.close)
-        market = Market(source, settings, metrics, now)
+        market = Market(source, settings, metrics, wall)
         stack.push_async_callback(market.close)
         disk = DiskCache(settings, metrics, now) if settings.state_dir else None
         cache = PredictionCache(settings, metrics, now, disk)
         stack.callback(cache.close)
-        log = PredictionLog(settings, metrics, now)
+        log = PredictionLog(settings, metrics, wall)
         stack.callback(log.close)
         executor = executor or stack.enter_context(executors.made(settings.executor))
         pool = WorkerPool(settings.min_workers, settings.max_workers, metrics, executor)
@@ -98,7 +106,7 @@ async def open_runtime(
         # Upstream's rule is arithmetic that no price fails at.
         fallbacks = (DefaultModel(), UpstreamRule())
         forecaster = Forecaster(settings, market, cache, pool, metrics, model, fallbacks, clock)
-        engine = Engine(settings, market, forecaster, log, metrics, now, clock)
+        engine = Engine(settings, market, forecaster, log, metrics, wall, clock)
         monitor = Monitor(metrics, settings.monitor_s) if settings.monitor_s else None
         snapshots = Snapshots(market, settings.state_dir, metrics) if settings.state_dir else None
         if snapshots:
@@ -115,7 +123,7 @@ async def open_runtime(
         }
         for name, job in jobs.items():
             stack.push_async_callback(_stopped, asyncio.ensure_future(_kept_running(name, job, metrics)))
-        yield Runtime(settings, engine, market, metrics, log, monitor, prefetcher.attempted)
+        yield Runtime(settings, engine, market, metrics, log, monitor, prefetcher.attempted, wall)
 
 
 def spare_collections() -> None:
@@ -138,10 +146,10 @@ def _look_at_state(settings: Settings, metrics: Metrics) -> None:
         logger.error("state_dir is %r: %s. %s", settings.state_dir, trouble, told)
 
 
-def _coin_metrics(settings: Settings, metrics: Metrics) -> PriceSource:
+def _coin_metrics(settings: Settings, metrics: Metrics, wall: WallClock) -> PriceSource:
     from precog_runtime.market.coinmetrics import CoinMetrics
 
-    return CoinMetrics(settings, metrics)
+    return CoinMetrics(settings, metrics, wall.heard)
 
 
 async def _keep_house(market: Market, cache: PredictionCache, log: PredictionLog) -> None:

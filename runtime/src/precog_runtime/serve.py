@@ -118,9 +118,10 @@ class Server:
         """Tell whether to send requests here: 200 if every asset can be answered, 404 if it is drained, else 503."""
         ages = self._runtime.engine.ages()
         draining = self.ending or service.draining()
-        ready = not draining and all(age <= self._settings.max_age_s for age in ages.values())
+        trouble = self._runtime.trouble()
+        ready = not draining and not trouble and all(age <= self._settings.max_age_s for age in ages.values())
         shown = {asset: None if age == float("inf") else age for asset, age in ages.items()}
-        told = {"ready": ready, "draining": draining, "age_s": shown, "version": __version__}
+        told = {"ready": ready, "draining": draining, "trouble": trouble, "age_s": shown, "version": __version__}
         return _json(404 if draining else 200 if ready else 503, told)
 
     async def metrics(self, _http: web.Request) -> web.Response:

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +75,15 @@ class Page:
 
 
 class CoinMetrics:
-    """The API as a source of prices. Belongs to one event loop."""
+    """The API as a source of prices. Belongs to one event loop.
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    :param heard: called with the headers of each answer, and how many seconds it took.
+    """
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, heard: Callable[[Mapping[str, str], float], None] | None = None
+    ) -> None:
+        self._heard = heard
         self._settings = settings
         self._metrics = metrics
         self._url = URL(settings.api_url.rstrip("/") + "/timeseries/asset-metrics")
@@ -217,9 +224,11 @@ class CoinMetrics:
     async def _get(self, params: Mapping[str, str], limit_s: float) -> tuple[int, Mapping[str, str], bytes]:
         # Without ceil_threshold, aiohttp rounds longer limits up to whole seconds.
         timeout = aiohttp.ClientTimeout(total=limit_s, ceil_threshold=math.inf)
-        session = self._connected()
+        session, began = self._connected(), time.monotonic()
         # A redirect would be a request outside the budget.
         async with session.get(self._url, params=params, timeout=timeout, allow_redirects=False) as response:
+            if self._heard:
+                self._heard(response.headers, time.monotonic() - began)
             body = bytearray()
             async for part in response.content.iter_any():
                 body += part

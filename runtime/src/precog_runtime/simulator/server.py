@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 import numpy as np
@@ -350,6 +351,7 @@ class Server:
         if not response.prepared:
             for name, value in headers.items():
                 response.headers.setdefault(name, value)
+            response.headers["Date"] = formatdate(self._config.now(), usegmt=True)
         return response
 
     async def _respond(self, request: web.Request, decision: Decision) -> web.StreamResponse:
