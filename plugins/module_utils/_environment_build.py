@@ -71,6 +71,24 @@ print(json.dumps({
 }))
 """
 
+# Reads metadata alone: with -S nothing of the environment is imported. pip's parser comes from Debian's wheel.
+DEPENDENCIES = """
+import sys
+from importlib.metadata import distributions
+sys.path.append(sys.argv[1])
+from pip._vendor.packaging.requirements import Requirement
+from pip._vendor.packaging.utils import canonicalize_name
+found = {canonicalize_name(each.metadata["Name"]): each for each in distributions(path=sys.argv[2:])}
+for name, each in sorted(found.items()):
+    for wanted in map(Requirement, each.requires or ()):
+        other = found.get(canonicalize_name(wanted.name))
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        if other is None or not wanted.specifier.contains(other.version, prereleases=True):
+            has = "is not there" if other is None else "is " + other.version
+            print(f"{name} {each.version} needs {wanted}, which {has}")
+"""
+
 
 def missing() -> list[str]:
     """Return the Debian packages that building takes and the host lacks."""
@@ -114,7 +132,7 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
         installer.install(_requirements(asked, wheels, work))
         clock.step("install")
         _check(host, asked, interpreter, pins, here)
-        installer.check()
+        _check_dependencies(interpreter, here)
         clock.step("check")
         compiler.finish(_library_folders(here))
         clock.step("compile")
@@ -282,16 +300,6 @@ class _Installer:
         else:
             self._pip("install", *PIP_OPTIONS, "--requirement", requirements)
 
-    def check(self) -> None:
-        """Find out whether every package has what it depends on.
-
-        :raises HostError: one has not.
-        """
-        if self._tool:
-            self._uv("check")
-        else:
-            self._pip("check")
-
     def _uv(self, command: str, *arguments: str) -> None:
         options = ["--quiet", "--python", f"{self._here}/bin/python", "--cache-dir", CACHE]
         # Settings of the host's own are for its own index.
@@ -381,6 +389,21 @@ def _check(host: Host, asked: Request, interpreter: Interpreter, pins: Mapping[s
         if digest and digest != _record_digest(path):
             host.remove_tree(CACHE)
             raise HostError(f"{path} is not as its wheel has it: the cache was damaged and is removed. Run again")
+
+
+def _check_dependencies(interpreter: Interpreter, here: str) -> None:
+    """Find out whether every package has what it depends on.
+
+    Not by `pip check` or `uv pip check`: they start the environment's own Python, which runs code of packages (`.pth`
+    files) as root.
+
+    :raises HostError: one has not.
+    """
+    folders = _library_folders(here)
+    problems = environment.ask(interpreter.path, ["-I", "-S", "-c", DEPENDENCIES, pip_wheel(), *folders]).splitlines()
+    if problems:
+        told = "; ".join(problems[: lock.MOST_TOLD])
+        raise HostError(f"lock can't be used: {told}. Add it to the lock: write it with `uv pip compile`")
 
 
 def _dist_infos(here: str) -> list[str]:

@@ -149,6 +149,8 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
     if not params["environment"]:
         raise HostError("miner_service_environment is empty: run the role python_env first, or name an environment")
     rollout.expect_user(host, params["user"])
+    for name in ("root", "environment"):
+        rollout.expect_roots(host, f"miner_service_{name}", params[name])
     known = {**params, **_facts_of(host, params["environment"])}
     # A run that only looks finds none yet where python_env would have built it.
     if not check_mode and not host.exists(f"{known['environment']}/bin/python"):

@@ -100,6 +100,9 @@ _RESERVED = {
     "RUNTIME_DIRECTORY": "systemd sets it",
     "WATCHDOG_USEC": "systemd sets it",
 }
+# The dynamic loader's, and others that name files with code in them.
+_LOADER = "LD_"
+_CODE = ("GCONV_PATH", "PYTHONSTARTUP", "PYTHONUSERBASE", "BASH_ENV", "ENV")
 _OWN_ARGUMENTS = {
     RUNTIME: {
         "--host": "host",
@@ -480,6 +483,8 @@ def _variables(place: str, layers: Iterable[Mapping[str, Any]], notes: Notes) ->
                 notes.refuse(where, name, "is no name of a variable: letters, digits and underscores are wanted")
             elif name in _RESERVED:
                 notes.refuse(where, name, f"is set by the service: {_RESERVED[name]}")
+            elif name.startswith(_LOADER) or name in _CODE:
+                notes.refuse(where, name, "makes each start load code from elsewhere. Take it out")
             elif isinstance(value, bool) or not isinstance(value, (str, int, float, type(None))):
                 notes.refuse(f"{where}.{name}", value, "is neither text nor a number: write it in quotes")
             elif value is not None:
@@ -501,6 +506,14 @@ def _secrets(place: str, text: Any, notes: Notes) -> dict[str, str]:
     :param text: them as a JSON object; "" for none.
     """
     return _variables(place, [json.loads(text)] if text else [], notes)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a name or an address is of the host itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def is_secret_variable(name: str) -> bool:

@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_instances as instances
@@ -143,6 +144,8 @@ def plan(params: Mapping[str, Any], commit: str) -> Plan:
     wanted = instances.understand(params, notes)
     context = _context(params, commit, notes)
     _minimums(params, notes)
+    for one in wanted:
+        _key_in_clear(one, context.api_key, notes)
     secrets = {one.name: _secrets(one, context, notes) for one in wanted}
     _one_address(wanted, secrets, notes)
     if notes.problems:
@@ -206,6 +209,10 @@ def _context(params: Mapping[str, Any], commit: str, notes: Notes) -> _Context:
     state = str(params["state_root"])
     if not state.startswith(f"{units.STATE_ROOT}/"):
         notes.refuse("state_root", state, f"is not below {units.STATE_ROOT}, where systemd keeps the state of services")
+    for name in ("root", "environment"):
+        if f"{params[name]}/".startswith(f"{state}/"):
+            reason = f"is inside state_root ({state}), which the miners write to: they could replace their own code"
+            notes.refuse(name, params[name], f"{reason}. Choose a folder below /opt")
     user = str(params["user"])
     if not _USER.fullmatch(user) or user == "root":
         notes.refuse("user", user, "is no name of a system user of the miner's own, such as precog-miner")
@@ -265,6 +272,21 @@ def _secrets(one: Settings, context: _Context, notes: Notes) -> dict[str, Secret
         # No secret, but bittensor wants it beside the hotkey: the axon is announced with both addresses.
         found[f"{wallet}/coldkeypub.txt"] = Secret(json.dumps({"ss58Address": one.coldkey}).encode() + b"\n", MINER)
     return found
+
+
+def _key_in_clear(one: Settings, api_key: str, notes: Notes) -> None:
+    """Refuse to send the key of the API over a network that anybody may read."""
+    told = {**one.variables, **one.secrets}
+    if one.engine == SIMULATOR or not (api_key or told.get(API_KEY)):
+        return
+    words = [part for word in one.arguments for part in word.split("=", 1)]
+    after = [url for option, url in zip(words, words[1:]) if option == "--api-url"]
+    url = urlsplit((after or [told.get(instances.API_URL, instances.COMMUNITY)])[-1])
+    if url.scheme == "http" and not instances.is_loopback(url.hostname or ""):
+        notes.problems.append(
+            f"instances.{one.name}: {instances.API_URL} is an address at {url.hostname} without TLS (http://), and "
+            "everybody on the way could read the API's key. Use https://, or leave miner_service_api_key out"
+        )
 
 
 def _hotkey(one: Settings, hotkeys: Mapping[str, Any], notes: Notes) -> bytes:

@@ -8,7 +8,9 @@ tried is noted on disk, and the next run starts and gates all instances again.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 LOCK = f"{_ledger.FOLDER}/miner.lock"  # of root's own folder: in /run/lock anyone could hold or replace it
 COMMENT = "Precog miner (made by precog.fleet)"  # of a user that is ours to remove
 COMMENT_FIELD, FEWEST_FIELDS = 4, 4  # of /etc/passwd; of that and /etc/group
+FIRST_FREE, NOBODY = 100, 65534  # Debian gives the user IDs below, and the last, to users of its own
 NO_SHELLS = ("nologin", "false")
 LOCAL = ("127.0.0.1", "localhost", "::1")
 TOLERANCE = 0.07  # of its memory a host's firmware and kernel keep for themselves
@@ -874,6 +877,10 @@ def expect_user(host: Host, name: str) -> None:
         raise HostError(
             f"{told}, which is a login of this host (its shell is {shell}): it would have the keys. {remedy}"
         )
+    if fields and not is_our_user(host, name):
+        why = _others(host, int(fields[2]))
+        if why:
+            raise HostError(f"{told}, {why}: who takes over one of them would have the keys. {remedy}")
     if fields and not group:
         raise HostError(
             f"{told}, and this host has that user, but no group of its name, which the unit wants. {remedy}"
@@ -883,6 +890,36 @@ def expect_user(host: Host, name: str) -> None:
             f"{told}, and this host has a group of that name without the user: `groupdel {name}` if nobody is in it, "
             "or name another user"
         )
+
+
+def _others(host: Host, number: int) -> str:
+    """Say who else runs, or may run, as a user that was there before; "" for nobody."""
+    if number < FIRST_FREE or number == NOBODY:
+        return f"which is one of Debian's own users (ID {number}) that other services run as"
+    for process in filter(str.isdigit, host.list_dir("/proc")):
+        with suppress(OSError):
+            status = host.read_text(f"/proc/{process}/status")
+            if re.search(rf"^Uid:\s+{number}\s", status, re.MULTILINE) and systemd.PREFIX not in host.read_text(
+                f"/proc/{process}/cgroup"
+            ):
+                return f"and other processes run as that user (process {process})"
+    return ""
+
+
+def expect_roots(host: Host, setting: str, path: str) -> None:
+    """Raise HostError if somebody who is not root could replace what lies at a path: root runs code from there."""
+    here = ""
+    for part in host.locate(path)[len(host.root.rstrip("/")) :].strip("/").split("/"):
+        here = f"{here}/{part}"
+        meta = host.meta(here)
+        if meta is None:
+            return
+        if meta.uid not in (0, os.geteuid()) or (meta.mode & 0o022 and not meta.mode & stat.S_ISVTX):
+            raise HostError(
+                f"{setting} is {path!r}, but {here} can be changed by others than root (owner ID {meta.uid}, mode "
+                f"{meta.mode:04o}), who could replace the miners' code. Give {here} to root with mode 0755, or choose "
+                "another folder, such as one below /opt"
+            )
 
 
 def is_our_user(host: Host, name: str) -> bool:
@@ -905,8 +942,6 @@ def small(host: Host, params: Mapping[str, Any], plan: Plan) -> list[str]:
 
     :param params: `minimum_memory_mb` and `minimum_cpus`, as the plan has checked them.
     """
-    import os
-
     memory_mb = int(host.read_text("/proc/meminfo").split("MemTotal:")[1].split()[0]) // 1024
     cpus = len(os.sched_getaffinity(0))
     found = []

@@ -99,8 +99,8 @@ def hopeless(host: Host, name: str, restarts: int, since: float) -> str:
 
 def last_words(host: Host, name: str, since: float) -> str:
     """Return the last lines that an instance's process wrote since some time, in one."""
-    # Of the process alone: what systemd says of the unit has another identifier.
-    origin = f"--identifier={PREFIX}{name}"
+    # By the field that journald itself adds: anybody can write lines with the identifier of another (`logger -t`).
+    origin = f"_SYSTEMD_UNIT={service(name)}"
     argv = [
         "journalctl",
         "--quiet",

@@ -93,3 +93,16 @@ def test_every_setting_is_bounded_described_and_an_option_but_the_key(monkeypatc
             assert name in settings._BOUNDS
     monkeypatch.setenv("PRECOG_RUNTIME_POLL_S", "9")
     assert given_settings(parser.parse_args(["--mark-s", "60"])) == Settings(mark_s=60, poll_s=9.0)
+
+
+@pytest.mark.parametrize("url", ["http://prices.example/v4", "http://192.0.2.1:8099/v4"])
+def test_the_key_is_not_sent_in_clear_over_a_network(url):
+    assert Settings(api_url=url).api_url == url
+    with pytest.raises(SettingError, match="everybody on the way could read api_key") as caught:
+        Settings(api_url=url, api_key="hush")
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://prices.example/v4", "http://127.0.0.1:1/v4", "http://[::1]:1/v4"])
+def test_encrypted_or_on_this_host_it_is(url):
+    assert Settings(api_url=url, api_key="hush").api_key == "hush"

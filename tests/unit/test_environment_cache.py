@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_build as building
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.tests.unit.made_environment import pin
 from ansible_collections.precog.fleet.tests.unit.test_environment_build import (
     Maker,
     _own_places,  # noqa: F401
@@ -65,3 +68,38 @@ def test_the_cache_is_hidden_from_the_miners():
     assert CACHE.startswith(f"{units.CACHES}/")
     template = units.common(units.Places("/opt/precog", "/var/lib/precog-miner", "precog-miner", False))
     assert f"InaccessiblePaths=-{units.CACHES}\n".encode() in template["precog-miner@.service"]
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_no_code_of_a_package_runs_while_an_environment_is_made(make: Maker, tmp_path, installer):  # noqa: F811
+    """Python runs the lines of .pth files at each start, and who makes an environment is root."""
+    trace = tmp_path / "ran"
+    line = f"import os; os.close(os.open({str(trace)!r}, os.O_CREAT))\n"
+    wheel = make.index.add("three", "3.0", files={"three.pth": line})
+    made = make(installer=installer, lock=make.params["lock"] + pin(wheel))
+    assert list(Path(made["environment"]).glob("lib/*/site-packages/three.pth"))
+    assert not trace.exists()
+    make.python("-c", "")
+    assert trace.exists()
+
+
+METADATA = "Metadata-Version: 2.1\nName: three\nVersion: 3.0\nRequires-Dist: "
+NEEDS = {
+    "what is not there": ("absent>=1", "three 3.0 needs absent>=1, which is not there"),
+    "a later one": ("one>=2", "three 3.0 needs one>=2, which is 1.0"),
+    "what is there": ("One>=1,<2", ""),
+    "what another system needs": ('absent ; sys_platform == "win32"', ""),
+    "what an extra needs": ('absent ; extra == "more"', ""),
+    "something of an extra": ("one[more]==1.0", ""),
+}
+
+
+@pytest.mark.parametrize(("needs", "told"), NEEDS.values(), ids=NEEDS)
+def test_what_a_package_depends_on_has_to_be_there(make: Maker, needs, told):  # noqa: F811
+    wheel = make.index.add("three", "3.0", files={"INFO/METADATA": f"{METADATA}{needs}\n"})
+    given = {"lock": make.params["lock"] + pin(wheel)}
+    if not told:
+        assert make(**given)["changed"]
+        return
+    with pytest.raises(HostError, match=re.escape(told)):
+        make(**given)

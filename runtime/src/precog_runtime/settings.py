@@ -6,6 +6,7 @@ The environment names them PRECOG_RUNTIME_<NAME>; lists are separated by commas.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from precog_runtime.errors import SettingError
 
@@ -101,6 +103,8 @@ class Settings:
                 _refuse("assets", asset, "it is no name of an asset. The API's names are like btc or tao_bittensor")
         if not self.api_url.startswith(("http://", "https://")):
             _refuse("api_url", self.api_url, f"it is no URL. Give one like {COMMUNITY}")
+        if self.api_key and not _keeps_the_key(self.api_url):
+            _refuse("api_url", self.api_url, "everybody on the way could read api_key. Give an address with https://")
         if 0 < self.max_workers < self.min_workers:
             _refuse("max_workers", self.max_workers, f"it is below min_workers ({self.min_workers})")
 
@@ -187,6 +191,16 @@ def _converted(name: str, value: Any, where: str) -> Any:
     except (TypeError, ValueError) as error:
         wanted = {int: "a whole number", float: "a number"}.get(type(default), "a list of names")
         raise SettingError(f"{where}: {name} is {value!r}, not {wanted}. Its default is {default!r}") from error
+
+
+def _keeps_the_key(url: str) -> bool:
+    """Return whether what is sent to an address can't be read on the way: it is encrypted, or stays on this host."""
+    host = urlsplit(url).hostname or ""
+    try:
+        here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost"
+    return here or url.startswith("https://")
 
 
 def _refuse(name: str, value: object, reason: str) -> None:

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 from axon.challenge import Challenge
 from axon.loopback import EVERYTHING, ago, free_port, question, wait_until
+from bittensor.core.axon import Axon
 from processes import Manager
 
 from precog_runtime.axon import answering
-from precog_runtime.axon.forward import Background, asked, forward_by
+from precog_runtime.axon.forward import Background, asked, drop_in, forward_by
 from precog_runtime.axon.verify import announced
 from precog_runtime.errors import ModelError, SettingError
 from precog_runtime.market.simulated import SimulatedMarket
@@ -301,3 +302,14 @@ def test_systemd_hears_of_a_miner_while_its_axon_answers(tmp_path):
         assert manager.hear() == {"STOPPING": "1"}
         said = "".join(miner.communicate(timeout=20))
         assert "UnknownSynapse" not in said, "the axon logs each look at it as an error"
+
+
+def test_an_unknown_bittensor_is_not_served_with_lax_verification(monkeypatch):
+    async def default_verify(self, synapse):
+        """What another version verifies with."""
+
+    monkeypatch.setattr(Axon, "default_verify", default_verify)
+    with pytest.raises(SettingError, match="can't be verified strictly"):
+        drop_in(Settings(), SimulatedMarket(1, "mixed"))
+    assert not [each for each in threading.enumerate() if each.name == "precog-runtime"]
+    assert Axon.default_verify is default_verify

@@ -24,6 +24,7 @@ from precog_runtime.axon.hotkey import keep_hotkey
 from precog_runtime.axon.refusals import count_refusals, counted
 from precog_runtime.axon.screen import screen_callers
 from precog_runtime.axon.verify import announced, caller, verify_strictly
+from precog_runtime.errors import SettingError
 from precog_runtime.runtime import Runtime, open_runtime, spare_collections
 from precog_runtime.settings import load
 from precog_runtime.types import Answer, Request
@@ -41,6 +42,11 @@ MARGIN_S = 1.0  # of a caller's time-out, kept for the way there and back
 LONGEST_S = 120.0  # a longer time-out is none that a validator sets
 ANNOUNCED_S = 0.1  # one announcement is enough for the requests of so many seconds
 METRICS_SHARE = 8  # who asks for metrics may use one file descriptor in so many; the axon's callers need theirs
+NOT_STRICT = (
+    "requests can't be verified strictly: Axon.default_verify of this bittensor is not the one known from 9.9 to 9.12, "
+    "which answers requests without a signature. Install one of these versions (python_env_lock: upstream has one), or "
+    "accept its own verification with drop_in(strict=False)"
+)
 STOP_S = 1.0  # pm2 kills a miner 1.6 s after it told it to stop
 
 
@@ -134,9 +140,12 @@ def drop_in(settings: Settings | None = None, source: PriceSource | None = None,
     :param settings: without them, those of the environment (PRECOG_RUNTIME_...).
     :param source: where prices come from; without one, what the settings say.
     :param strict: verify strictly in every axon that is made from now on.
-    :raises RuntimeFault: the settings, the model or the port of the metrics can't be used.
+    :raises RuntimeFault: the settings, the model or the port of the metrics can't be used; or verification is to be
+        strict, and can't be in this bittensor.
     """
     _let_us_be_heard()
+    if strict and not verify_strictly():
+        raise SettingError(NOT_STRICT)
     background = Background(settings or load(), source)
     runtime = background.runtime
     bound_connections(lambda: connections.bounded(runtime.settings, runtime.metrics))
@@ -144,8 +153,6 @@ def drop_in(settings: Settings | None = None, source: PriceSource | None = None,
     keep_hotkey()
     screen_callers()
     count_refusals()
-    if strict:
-        verify_strictly()
     return forward_by(background)
 
 
