@@ -15,9 +15,9 @@ CLIENTS = 8
 STOP = "/run/molecule-stop"
 UNWATCH = "/run/molecule-unwatch"
 
-GET = """import http.client, sys
+ASK = """import http.client, sys
 connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
-connection.request("GET", sys.argv[2])
+connection.request(sys.argv[3], sys.argv[2], "{}" if sys.argv[3] == "POST" else None)
 print(connection.getresponse().status)"""
 
 
@@ -36,7 +36,11 @@ class Balancer:
 
     def get(self, path):
         """The status that it answers with."""
-        return int(self._host.check_output("python3 -c %s %s %s", GET, str(BIND), path))
+        return int(self._host.check_output("python3 -c %s %s %s GET", ASK, str(BIND), path))
+
+    def predict(self):
+        """The status that it answers a request for predictions with."""
+        return int(self._host.check_output("python3 -c %s %s /predict POST", ASK, str(BIND)))
 
     def servers(self):
         """What each server is at: status, and how many requests it got."""

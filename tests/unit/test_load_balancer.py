@@ -198,11 +198,19 @@ def config():
     return sections
 
 
-def test_each_instance_is_a_server_of_its_own(config):
-    assert [line for line in config["backend miners"] if line.startswith("server ")] == [
+@pytest.mark.parametrize("backend", ["miners", "alive"])
+def test_each_instance_is_a_server_of_its_own(config, backend):
+    assert [line for line in config[f"backend {backend}"] if line.startswith("server ")] == [
         "server a:one 192.0.2.7:8092",
         "server b:two [::1]:1",
     ]
+
+
+def test_where_none_is_ready_those_that_answer_are_asked(config):
+    assert "use_backend alive if alone" in config["frontend precog"]
+    assert "http-check send meth GET uri /readyz" in config["backend miners"]
+    assert "http-check send meth GET uri /healthz" in config["backend alive"]
+    assert ["http-check disable-on-404" in config[f"backend {name}"] for name in ("miners", "alive")] == [True, False]
 
 
 # -- how long it takes ------------------------------------------------------------------------------------------------

@@ -101,6 +101,63 @@ def test_a_rollout_is_noticed_by_nobody(host, play, balancer):
     assert [each for each in seen if "UP" not in each.values()] == []
 
 
+OWN_MARKET = "molecule-market.service"
+OWN_PORT = 8901
+# "Ten minutes" of an outage are six seconds here.
+OUTAGE = {"p99_ms": 1000, "p99_slack_ms": 500, "max_age_s": 5}
+WAIT_UNTIL_OLD = """import http.client, json, time
+for port in (8092, 8093):
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", "/readyz")
+        if min(json.loads(connection.getresponse().read())["age_s"].values()) > 6:
+            break
+        time.sleep(0.2)"""
+
+
+@pytest.fixture
+def own_market(host, play):
+    """A source of prices that is no part of a release, and two releases that ask it; yields what rolls others out."""
+    run = "/opt/precog/env/miner/bin/precog-runtime simulate-market --rate-limit 0 --port"
+    host.check_output(f"systemd-run --quiet --collect --unit={OWN_MARKET} {run} {OWN_PORT}")
+
+    def roll(number="", *, code=0, **variables):
+        own = instances(PRECOG_RUNTIME_API_URL=f"http://127.0.0.1:{OWN_PORT}/v4", OWN_MARKET=number)
+        return play(CONVERGE, {**own, "miner_service_gate": OUTAGE, **variables}, code=code)
+
+    try:
+        roll("1")
+        roll("2")
+        yield roll
+    finally:
+        host.run(f"systemctl stop {OWN_MARKET}")
+        play(CONVERGE, instances(MOLECULE="1"))
+
+
+def test_outage_of_the_source_stops_neither_repair_nor_going_back_nor_answers(host, balancer, own_market):
+    unit = f"/etc/systemd/system/{ONE}.d/10-instance.conf"
+    host.check_output(f"systemctl stop {OWN_MARKET}")
+    host.check_output("python3 -c %s", WAIT_UNTIL_OLD)
+    with balancer.asked() as told, balancer.watched() as seen:
+        # A new release does not begin.
+        before = process_ids(host)
+        run = own_market("3", code=2)
+        assert "source of its prices is down" in run.output
+        assert process_ids(host) == before
+        # A repair starts one of the two again.
+        host.check_output(f"echo '# by hand' >> {unit}")
+        run = own_market("2")
+        assert run.settings["miner:one"]["status"] == "changed"
+        assert process_ids(host)[0] != before[0]
+        # Going back starts both again.
+        before = process_ids(host)
+        run = own_market(miner_service_release="previous")
+        assert set(process_ids(host)).isdisjoint(before)
+    assert told["failures"] == []
+    assert told["answers"] > 100
+    assert [each for each in seen if "UP" not in each.values()] == []
+
+
 def test_an_address_that_is_taken_is_waited_for(host, balancer):
     """For longer than systemd would try by itself: five starts in ten seconds."""
     unit = "precog-load-balancer.service"
@@ -129,6 +186,8 @@ def test_the_balancer_tells_whether_anything_is_behind_it(host, balancer):
         balancer.until("one", "NOLB", 5)
         balancer.until("two", "NOLB", 5)
         assert balancer.get("/readyz") == 503
+        # None is ready, and each could answer.
+        assert balancer.predict() == 200
     finally:
         host.check_output(f"rm {drains}")
 
