@@ -17,7 +17,13 @@ from ansible_collections.precog.fleet.plugins.module_utils import _miner_units a
 from ansible_collections.precog.fleet.plugins.module_utils._environment_check import MARKER
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import RELEASE_FILE
-from ansible_collections.precog.fleet.plugins.module_utils._miner_store import PREVIOUS, Release, Store
+from ansible_collections.precog.fleet.plugins.module_utils._miner_store import (
+    PREVIOUS,
+    Past,
+    Release,
+    Store,
+    stayed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,8 +82,11 @@ def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcom
         named = store.load(store.resolve(params["release"]))
         done = _roll(host, work, named, {}, check_mode=check_mode)
         done.warnings += _stays(store, params["release"], done)
+        if not (check_mode or done.failure):
+            done.warnings += _note(store, stayed(store.past(), named.name))
         return _held(done, params)
     plan, links = _planned(host, params, check_mode=check_mode)
+    _expect_allowed(store.past(), plan.release, params)
     plan = plan._replace(secrets={**plan.secrets, **rollout.unwanted(host, plan.secrets)})
     outcome = Outcome(warnings=[*plan.warnings, *rollout.small(host, params, plan)])
     whole = store.is_whole(plan, links)
@@ -90,7 +99,31 @@ def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcom
     _make_user(host, params, check_mode=check_mode)
     done = _roll(host, work, store.load(plan.release), plan.secrets, check_mode=check_mode)
     done.warnings = [*outcome.warnings, *done.warnings]
+    if not (check_mode or done.failure):
+        done.warnings += _note(store, store.past()._replace(barred=()))
     return _held(_mended(done, store, plan, damaged), params)
+
+
+def _expect_allowed(past: Past, release: str, params: Mapping[str, Any]) -> None:
+    """Raise HostError if the inventory still makes a release that the operator went back from."""
+    if release not in past.barred or params["allow_withdrawn"] == release:
+        return
+    raise HostError(
+        f"The release {release} was withdrawn on this host (miner_service_release named another one), and the "
+        "inventory still makes it, so it is not rolled out again. Nothing was touched.\n"
+        "Change what the inventory says; or, to roll it out again:\n"
+        f"ansible-playbook playbooks/miner.yml -e miner_service_allow_withdrawn={release}"
+    )
+
+
+def _note(store: Store, past: Past) -> list[str]:
+    """Write down what happened to the releases, if it is not written yet; return a warning if it can't be."""
+    try:
+        if past != store.past():
+            store.note(past)
+    except OSError as error:
+        return [f"which release was withdrawn could not be written down ({error}): go back once more when it can be"]
+    return []
 
 
 def _stays(store: Store, wanted: str, done: Outcome) -> list[str]:

@@ -357,7 +357,8 @@ class Rollout:
             return self._go_back(turn, faults[0])
         self.warnings += [f"this release was good before, but {doubt}" for doubt in self._doubts]
         gone = [path for path in work.secrets if secrets[path].data is None]
-        self._settle(passed(turn.past, release.name, self._params["keep"]), gone)
+        named = bool(self._params["release"])
+        self._settle(passed(turn.past, release.name, self._params["keep"], named=named), gone)
         return None
 
     def _turn(self, release: Release, work: Work, secrets: Mapping[str, Secret], seen: Seen) -> Turn:

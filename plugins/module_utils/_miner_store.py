@@ -44,12 +44,14 @@ class Past(NamedTuple):
     :ivar withdrawn: the last one that was rolled out, if the host went back from it; "" else.
     :ivar unsure: those that were there when the file of the past was lost: kept as long as good ones, but none to go
         back to by itself.
+    :ivar barred: those that the operator went back from, which the inventory brings back only when told so.
     """
 
     good: tuple[str, ...] = ()
     trying: str = ""
     withdrawn: str = ""
     unsure: tuple[str, ...] = ()
+    barred: tuple[str, ...] = ()
 
 
 class Store:
@@ -204,6 +206,7 @@ class Store:
                 trying=str(noted["trying"]),
                 withdrawn=str(noted.get("withdrawn", "")),
                 unsure=_names(noted.get("unsure", [])),
+                barred=_names(noted.get("barred", [])),
             )
         except FileNotFoundError:
             # Nothing is switched to before the past is noted.
@@ -253,16 +256,30 @@ def previous(past: Past, kept: Collection[str]) -> str:
     return next((name for name in reversed(before) if name in kept), "")
 
 
-def passed(past: Past, name: str, keep: int) -> Past:
+def passed(past: Past, name: str, keep: int, *, named: bool = False) -> Past:
     """Return the past after a release has passed the gate. Pure.
 
     One that was good before, and not the last, was gone back to: what came after it is withdrawn.
+
+    :param past: what was noted before this release was tried.
+    :param named: whether the operator named the release, instead of the inventory making it.
     """
     if name in past.good[:-1]:
-        return Past(past.good[: past.good.index(name) + 1], "", past.good[-1], past.unsure)
-    withdrawn = past.withdrawn if name in past.good else ""
-    unsure = tuple(one for one in past.unsure if one != name)
-    return Past((*(one for one in past.good if one != name), name)[-keep:], "", withdrawn, unsure)
+        found = Past(past.good[: past.good.index(name) + 1], "", past.good[-1], past.unsure)
+    else:
+        withdrawn = past.withdrawn if name in past.good else ""
+        unsure = tuple(one for one in past.unsure if one != name)
+        found = Past((*(one for one in past.good if one != name), name)[-keep:], "", withdrawn, unsure)
+    return stayed(found._replace(barred=past.barred), name, past.trying) if named else found
+
+
+def stayed(past: Past, name: str, trying: str = "") -> Past:
+    """Return the past of a host that runs the release that the operator named: those it left are barred. Pure.
+
+    :param trying: what a run that was cut short had begun.
+    """
+    left = dict.fromkeys([*past.barred, past.withdrawn, trying])
+    return past._replace(barred=tuple(one for one in left if one not in ("", name)))
 
 
 def refused(past: Past, name: str) -> Past:

@@ -39,7 +39,12 @@ options:
     description:
       - A release that is kept on the host, or V(previous), to go back to. V(previous) is the one before that which was
         rolled out last; a host that has gone back from that one stays as it is.
-      - Without it the release is made of the other arguments.
+      - Without it the release is made of the other arguments. One that the host went back from because this option said
+        so is not made again, until the other arguments make another one or O(allow_withdrawn) names it.
+    type: str
+    default: ''
+  allow_withdrawn:
+    description: The name of a withdrawn release that may be rolled out again.
     type: str
     default: ''
   instances:

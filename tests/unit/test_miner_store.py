@@ -220,7 +220,7 @@ def test_what_nobody_knows_of_is_pruned_before_what_was_good(releases):
 
 
 def test_a_past_is_read_as_it_was_noted(releases):
-    past = store.Past(("a", "b"), "c", "d", ("e",))
+    past = store.Past(("a", "b"), "c", "d", ("e",), ("f",))
     releases.note(past)
     assert releases.past() == past
 
@@ -244,6 +244,28 @@ def test_a_past_of_before_there_were_withdrawn_releases_is_read(releases, tmp_pa
 )
 def test_the_past_after_a_release_has_passed(past, name, after):
     assert store.passed(past, name, 3) == after
+
+
+@pytest.mark.parametrize(
+    ("past", "name", "barred"),
+    [
+        (store.Past(("a", "b", "c")), "b", ("c",)),
+        (store.Past(("a", "b", "c")), "a", ("c",)),
+        (store.Past(("a", "b", "c")), "c", ()),
+        (store.Past(("a", "b"), withdrawn="c"), "b", ("c",)),  # its gate rejected c, and now the operator does
+        (store.Past(("a", "b"), withdrawn="c", barred=("c",)), "c", ()),
+        (store.Past(("a", "b"), trying="c"), "b", ("c",)),  # killed while c came
+        (store.Past(("a", "b"), trying="b"), "b", ()),
+        (store.Past(("a", "b"), withdrawn="c", barred=("c",)), "a", ("c", "b")),
+    ],
+)
+def test_release_that_the_operator_goes_back_from_is_barred(past, name, barred):
+    assert store.passed(past, name, 3, named=True).barred == barred
+    assert store.passed(past, name, 3).barred == ()
+
+
+def test_release_that_fails_bars_nothing_and_lifts_nothing():
+    assert store.refused(store.Past(("a",), "b", barred=("c",)), "b").barred == ("c",)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""Going back lasts: a release that the operator went back from is not made again by the same inventory."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.precog.fleet.plugins.module_utils import _miner
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.tests.unit.made_systemd import (
+    PARAMS,
+    gate_of,
+    instance,
+    know,
+    made_plan,
+    make_systemd,
+    roll,
+    store_of,
+)
+
+FIRST, SECOND, THIRD = (instance("one", version, 8092) for version in ("first", "second", "third"))
+
+
+@pytest.fixture
+def host(memory, monkeypatch):
+    made = make_systemd(memory / "host")
+    know(made, made_plan("first", FIRST), made_plan("second", SECOND), made_plan("third", THIRD))
+    gate_of(made, monkeypatch)
+    return made
+
+
+@pytest.fixture
+def inventory(host, monkeypatch):
+    """Rolls out what an inventory makes."""
+    monkeypatch.setattr(_miner.rollout, "small", lambda *_args: [])
+
+    def run(release, *, check=False, **params):
+        monkeypatch.setattr(_miner, "_planned", lambda *_args, **_mode: (host.plans[release], {}))
+        return _miner.deploy(host, {**PARAMS, **params}, check_mode=check)
+
+    return run
+
+
+@pytest.fixture
+def withdrawn(host, inventory):
+    """A host that went back from the release `second`, because it was told to."""
+    assert inventory("first").failure == inventory("second").failure == ""
+    assert (roll(host, "previous").failure, host.current()) == ("", "first")
+    return host
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_withdrawn_release_is_refused_with_the_command_that_lifts_it(withdrawn, inventory, check):
+    before = withdrawn.known()
+    for _time in range(2):
+        with pytest.raises(HostError, match=r"-e miner_service_allow_withdrawn=second$") as told:
+            inventory("second", check=check)
+    assert len(str(told.value).splitlines()) == 3
+    assert (withdrawn.known(), withdrawn.current()) == (before, "first")
+
+
+def test_operator_can_lift_it(withdrawn, inventory):
+    with pytest.raises(HostError):
+        inventory("second", allow_withdrawn="first")
+    assert (inventory("second", allow_withdrawn="second").failure, withdrawn.current()) == ("", "second")
+    assert not inventory("second").changed
+
+
+@pytest.mark.parametrize("other", ["first", "third"])
+def test_inventory_that_makes_another_release_lifts_it(withdrawn, inventory, other):
+    assert (inventory(other).failure, withdrawn.current()) == ("", other)
+    assert not inventory(other).changed
+    assert (inventory("second").failure, withdrawn.current()) == ("", "second")
+
+
+def test_another_release_that_is_rejected_does_not_lift_it(withdrawn, inventory):
+    withdrawn.bad[THIRD.digest] = "it answers wrongly"
+    assert inventory("third").failure
+    assert inventory("third", check=True).changed
+    with pytest.raises(HostError, match="was withdrawn"):
+        inventory("second")
+
+
+def test_asking_again_to_go_back_does_not_lift_it(withdrawn, inventory):
+    assert not roll(withdrawn, "previous").changed
+    with pytest.raises(HostError, match="was withdrawn"):
+        inventory("second")
+
+
+def test_going_further_back_does_not_lift_it(withdrawn, inventory):
+    assert inventory("third").failure == ""
+    assert (roll(withdrawn, "previous").failure, withdrawn.current()) == ("", "first")
+    store_of(withdrawn).note(store_of(withdrawn).past()._replace(good=("zero", "first")))
+    know(withdrawn, made_plan("zero", instance("one", "zero", 8092)))
+    assert (roll(withdrawn, "zero").failure, withdrawn.current()) == ("", "zero")
+    for release in ("third", "first"):
+        with pytest.raises(HostError, match="was withdrawn"):
+            inventory(release)
+
+
+def test_release_that_its_gate_rejected_may_be_tried_again_until_the_operator_goes_back(host, inventory):
+    assert inventory("first").failure == ""
+    host.bad[SECOND.digest] = "it answers wrongly"
+    assert inventory("second").failure
+    assert inventory("second").failure
+    assert not roll(host, "previous").changed
+    with pytest.raises(HostError, match="was withdrawn"):
+        inventory("second")
+
+
+def test_release_that_a_killed_run_had_begun_is_withdrawn_by_going_back(host, inventory):
+    assert inventory("first").failure == ""
+    store = store_of(host)
+    store.save(host.plans["second"], {})
+    store.note(store.past()._replace(trying="second"))
+    store.switch("second")
+    assert (roll(host, "previous").failure, host.current()) == ("", "first")
+    with pytest.raises(HostError, match="was withdrawn"):
+        inventory("second")
