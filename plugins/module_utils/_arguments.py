@@ -104,6 +104,10 @@ GATE: Arguments = {
     "error_rate": {"type": "float", "default": 0.0},
     "price_tolerance": {"type": "float", "default": 0.05},
     "max_age_s": {"type": "float", "default": 60.0},
+    # The default model's are 0.05 % to 45 % wide, from a currency's to that of the liveliest asset.
+    "interval_min": {"type": "float", "default": 0.0001},
+    "interval_max": {"type": "float", "default": 0.5},
+    "growth_kb": {"type": "float", "default": 512.0},
     "drain_s": {"type": "float", "default": 0.0},
     "rejoin_s": {"type": "float", "default": 0.0},
 }

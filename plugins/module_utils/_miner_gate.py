@@ -49,6 +49,7 @@ LONGEST_TEXT = 120  # characters of an answer that are shown
 MOST_TEXTS = 5  # kinds of wrong answers that are told
 POLL_S = 0.1  # between looks at whether an instance is ready
 PATIENCE_S = 1.0  # for one such look: a socket of systemd takes a connection whether or not a process will answer it
+BLOCKS = 6  # of requests, over which memory is looked at
 NUDGE_S = 1.0  # between requests that have an instance fetch newer prices than it has
 CONTROL = "/control"
 NO_REQUEST = b"?\r\n\r\n"
@@ -80,6 +81,9 @@ class Limits(NamedTuple):
     error_rate: float
     price_tolerance: float
     max_age_s: float
+    interval_min: float
+    interval_max: float
+    growth_kb: float
     drain_s: float
     rejoin_s: float
     ready_given: bool = False
@@ -108,6 +112,9 @@ BOUNDS = {
     "error_rate": Bounds(0, 1, "the share of requests"),
     "price_tolerance": Bounds(0, 1000, "the share of the source's price"),
     "max_age_s": Bounds(1, 86400, "seconds"),
+    "interval_min": Bounds(0, 1000, "the share of the prediction"),
+    "interval_max": Bounds(0, 1e12, "the share of the prediction"),
+    "growth_kb": Bounds(0, 1 << 30, "KB of memory for each request"),
     "drain_s": Bounds(0, 600, "seconds"),
     "rejoin_s": Bounds(0, 600, "seconds"),
 }
@@ -160,7 +167,8 @@ class Demand(NamedTuple):
     """What an instance has to show besides right answers.
 
     :ivar fresh: each asset has a price that is newer than the process, and `max_age_s` old at the most.
-    :ivar whole: its predictions are near the source's prices, and it is no slower than before.
+    :ivar whole: its predictions are near the source's prices, its intervals are as wide as intervals are, its answers
+        are its own model's, it keeps no memory for each request, and it is no slower than before.
     :ivar prices: lowest and highest price that the source gave lately, USD, by asset.
     """
 
@@ -192,6 +200,9 @@ class Figures(NamedTuple):
     faults: tuple[str, ...] = ()  # why requests were errors, each kind once
     judgements: tuple[Judgement, ...] = ()  # of all answers
     priceless: int = 0  # how many of the errors were the answer that there are no prices
+    kinds: Mapping[str, tuple[int, int]] = {}  # requests and errors, by what was asked
+    model: str = ""  # what the instance says of itself that it answers by; "" where it doesn't
+    growth: float = 0.0  # bytes of memory that each request left behind
 
 
 class Judgement(NamedTuple):
@@ -200,6 +211,8 @@ class Judgement(NamedTuple):
     wrong: dict[str, str]  # an example, by what is wrong
     prices: dict[str, float]
     age_s: float
+    widths: Mapping[str, float] = {}  # of the intervals, as shares of their predictions, by asset
+    models: Mapping[str, str] = {}  # who made it, by asset
 
 
 class Sample(NamedTuple):
@@ -209,6 +222,7 @@ class Sample(NamedTuple):
     fault: str = ""  # why it has no answer in time
     judgement: Judgement = Judgement({}, {}, 0.0)
     priceless: bool = False  # whether the fault is the answer that there are no prices
+    kind: str = ""  # what was asked
 
 
 def judge(body: bytes, assets: Sequence[str], earliest: float, latest: float) -> Judgement:
@@ -234,7 +248,9 @@ def judge(body: bytes, assets: Sequence[str], earliest: float, latest: float) ->
         wrong["an answer has assets that nobody asked for"] = _short(", ".join(sorted(unasked)))
     prices = {asset: price for asset in asked if (price := _price(predictions.get(asset))) is not None}
     ages = [age for age in map(_number, _table(answer, "age_s").values()) if age is not None and age >= 0]
-    return Judgement(wrong, prices, max(ages, default=0.0))
+    widths = {asset: width for asset in prices if (width := _width(answer, asset)) is not None}
+    models = {asset: _short(model) for asset, model in _table(answer, "models").items() if asset in prices}
+    return Judgement(wrong, prices, max(ages, default=0.0), widths, models)
 
 
 def _wrong_whole(answer: Mapping[str, Any], earliest: float, latest: float) -> dict[str, str]:
@@ -262,6 +278,13 @@ def _wrong_asset(answer: Mapping[str, Any], asset: str) -> dict[str, str]:
     if reason:
         wrong[f"{asset} is not answered by the model that is wanted"] = _short(reason)
     return wrong
+
+
+def _width(answer: Mapping[str, Any], asset: str) -> float | None:
+    """Return the width of an asset's interval as a share of its prediction, or None where there is none."""
+    interval, price = _table(answer, "intervals").get(asset), _price(_table(answer, "predictions").get(asset))
+    low, high = map(_price, interval) if isinstance(interval, list) and len(interval) == 2 else (None, None)
+    return None if low is None or high is None or price is None else (high - low) / price
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -318,7 +341,31 @@ def figures(samples: Sequence[Sample]) -> Figures:
         faults=tuple(fault for fault, _times in faults.most_common(MOST_TEXTS)),
         judgements=tuple(sample.judgement for sample in samples if not sample.fault),
         priceless=sum(sample.priceless for sample in samples),
+        kinds=_kinds(samples),
     )
+
+
+def _kinds(samples: Iterable[Sample]) -> dict[str, tuple[int, int]]:
+    """Return how many requests there were, and how many of them were errors, by what was asked."""
+    found: dict[str, tuple[int, int]] = {}
+    for sample in samples:
+        requests, errors = found.get(sample.kind, (0, 0))
+        found[sample.kind] = requests + 1, errors + bool(sample.fault and not sample.priceless)
+    return found
+
+
+def growth(memory: Sequence[int]) -> float:
+    """Return how many bytes each request left behind. Pure.
+
+    The median over blocks of requests: a leak is in each of them, a page of prices that is parsed meanwhile in one.
+
+    :param memory: bytes that the instance's processes had before each request, in order.
+    """
+    if len(memory) < BLOCKS * 2:
+        return 0.0
+    size = (len(memory) - 1) // BLOCKS
+    slopes = sorted((memory[start + size] - memory[start]) / size for start in range(0, size * BLOCKS, size))
+    return slopes[(BLOCKS - 1) // 2]
 
 
 def _medians(judgements: Iterable[Judgement]) -> dict[str, float]:
@@ -351,6 +398,9 @@ def verdict(instance: Instance, before: Figures | None, after: Figures, limits: 
     if demand.whole:
         problems += _wrong_p99(baseline, after, limits)
         problems += far_prices(after, limits, demand.prices)
+        problems += _wrong_widths(after, limits)
+        problems += _wrong_models(after)
+        problems += _leak(after, limits)
     if demand.whole and baseline is not None and after.requests > after.errors:
         for asset in baseline.prices:
             problems += _lost_price(instance, asset, after)
@@ -366,10 +416,11 @@ def _wrong_rate(before: Figures | None, after: Figures, limits: Limits, demand: 
     # While the source is down, "there are no prices" is the right answer.
     errors = after.errors if demand.fresh else after.errors - after.priceless
     rate = errors / after.requests if after.requests else 1.0
+    of_kinds = _wrong_kinds(before, after, limits)
     allowed = max(limits.error_rate, before.errors / before.requests if before else 0.0)
     # A release that answers nothing is never good, however bad the one before was.
     if rate <= allowed and rate < 1:
-        return []
+        return of_kinds
     of_before = f", before the release it was {allowed:.1%}" if allowed > limits.error_rate else ""
     told = f"the error rate is {rate:.1%} ({errors} of {after.requests} requests)"
     why = f": {'; '.join(after.faults)}" if after.faults else ""
@@ -422,6 +473,56 @@ def far_prices(after: Figures, limits: Limits, prices: Mapping[str, tuple[float,
                 "(gate price_tolerance)"
             )
     return found
+
+
+def _wrong_kinds(before: Figures | None, after: Figures, limits: Limits) -> list[str]:
+    """Return what tells that requests of one kind fail, which those of the others would hide."""
+    found = []
+    for kind, (requests, errors) in after.kinds.items():
+        of_before, bad = before.kinds.get(kind, (0, 0)) if before else (0, 0)
+        allowed = max(limits.error_rate, bad / of_before if of_before else 0.0)
+        if requests and errors / requests > allowed:
+            found.append(
+                f"the error rate of requests {kind} is {errors / requests:.1%} ({errors} of {requests} requests); the "
+                f"limit is {limits.error_rate:.1%} (gate error_rate): {'; '.join(after.faults)}"
+            )
+    return found
+
+
+def _wrong_widths(after: Figures, limits: Limits) -> list[str]:
+    """Return which assets have an interval that says nothing, each once, with one that is too wide or too narrow."""
+    found = []
+    for asset in sorted({asset for one in after.judgements for asset in one.widths}):
+        widths = [one.widths[asset] for one in after.judgements if asset in one.widths]
+        bad = [width for width in widths if not limits.interval_min <= width <= limits.interval_max]
+        if bad:
+            found.append(
+                f"the interval of {asset} is {max(bad):.4%} of its prediction wide in {len(bad)} of {len(widths)} "
+                f"answers; the limits are {limits.interval_min:.4%} and {limits.interval_max:.4%} "
+                "(gate interval_min, interval_max)"
+            )
+    return found
+
+
+def _wrong_models(after: Figures) -> list[str]:
+    """Return which assets are answered by another model than the one that the instance says it has."""
+    if not after.model:
+        return []
+    others = Counter(
+        (asset, model) for one in after.judgements for asset, model in one.models.items() if model != after.model
+    )
+    return [
+        f"{asset} is answered by the model {model} in {times} of {len(after.judgements)} answers; the instance's model "
+        f"is {after.model}"
+        for (asset, model), times in others.most_common(MOST_TEXTS)
+    ]
+
+
+def _leak(after: Figures, limits: Limits) -> list[str]:
+    kb = after.growth / 1024
+    if kb <= limits.growth_kb:
+        return []
+    return [f"each request leaves {kb:.0f} KB of memory behind; the limit is {limits.growth_kb:g} KB (gate growth_kb)"]
 
 
 def unsteady(then: Live, now: Live) -> list[str]:
@@ -606,14 +707,17 @@ def _unfresh(instance: Instance, ages: Mapping[str, Any], limits: Limits, passed
     return "" if ages else "/readyz does not say how old its prices are"
 
 
-def measure(instance: Instance, limits: Limits, seconds: float) -> Figures:
+def measure(instance: Instance, limits: Limits, seconds: float, memory: Callable[[], int] | None = None) -> Figures:
     """Ask an instance at the gate's rate for some seconds, and at least once each way; judge the answers.
 
-    It takes `seconds` and two deadlines at most.
+    It takes `seconds` and three deadlines at most.
+
+    :param memory: tells how many bytes the instance's processes have now.
     """
     if instance.engine == "simulator":
         return figures(list(_look_at_simulator(instance, limits)))
     with _web(instance, limits.deadline_ms / 1000) as web:
+        model = _object(web.ask("GET", "/readyz").body).get("model")
         now = _sample(web, instance.assets)
         named = instance.assets or tuple(now.judgement.prices)
         samples = [now, _sample_of_mark(web, named)]
@@ -621,25 +725,34 @@ def measure(instance: Instance, limits: Limits, seconds: float) -> Figures:
         def ask(number: int) -> Sample:
             return _sample_of_mark(web, named) if number % 2 else _sample(web, instance.assets)
 
-        samples += _steadily(ask, limits.rate_hz, seconds)
+        had: list[int] = []
+        samples += _steadily(ask, limits.rate_hz, seconds, lambda: had.append(memory()) if memory else None)
     if instance.engine == "upstream":
         with Place(instance.host, instance.port, limits.deadline_ms / 1000) as axon:
-            samples.append(Sample(None, axon.heard()))
-    return figures(samples)
+            samples.append(Sample(None, axon.heard(), kind="to the axon"))
+    return figures(samples)._replace(model=model if isinstance(model, str) else "", growth=growth(had))
 
 
-def soak(instance: Instance, before: Figures | None, limits: Limits, demand: Demand) -> tuple[Figures, list[str]]:
+def soak(
+    instance: Instance,
+    before: Figures | None,
+    limits: Limits,
+    demand: Demand,
+    memory: Callable[[], int] | None = None,
+) -> tuple[Figures, list[str]]:
     """Measure an instance for `soak_s`; return the figures, and what speaks against the release.
 
     It takes `rejoin_s` at least: load balancers have the instance back then, before another one is drained.
 
     Where that is nothing but the p99, it is measured once more, and that counts: a host that was busy for a moment is
     not a slow release, and a slow release is slow again.
+
+    :param memory: tells how many bytes the instance's processes have now.
     """
-    after = measure(instance, limits, max(limits.soak_s, limits.rejoin_s))
+    after = measure(instance, limits, max(limits.soak_s, limits.rejoin_s), memory)
     problems = verdict(instance, before, after, limits, demand)
     if problems and problems == _wrong_p99(_baseline(before), after, limits):
-        after = measure(instance, limits, limits.soak_s)
+        after = measure(instance, limits, limits.soak_s, memory)
         problems = verdict(instance, before, after, limits, demand)
     return after, problems
 
@@ -648,7 +761,7 @@ def _sample(web: Place, assets: Sequence[str]) -> Sample:
     """Ask for all assets, now."""
     sent = time.time()
     reply = web.ask("POST", "/predict", b"{}")
-    return _judged(web, reply, assets, sent - CLOCK_S, time.time() + CLOCK_S)
+    return _judged(web, reply, assets, sent - CLOCK_S, time.time() + CLOCK_S)._replace(kind="for now")
 
 
 def _sample_of_mark(web: Place, assets: Sequence[str]) -> Sample:
@@ -657,7 +770,7 @@ def _sample_of_mark(web: Place, assets: Sequence[str]) -> Sample:
     moment = datetime.fromtimestamp(mark, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     asked = {"timestamp": moment, **({"assets": list(assets)} if assets else {})}
     reply = web.ask("POST", "/predict", json.dumps(asked).encode())
-    return _judged(web, reply, assets, mark, mark)
+    return _judged(web, reply, assets, mark, mark)._replace(kind="for the last mark")
 
 
 def _judged(web: Place, reply: Reply, assets: Sequence[str], earliest: float, latest: float) -> Sample:
@@ -668,10 +781,11 @@ def _judged(web: Place, reply: Reply, assets: Sequence[str], earliest: float, la
     return Sample(reply.seconds, "", judge(reply.body, assets, earliest, latest))
 
 
-def _steadily(ask: Callable[[int], Sample], rate_hz: float, seconds: float) -> list[Sample]:
+def _steadily(ask: Callable[[int], Sample], rate_hz: float, seconds: float, look: Callable[[], None]) -> list[Sample]:
     """Ask at a steady rate, whether or not earlier requests are answered; return what came of all of them.
 
     :param ask: makes the request of a number, counted from 0.
+    :param look: is called before each request.
     """
     slots = threading.BoundedSemaphore(MOST_AT_ONCE)
     began = time.monotonic()
@@ -679,6 +793,7 @@ def _steadily(ask: Callable[[int], Sample], rate_hz: float, seconds: float) -> l
     with ThreadPoolExecutor(MOST_AT_ONCE) as threads:
         for number in range(int(rate_hz * seconds)):
             time.sleep(max(0.0, began + number / rate_hz - time.monotonic()))
+            look()
             if slots.acquire(blocking=False):
                 asked.append(threads.submit(ask, number))
                 asked[-1].add_done_callback(lambda _done: slots.release())

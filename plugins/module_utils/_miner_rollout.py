@@ -565,7 +565,8 @@ class Rollout:
         live = self._settled(name)
         if live.active != "active" or live.digest != instance.digest:
             return [f"its unit is {live.state} and runs {live.digest or 'nothing'}, not {instance.digest}"]
-        self.figures[name], problems = gate.soak(instance, before, self._limits, demand)
+        memory = partial(systemd.memory, self._host, live.pid)
+        self.figures[name], problems = gate.soak(instance, before, self._limits, demand, memory)
         return problems + gate.unsteady(live, systemd.look(self._host, [name])[name])
 
     def _wait_until_gone(self, name: str, pid: int) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _psutil
@@ -78,6 +79,19 @@ def environment_of(host: Host, pid: int) -> dict[str, str]:
     except OSError:
         return {}
     return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
+
+
+def memory(host: Host, pid: int) -> int:
+    """Return how many bytes of memory a process and those that it started have; 0 if it is gone."""
+    try:
+        pages = int(host.read_text(f"/proc/{pid}/statm").split()[1])
+    except (OSError, ValueError, LookupError):
+        return 0
+    try:
+        below = host.read_text(f"/proc/{pid}/task/{pid}/children").split()
+    except OSError:  # it has ended by now, or this kernel does not tell
+        below = []
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(memory(host, int(child)) for child in below)
 
 
 def runs(host: Host, pid: int, digest: str) -> bool:

@@ -83,6 +83,7 @@ def test_health_readiness_and_metrics(served):
     assert call(f"{served}/healthz")[1]["status"] == "ok"
     code, ready = call(f"{served}/readyz")
     assert (code, ready["ready"], set(ready["age_s"])) == (200, True, EVERYTHING)
+    assert set(call(f"{served}/predict", {})[1]["models"].values()) == {ready["model"]}
     code, text = call(f"{served}/metrics")
     families = {family.name: family for family in text_string_to_metric_families(text)}
     counts = [

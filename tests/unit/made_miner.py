@@ -35,7 +35,8 @@ class Miner:
 
     `manner` is the name of one of the functions below; `slow_s` is how long it takes to answer at all. `changes` are to
     every answer, `mark_changes` to those for a timestamp; `decide` returns more, at each answer;
-    `said` is what it says where it is unable.
+    `said` is what it says where it is unable;
+    `right_to` is the one kind of request that it answers rightly, if not all.
     """
 
     def __init__(self):
@@ -47,6 +48,7 @@ class Miner:
         self.ready = (200, {"ready": True, "age_s": dict.fromkeys(ASSETS, -1)})
         self.decide = dict
         self.said = b""
+        self.right_to = ""
         self.faults = {"drop": 0.0, "latency_ms": 1000.0}
         self.prices = (200, {"data": [{"asset": "btc", "ReferenceRateUSD": "1"}]})
         self.asked = []
@@ -88,7 +90,9 @@ class Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers["Content-Length"]))
         self.miner.bodies.append(self.body)
         self.miner.ended.wait(self.miner.slow_s)
-        getattr(self, self.miner.manner)()
+        kind = "for the last mark" if b"timestamp" in self.body else "for now"
+        wrong = self.miner.right_to and self.miner.right_to != kind
+        getattr(self, "broken" if wrong else self.miner.manner)()
 
     def say(self, status, content):
         body = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -300,7 +300,7 @@ def gate_of(host: MadeSystemd, monkeypatch) -> list[tuple[str, str]]:
         asked.append(("ready", instance.name))
         return alive() or ("" if host.known()["processes"].get(instance.name) else "not ready")
 
-    def soak(instance, _before, _limits, _demand):
+    def soak(instance, _before, _limits, _demand, _memory):
         asked.append(("soak", instance.name))
         host.asked.append(f"soak {instance.name}")
         wrong = host.answers(instance)

@@ -98,8 +98,9 @@ def judged(assets=ASSETS, **changes):
 
 
 def test_a_right_answer_has_its_prices_and_its_age():
-    assert judged() == Judgement({}, PRICES, 1.0)
-    assert judged(()) == Judgement({}, PRICES, 1.0)
+    right = judged()
+    assert right == judged(()) == Judgement({}, PRICES, 1.0, right.widths, dict.fromkeys(ASSETS, "drift"))
+    assert {asset: round(width, 9) for asset, width in right.widths.items()} == dict.fromkeys(ASSETS, 0.02)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +246,16 @@ def told_of(**changes):
     return Figures(**{**values, **changes})
 
 
+def widths(*shares):
+    """Answers whose intervals of btc are so wide."""
+    return tuple(Judgement({}, PRICES, 1.0, {"btc": share}) for share in shares)
+
+
+def models(*names):
+    """Answers for btc by these models."""
+    return tuple(Judgement({}, PRICES, 1.0, {}, {"btc": name}) for name in names)
+
+
 def answers(*prices):
     """Answers with these prices of btc."""
     return tuple(Judgement({}, {**PRICES, "btc": price}, 1.0) for price in prices)
@@ -343,6 +354,48 @@ VERDICTS = {
         "if that is wanted, name the assets in the instance's variable PRECOG_RUNTIME_ASSETS",
     ),
     "a price more": ({"prices": {"btc": 90000.0}}, {}, {}, ""),
+    "an interval that says nothing": (
+        {},
+        {"judgements": widths(0.02, 2.2e4, 0.02)},
+        {},
+        "the interval of btc is 2200000.0000% of its prediction wide in 1 of 3 answers; the limits are 0.0100% and "
+        "50.0000% (gate interval_min, interval_max)",
+    ),
+    "an interval without width": (
+        {},
+        {"judgements": widths(0.0)},
+        {},
+        "the interval of btc is 0.0000% of its prediction wide in 1 of 1 answers; the limits are 0.0100% and 50.0000% "
+        "(gate interval_min, interval_max)",
+    ),
+    "an interval without width, allowed": ({}, {"judgements": widths(0.0)}, {"interval_min": 0}, ""),
+    "another model": (
+        {},
+        {"judgements": models("ours", "theirs", "theirs"), "model": "ours"},
+        {},
+        "btc is answered by the model theirs in 2 of 3 answers; the instance's model is ours",
+    ),
+    "whatever model where the instance doesn't say": ({}, {"judgements": models("ours", "theirs")}, {}, ""),
+    "a leak": (
+        {},
+        {"growth": 4.0 * 1024 * 1024},
+        {},
+        "each request leaves 4096 KB of memory behind; the limit is 512 KB (gate growth_kb)",
+    ),
+    "hardly a leak": ({}, {"growth": 512.0 * 1024}, {}, ""),
+    "errors of one kind": (
+        {},
+        {"errors": 10, "kinds": {"for now": (50, 0), "for the last mark": (50, 10)}, "faults": ("HTTP 500",)},
+        {"error_rate": 0.1},
+        "the error rate of requests for the last mark is 20.0% (10 of 50 requests); the limit is 10.0% "
+        "(gate error_rate): HTTP 500",
+    ),
+    "errors of one kind, as before": (
+        {"errors": 10, "kinds": {"for now": (50, 0), "for the last mark": (50, 10)}},
+        {"errors": 10, "kinds": {"for now": (50, 0), "for the last mark": (50, 10)}},
+        {},
+        "",
+    ),
     "older prices": (
         {},
         {"age_s": 61.0},
@@ -496,6 +549,56 @@ def test_so_many_at_once_and_no_more(miner):
     assert told.requests == 2 + gate.MOST_AT_ONCE
 
 
+def test_instance_says_which_model_it_has_and_each_answer_who_made_it(miner):
+    miner.ready = (200, {**READY, "model": "ours"})
+    told = gate.measure(instance(miner.port), quick(p99_ms=5000), 0.1)
+    assert (told.model, {name for one in told.judgements for name in one.models.values()}) == ("ours", {"drift"})
+    assert len(gate.verdict(instance(miner.port), None, told, quick(p99_ms=5000), WHOLE)) == len(ASSETS)
+    miner.ready = (200, {**READY, "model": ["odd"]})
+    assert gate.measure(instance(miner.port), quick(), 0).model == ""
+
+
+@pytest.mark.parametrize("kind", ["for now", "for the last mark"])
+def test_errors_are_counted_by_what_was_asked(miner, kind):
+    miner.right_to = kind
+    told = gate.measure(instance(miner.port), quick(error_rate=0.6), 0.2)
+    other = ({"for now", "for the last mark"} - {kind}).pop()
+    assert told.kinds == {kind: (5, 0), other: (5, 5)}
+    assert f"the error rate of requests {other} is 100.0%" in " ".join(
+        gate.verdict(instance(miner.port), None, told, quick(error_rate=0.6), WHOLE)
+    )
+
+
+MB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("memory", "grown"),
+    [
+        ([], 0),
+        ([80 * MB] * 11, 0),
+        ([80 * MB] * 60, 0),
+        ([80 * MB + 4 * MB * number for number in range(60)], 4 * MB),
+        ([80 * MB + 4 * MB * number for number in range(12)], 4 * MB),
+        # A page of prices that is parsed meanwhile, and another one.
+        ([80 * MB] * 20 + [95 * MB] * 40, 0),
+        ([80 * MB] * 15 + [95 * MB] * 25 + [110 * MB] * 20, 0),
+        # Every other request.
+        ([80 * MB + 4 * MB * (number // 2) for number in range(61)], 2 * MB),
+        ([0] * 60, 0),
+    ],
+)
+def test_memory_that_requests_leave_behind(memory, grown):
+    assert gate.growth(memory) == pytest.approx(grown, rel=0.15)
+
+
+def test_memory_is_looked_at_before_each_request(miner):
+    had = iter(range(80 * MB, 1000 * MB, 4 * MB))
+    told = gate.measure(instance(miner.port), quick(), 0.5, lambda: next(had))
+    assert told.growth == 4 * MB
+    assert gate.measure(instance(miner.port), quick(), 0.5).growth == 0
+
+
 def test_wrong_answers_are_told_once_each(miner):
     miner.changes = {"predictions": {"btc": -5.0}}
     told = gate.measure(instance(miner.port), quick(), 0.1)
@@ -596,7 +699,7 @@ def soaked(monkeypatch):
 
     def run(*measured):
         left = list(measured)
-        monkeypatch.setattr(gate, "measure", lambda _instance, _limits, _seconds: left.pop(0))
+        monkeypatch.setattr(gate, "measure", lambda *_about: left.pop(0))
         after, problems = gate.soak(instance(), told_of(), quick(), WHOLE)
         return problems, measured.index(after), len(measured) - len(left)
 
@@ -623,7 +726,7 @@ def test_nothing_else_is_measured_again(soaked, bad):
 @pytest.mark.parametrize(("given", "seconds"), [({}, 3), ({"rejoin_s": 2}, 3), ({"rejoin_s": 10}, 10)])
 def test_a_soak_lasts_until_load_balancers_have_the_instance_back(monkeypatch, given, seconds):
     lasted = []
-    monkeypatch.setattr(gate, "measure", lambda _instance, _limits, soak_s: lasted.append(soak_s) or told_of())
+    monkeypatch.setattr(gate, "measure", lambda _instance, _limits, soak_s, _memory: lasted.append(soak_s) or told_of())
     gate.soak(instance(), told_of(), gate.limits(given), WHOLE)
     assert lasted == [seconds]
 

@@ -48,7 +48,10 @@ class Fleet:
         self.host, self.api, self.miner = host, api, miner
         self.factors, self.ages = {}, {}
         miner.decide = self._answer
-        miner.ready = lambda: (200, {"ready": True, "age_s": dict.fromkeys(ASSETS, self._of(self.ages, -1))})
+        miner.ready = lambda: (
+            200,
+            {"ready": True, "age_s": dict.fromkeys(ASSETS, self._of(self.ages, -1)), "model": "drift"},
+        )
 
     def _of(self, known, default):
         digest = self.host.known()["processes"]["one"]["digest"]
@@ -143,6 +146,63 @@ def test_going_back_to_wrong_prices_is_warned_of(fleet):
     outcome = fleet.roll("previous")
     assert (outcome.failure, fleet.host.current()) == ("", "first")
     assert "this release was good before, but one: the prediction of btc is 900000" in outcome.warnings[0]
+
+
+# -- useless answers --------------------------------------------------------------------------------------------------
+
+
+def every_third(fleet, changes):
+    """Have each third answer of the release `useless` differ."""
+    count = iter(range(10**6))
+    right = fleet.miner.decide
+
+    def decide():
+        useless = fleet.host.running().get("one", "").startswith("useless")
+        return {**right(), **(changes if useless and next(count) % 3 == 0 else {})}
+
+    fleet.miner.decide = decide
+
+
+WIDE = {asset: [price * 1e-9, price + 1e9] for asset, price in PRICES.items()}
+USELESS = {
+    "seven times the price": (
+        {
+            "predictions": {asset: price * 7 for asset, price in PRICES.items()},
+            "intervals": {asset: [price * 6.9, price * 7.1] for asset, price in PRICES.items()},
+        },
+        "btc is 630000 where its source says 90000 to 90000, 600.0% away, in ",
+    ),
+    "too wide": ({"intervals": WIDE}, "the interval of btc is 1111211.1111% of its prediction wide in "),
+    "no width": (
+        {"intervals": {asset: [price, price] for asset, price in PRICES.items()}},
+        "the interval of btc is 0.0000% of its prediction wide in ",
+    ),
+    "another model": ({"models": dict.fromkeys(ASSETS, "other")}, "btc is answered by the model other in "),
+}
+
+
+@pytest.mark.parametrize(("changes", "told"), USELESS.values(), ids=USELESS)
+def test_release_whose_every_third_answer_is_useless_is_rejected(fleet, changes, told):
+    fleet.make("first")
+    fleet.make("useless")
+    every_third(fleet, changes)
+    assert fleet.roll("first").failure == ""
+    assert told in fleet.roll("useless").failure
+    assert fleet.host.current() == "first"
+
+
+def test_release_that_leaks_is_rejected(fleet, monkeypatch):
+    fleet.make("first")
+    fleet.make("leaks")
+    had = iter(range(80 << 20, 1 << 40, 4 << 20))
+
+    def memory(*_about):
+        return next(had) if fleet.host.running()["one"].startswith("leaks") else 80 << 20
+
+    monkeypatch.setattr(_miner_rollout.systemd, "memory", memory)
+    monkeypatch.setitem(GATE, "soak_s", 0.5)
+    assert fleet.roll("first").failure == ""
+    assert "each request leaves 4096 KB of memory behind" in fleet.roll("leaks").failure
 
 
 # -- no prices --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,20 @@ sys.stdout.buffer.write(b"first\nbefore\nnot UTF-8: \xff\nbefore\nit ends\nhere\
 """
 
 
+def test_memory_of_a_process_is_its_own_and_that_of_those_that_it_started():
+    fill = "import sys; had = b'x' * (64 << 20); print(flush=True); sys.stdin.read()"
+    child = [sys.executable, "-c", fill]
+    here = Host()
+    alone = systemd.memory(here, os.getpid())
+    with subprocess.Popen(child, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as started:
+        started.stdout.readline()
+        with_it = systemd.memory(here, os.getpid())
+        started.stdin.close()
+    assert alone > 1 << 20
+    assert with_it - alone > 60 << 20
+    assert systemd.memory(here, started.pid) == 0
+
+
 def test_who_holds_a_port():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

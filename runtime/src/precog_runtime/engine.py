@@ -116,6 +116,11 @@ class Engine:
         deadline = self.clock() + self.settings.patience_s + RESERVE_S
         await self._freshen(self.settings.assets, int(self.now()), deadline)
 
+    @property
+    def model(self) -> str:
+        """The name of the model that makes the forecasts, unless it fails."""
+        return self._forecaster.model.name
+
     def ages(self) -> dict[str, float]:
         """Return the age of each asset's newest price, seconds; infinite where there is none."""
         at = int(self.now())

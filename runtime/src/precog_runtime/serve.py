@@ -122,6 +122,7 @@ class Server:
         ready = not draining and not trouble and all(age <= self._settings.max_age_s for age in ages.values())
         shown = {asset: None if age == float("inf") else age for asset, age in ages.items()}
         told = {"ready": ready, "draining": draining, "trouble": trouble, "age_s": shown, "version": __version__}
+        told["model"] = self._runtime.engine.model
         return _json(404 if draining else 200 if ready else 503, told)
 
     async def metrics(self, _http: web.Request) -> web.Response:
