@@ -117,6 +117,7 @@ MINER_SERVICE: Arguments = {
     "environment": {"type": "path", "default": ""},
     "release": {"type": "str", "default": ""},
     "allow_withdrawn": {"type": "str", "default": ""},
+    "label": {"type": "str", "default": ""},
     "instances": {"type": "dict", "default": {"main": {}}},
     "instance_defaults": {"type": "dict", "default": {}},
     "hotkeys": {"type": "dict", "default": {}, "no_log": True},

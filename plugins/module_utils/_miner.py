@@ -22,6 +22,7 @@ from ansible_collections.precog.fleet.plugins.module_utils._miner_store import (
     Past,
     Release,
     Store,
+    label,
     stayed,
 )
 
@@ -57,6 +58,7 @@ class Outcome:
     diff: list[dict[str, str]] = field(default_factory=list)
     instances: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
+    releases: list[dict[str, Any]] = field(default_factory=list)
 
     def result(self) -> dict[str, Any]:
         """Return what the module returns."""
@@ -64,6 +66,7 @@ class Outcome:
         return {
             "changed": self.changed,
             "release": self.release,
+            "releases": self.releases,
             "settings": self.settings,
             "summary": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
             "diff": self.diff,
@@ -77,6 +80,19 @@ def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcom
     :raises HostError: the arguments, or the host, stand in the way; nothing was touched.
     """
     work = rollout.Rollout(host, params)
+    store = work.store
+    outcome = _deployed(host, params, work, label(params["label"]), check_mode=check_mode)
+    outcome.releases = [
+        {"name": name, **store.about(name)._asdict(), "current": name == store.current} for name in store.names()
+    ]
+    return outcome
+
+
+def _deployed(host: Host, params: Mapping[str, Any], work: rollout.Rollout, given: str, *, check_mode: bool) -> Outcome:
+    """Bring the release about that the arguments stand for.
+
+    :param given: its label.
+    """
     store = work.store
     if params["release"]:
         named = store.load(store.resolve(params["release"]))
@@ -96,6 +112,8 @@ def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcom
         if check_mode:
             return _mended(_foreseen(host, work, plan, outcome), store, plan, damaged)
         store.save(plan, links)
+    if not check_mode:
+        store.call(plan.release, given)
     _make_user(host, params, check_mode=check_mode)
     done = _roll(host, work, store.load(plan.release), plan.secrets, check_mode=check_mode)
     done.warnings = [*outcome.warnings, *done.warnings]
@@ -133,7 +151,7 @@ def _stays(store: Store, wanted: str, done: Outcome) -> list[str]:
         return []
     return [
         f"this host has gone back from {past.withdrawn} to {done.release} already, so it stays there. To go further "
-        f"back, give miner_service_release a name; kept here: {', '.join(store.names())}"
+        f"back, give miner_service_release a name; kept here: {', '.join(map(store.told, store.names()))}"
     ]
 
 

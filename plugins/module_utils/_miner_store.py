@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The releases of a host: versioned folders, one of which is the current one.
 
-ROOT/releases/ID/       manifest.json, instances/, units/, environment -> ..., upstream -> ...
+ROOT/releases/ID/       release.json, about.json, instances/, units/, environment -> ..., upstream -> ...
 ROOT/current            -> releases/ID, switched atomically
 ROOT/releases.json      the releases that were good, the newest last; the one that is being tried; the one that was left
 """
@@ -10,6 +10,8 @@ ROOT/releases.json      the releases that were good, the newest last; the one th
 from __future__ import annotations
 
 import json
+import re
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Plan
 
 PREVIOUS = "previous"
+ABOUT_FILE = "about.json"  # of a release: what is no part of it, and so not of its name
+_LABEL = re.compile(r"[^\W_][\w .:+@/-]{0,59}")
+_NAME = re.compile(r"[0-9a-f]{12}")
 
 
 class Release(NamedTuple):
@@ -54,6 +59,31 @@ class Past(NamedTuple):
     barred: tuple[str, ...] = ()
 
 
+class About(NamedTuple):
+    """What an operator knows a release by.
+
+    :ivar made: when it came to this host, such as 2026-11-29 01:15 UTC; "" where nobody noted it.
+    :ivar label: what the inventory calls it; "" for nothing.
+    """
+
+    made: str = ""
+    label: str = ""
+
+
+def label(given: object) -> str:
+    """Return a release's label.
+
+    :raises HostError: it is none.
+    """
+    text = str(given or "").strip()
+    if text and (not _LABEL.fullmatch(text) or text == PREVIOUS or _NAME.fullmatch(text)):
+        raise HostError(
+            f"miner_service_label is {text!r}: use up to 60 letters, digits, blanks and ._:+@/-, beginning with a "
+            f"letter or a digit; neither {PREVIOUS!r} nor 12 hex digits, which are the name of a release"
+        )
+    return text
+
+
 class Store:
     """The releases of one host."""
 
@@ -77,13 +107,34 @@ class Store:
         found = self._host.list_dir(f"{self._root}/releases")
         return [name for name in found if self._host.exists(f"{self.folder(name)}/{RELEASE_FILE}")]
 
+    def about(self, name: str) -> About:
+        """Return what an operator knows a release by; of one that nobody noted anything of, nothing."""
+        try:
+            noted = json.loads(self._host.read_text(f"{self.folder(name)}/{ABOUT_FILE}"))
+            return About(str(noted["made"]), str(noted["label"]))
+        except (OSError, ValueError, LookupError, TypeError):
+            return About()
+
+    def told(self, name: str) -> str:
+        """Return a release as it is shown: its name, when it was made, and its label."""
+        about = ", ".join(filter(None, self.about(name)))
+        return f"{name} ({about})" if about else name
+
+    def call(self, name: str, given: str) -> None:
+        """Give a release a label, beside the time at which it came; "" leaves it as it is."""
+        about = self.about(name)
+        made = about.made or datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        noted = About(made, given or about.label)
+        if noted != about:
+            self._host.stage(f"{self.folder(name)}/{ABOUT_FILE}", _json(noted._asdict()), Meta(0o644, 0, 0)).commit()
+
     def resolve(self, wanted: str) -> str:
-        """Return the release that an operator names.
+        """Return the release that an operator names, by its name or its label; of several with one label, the newest.
 
         :raises HostError: there is no such release.
         """
         names = self.names()
-        kept = ", ".join(names) or "none"
+        kept = ", ".join(map(self.told, names)) or "none"
         if wanted == PREVIOUS:
             found = previous(self.past(), names)
             if not found:
@@ -93,9 +144,12 @@ class Store:
                 )
             return found
         if wanted not in names:
+            called = sorted((self.about(name).made, name) for name in names if self.about(name).label == wanted)
+            if called:
+                return called[-1][1]
             raise HostError(
-                f"miner_service_release is {wanted!r}, which is not on this host. Kept here: {kept}. Name one of them, "
-                f"or {PREVIOUS!r}; without it the release is made from what the inventory says"
+                f"miner_service_release is {wanted!r}, which is not on this host. Kept here: {kept}. Name one of "
+                f"them, by its name or its label, or {PREVIOUS!r}; without it the release is made from the inventory"
             )
         return wanted
 

@@ -37,10 +37,17 @@ options:
     default: ''
   release:
     description:
-      - A release that is kept on the host, or V(previous), to go back to. V(previous) is the one before that which was
-        rolled out last; a host that has gone back from that one stays as it is.
+      - A release that is kept on the host, by its name or its label, or V(previous), to go back to. V(previous) is the
+        one before that which was rolled out last; a host that has gone back from that one stays as it is.
       - Without it the release is made of the other arguments. One that the host went back from because this option said
         so is not made again, until the other arguments make another one or O(allow_withdrawn) names it.
+    type: str
+    default: ''
+  label:
+    description:
+      - What the release is called beside its name, such as V(2026-12 wider intervals). It is no part of the release, so
+        another label alone starts nothing again.
+      - O(release) takes it too.
     type: str
     default: ''
   allow_withdrawn:
@@ -153,6 +160,24 @@ release:
   description: The release that was wanted.
   returned: always
   type: str
+releases:
+  description: The releases that are kept on the host.
+  returned: success or failure of a gate, and O(state) is V(present)
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Its name.
+      type: str
+    made:
+      description: When it came to this host, in UTC.
+      type: str
+    label:
+      description: Its label.
+      type: str
+    current:
+      description: Whether the next start of an instance runs it.
+      type: bool
 settings:
   description:
     - A row for each instance, and for each limit that its unit names; one if files of the release had to be mended, and
