@@ -25,6 +25,14 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=text)
         one.add_argument("fleet", metavar="FLEET")
         one.add_argument("machine", metavar="NAME")
+    for name, text in (
+        ("save", "save a running machine's memory and disk under a name"),
+        ("restore", "put a machine back to a state that was saved"),
+    ):
+        one = commands.add_parser(name, help=text)
+        one.add_argument("fleet", metavar="FLEET")
+        one.add_argument("machine", metavar="NAME")
+        one.add_argument("state", metavar="STATE")
     for name, text in (("down", "remove a fleet's machines and state"), ("status", "show a fleet's machines")):
         commands.add_parser(name, help=text).add_argument("fleet", metavar="FLEET")
     image = commands.add_parser("image", help="build a suite's disk image, unless it is there, and print its folder")
@@ -42,6 +50,8 @@ def execute(arguments: argparse.Namespace, runner: Runner, environ: dict[str, st
             raise FleetError(*problems)
         return [str(images.ensure(arguments.suite).folder)]
     problems = check_name("fleet", arguments.fleet)
+    if "state" in arguments:
+        problems += check_name("state", arguments.state)
     if problems:
         raise FleetError(*problems)
     fleet = Fleet(arguments.fleet, cache, runner, images, say)
@@ -54,6 +64,12 @@ def execute(arguments: argparse.Namespace, runner: Runner, environ: dict[str, st
         ]
     if arguments.command == "down":
         return [f"{arguments.fleet}: {fleet.down()} machines removed"]
+    if arguments.command == "save":
+        fleet.save(arguments.machine, arguments.state)
+        return [f"{arguments.machine}: saved as {arguments.state}"]
+    if arguments.command == "restore":
+        fleet.restore(arguments.machine, arguments.state)
+        return [f"{arguments.machine}: restored to {arguments.state}"]
     (fleet.kill if arguments.command == "kill" else fleet.start)(arguments.machine)
     return [f"{arguments.machine}: {'off' if arguments.command == 'kill' else 'booted'}"]
 

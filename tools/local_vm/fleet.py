@@ -1,9 +1,10 @@
-"""A fleet of virtual machines: up, power loss, start, down."""
+"""A fleet of virtual machines: up, power loss, start, saved states, down."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import time
@@ -19,13 +20,15 @@ from local_fleet.model import FleetError, Host, Problem
 from local_fleet.process import Failed, Runner, uninterrupted
 from local_fleet.ready import wait_until_booted
 
-from local_vm import qemu
+from local_vm import monitor, qemu, states
 from local_vm.image import Image, Images
 from local_vm.model import VmSpec
 from local_vm.qemu import Machine
 
 # Without KVM, on two busy cores, a boot takes 20 to 60 s.
 READY_SECONDS = 240
+# A restored machine answers its first login within seconds.
+RESTORED_SECONDS = 60
 DEATH_SECONDS = 20
 
 
@@ -38,8 +41,9 @@ class Fleet:
         self.folder = cache / "fleets" / name
 
     def up(self, specs: Sequence[VmSpec]) -> Path:
-        """Boots a new machine for each of *specs*, and returns the inventory's path. What was there is gone.
+        """Makes a new machine for each of *specs*, and returns the inventory's path. What was there is gone.
 
+        Each begins booted, from a state in the cache that the first of its kind makes.
         Raises FleetError; then no machine of it runs.
         """
         with self._locked():
@@ -51,11 +55,9 @@ class Fleet:
             ]
             try:
                 self._write(machines, images)
-                for machine in machines:
-                    base = images[machine.suite].disk
-                    backing = ["-f", "qcow2", "-F", "raw", "-b", str(base)]
-                    self._runner.run(["qemu-img", "create", "-q", *backing, str(machine.layer)])
-                self._boot(machines)
+                host = states.this_host(self._runner, self._accelerator(machines[0]))
+                booted = {machine.name: self._booted(machine, host) for machine in machines}
+                each(self._runner, lambda machine: self._begin(machine, booted[machine.name], host), machines)
             except BaseException:
                 with uninterrupted():
                     self._end(machines)
@@ -67,12 +69,31 @@ class Fleet:
         with self._locked():
             machine = self._named(name)
             if not is_running(machine):
-                self._boot([machine])
+                self._boot(machine, self._accelerator(machine))
 
     def kill(self, name: str) -> None:
         """Takes the power from a machine: what its kernel had not yet written is lost. Raises FleetError."""
         with self._locked():
             self._end([self._named(name)])
+
+    def save(self, name: str, state: str) -> None:
+        """Saves a running machine's memory and disk as *state*, in place of one of that name. Raises FleetError."""
+        with self._locked():
+            machine = self._named(name)
+            monitor.save_state(machine.monitor, state)
+            self._refresh(machine)  # its clock stood still
+
+    def restore(self, name: str, state: str) -> None:
+        """Puts a machine, running or off, back to *state*; raises FleetError, with the machine as it was or off."""
+        with self._locked():
+            machine = self._named(name)
+            known = states.saved_in(self._runner, machine.layer)
+            if state not in known:
+                there = ", ".join(known) or "none"
+                raise FleetError(Problem(f"{name} has no saved state {state!r}", f"There are: {there}."))
+            self._end([machine])
+            self._start(machine, self._accelerator(machine), state)
+            self._refresh(machine)
 
     def down(self) -> int:
         """Removes all machines, and returns how many there were."""
@@ -133,25 +154,66 @@ class Fleet:
         listed = json.dumps([vars(machine) for machine in machines], indent=1, default=str)
         write_if_other(self.folder / "machines.json", listed + "\n")
 
-    def _boot(self, machines: Sequence[Machine]) -> None:
-        for machine in machines:
-            image = Image(machine.image)
-            accelerator = qemu.accelerator(self._runner, image, self._cache / "vm-images" / "accelerator")
-            try:
-                self._runner.run(qemu.argv(machine, image, accelerator))
-            except Failed as failure:
-                raise FleetError(Problem(f"{machine.name}: QEMU didn't start: {failure}")) from None
-            self._say(f"{machine.name}: {machine.suite}, 127.0.0.1:{machine.port}, {accelerator}")
-        for machine, failed in zip(machines, each(self._runner, self._ready, machines), strict=True):
-            if failed:
-                self._say(f"{machine.name}: degraded, failed units: {', '.join(failed)}")
+    def _accelerator(self, machine: Machine) -> str:
+        return qemu.accelerator(self._runner, Image(machine.image), self._cache / "vm-images" / "accelerator")
 
-    def _ready(self, machine: Machine) -> list[str]:
-        began = time.monotonic()
+    def _booted(self, machine: Machine, host: states.Host) -> Path | None:
+        """The booted layer for machines like this one, made by booting it unless the cache has it; None if that fails.
+
+        Raises FleetError when the machine does not boot.
+        """
+        file = states.booted_file(machine, host)
+        with locked(file.with_suffix(".lock"), self._runner):
+            if file.exists():
+                return file
+            self._new_layer(machine)
+            self._boot(machine, host.accelerator)
+            try:
+                monitor.save_state(machine.monitor, states.BOOTED)
+                self._end([machine])
+                part = file.with_suffix(".part")
+                shutil.copyfile(machine.layer, part)
+                part.replace(file)
+            except (FleetError, OSError) as error:
+                self._say(f"{machine.name}: its state can't be saved for the next time: {error}")
+                self._end([machine])
+                return None
+            states.forget_others(file, machine.memory)
+            return file
+
+    def _begin(self, machine: Machine, booted: Path | None, host: states.Host) -> None:
+        """Brings a new machine up: from the booted layer, or by booting it where that can't be used."""
+        if booted:
+            try:
+                shutil.copyfile(booted, machine.layer)
+                self._start(machine, host.accelerator, states.BOOTED)
+                self._refresh(machine)
+            except (FleetError, OSError) as error:
+                self._say(f"{machine.name}: booting it, as the saved state can't be used: {error}")
+                self._end([machine])
+                booted.unlink(missing_ok=True)
+            else:
+                return
+        self._new_layer(machine)
+        self._boot(machine, host.accelerator)
+
+    def _new_layer(self, machine: Machine) -> None:
+        backing = ["-f", "qcow2", "-F", "raw", "-b", str(Image(machine.image).disk)]
+        self._runner.run(["qemu-img", "create", "-q", *backing, str(machine.layer)])
+
+    def _start(self, machine: Machine, accelerator: str, state: str = "") -> None:
         try:
-            failed = wait_until_booted(
-                self._runner, self.folder / "ssh_config", machine.name, READY_SECONDS, f"Its console: {machine.console}"
-            )
+            self._runner.run(qemu.argv(machine, Image(machine.image), accelerator, state))
+        except Failed as failure:
+            raise FleetError(Problem(f"{machine.name}: QEMU didn't start: {failure}")) from None
+        self._say(f"{machine.name}: {machine.suite}, 127.0.0.1:{machine.port}, {accelerator}")
+
+    def _boot(self, machine: Machine, accelerator: str) -> None:
+        self._start(machine, accelerator)
+        began = time.monotonic()
+        remedy = f"Its console: {machine.console}"
+        try:
+            failed = wait_until_booted(self._runner, self.folder / "ssh_config", machine.name, READY_SECONDS, remedy)
         except FleetError:
             with suppress(OSError):
                 self._say(
@@ -159,7 +221,27 @@ class Fleet:
                 )
             raise
         self._say(f"{machine.name}: booted in {time.monotonic() - began:.0f} s")
-        return failed
+        if failed:
+            self._say(f"{machine.name}: degraded, failed units: {', '.join(failed)}")
+
+    def _refresh(self, machine: Machine) -> None:
+        """Gives a machine whose time stood still this machine's time and new random bytes; raises FleetError."""
+        began = time.monotonic()
+        options = ["-F", str(self.folder / "ssh_config"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
+        while True:
+            script = f"date --set=@{time.time():.2f} && echo {secrets.token_hex(32)} >/dev/urandom"
+            try:
+                self._runner.run(["ssh", *options, machine.name, f"sudo sh -c '{script}'"], timeout=20)
+            except Failed as failure:
+                if time.monotonic() - began > RESTORED_SECONDS:
+                    remedy = f"Its console: {machine.console}"
+                    raise FleetError(
+                        Problem(f"{machine.name}: no login after it was restored: {failure}", remedy)
+                    ) from None
+                self._runner.pause(0.2)
+            else:
+                break
+        self._say(f"{machine.name}: restored, and its clock set, in {time.monotonic() - began:.0f} s")
 
 
 def _pid(machine: Machine) -> int:

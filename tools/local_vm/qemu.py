@@ -11,6 +11,8 @@ from local_fleet.process import Failed, Runner
 from local_vm.image import Image
 
 PROGRAM = "qemu-system-x86_64"
+# A version of its own, so that another QEMU that knows it makes the same hardware.
+HARDWARE = "pc-i440fx-7.2"
 TCG = "tcg,thread=multi"
 KVM = "kvm"
 PROBE_SECONDS = 8
@@ -42,12 +44,20 @@ class Machine:
         """Holds QEMU's process id while it runs, and after."""
         return self.folder / "qemu.pid"
 
+    @property
+    def monitor(self) -> Path:
+        """The socket that QEMU takes commands from while it runs."""
+        return self.folder / "qmp"
 
-def argv(machine: Machine, image: Image, accelerator: str) -> list[str]:
-    """The command that boots *machine* in the background. Two processors, so that there are two of every policy."""
+
+def argv(machine: Machine, image: Image, accelerator: str, state: str = "") -> list[str]:
+    """The command that boots *machine* in the background, or restores it to a *state* that is saved in its disk layer.
+
+    Two processors, so that there are two of every policy.
+    """
     return [
         PROGRAM,
-        *("-name", machine.name, "-machine", "pc", "-accel", accelerator, "-cpu", "max"),
+        *("-name", machine.name, "-machine", HARDWARE, "-accel", accelerator, "-cpu", "max"),
         *("-smp", "2", "-m", str(machine.memory), "-display", "none", "-nodefaults", "-no-user-config"),
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
         *("-append", "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0"),
@@ -55,7 +65,9 @@ def argv(machine: Machine, image: Image, accelerator: str) -> list[str]:
         *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{machine.port}-:22"),
         *("-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"),
         *("-chardev", f"file,id=console,path={machine.console},append=on", "-serial", "chardev:console"),
+        *("-qmp", f"unix:{machine.monitor},server=on,wait=off"),
         *("-daemonize", "-pidfile", str(machine.pid_file)),
+        *(("-loadvm", state) if state else ()),
     ]
 
 

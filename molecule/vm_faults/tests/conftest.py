@@ -22,6 +22,7 @@ LEDGER = "/var/lib/precog-fleet/ledger.json"
 # On the machine; gone with its memory.
 HERE = "/run/precog-faults"
 OWN = Path(__file__).parent
+UNTUNED, TUNED = "untuned", "tuned"
 PROGRAMS = (SCENARIO.parent / "record.py", OWN / "lock_watch.py", OWN / "hold_memory.py")
 
 
@@ -41,26 +42,51 @@ class Cut(NamedTuple):
 
 
 class Machine:
-    """The machine under test, reached over one connection that is kept: a login takes seconds there."""
+    """The machine under test, reached over one connection that is kept: a login takes seconds there.
 
-    here = HERE
+    Its states are saved with memory and disk, and restored in seconds; what the tests left behind is gone then.
+    """
 
-    def __init__(self, host: Host, options: object, play: Callable) -> None:
-        self.host, self.name, self.play = host, host.backend.get_hostname(), play
+    here, tuned = HERE, TUNED
+
+    def __init__(self, host: Host, options: object, play: Callable, states: set[str]) -> None:
+        self.host, self.name, self.play, self.states = host, host.backend.get_hostname(), play, states
         self._ssh = ["ssh", "-F", options.ssh_config, *shlex.split(options.ssh_extra_args), self.name]
         self._kept: subprocess.Popen | None = None
 
     def connect(self) -> None:
         """Log in, and bring the programs that look at the machine."""
+        self._log_in()
+        for program in PROGRAMS:
+            place = f"{HERE}/{program.name}"
+            command = f"sudo mkdir -p {HERE} && sudo tee {place} >/dev/null"
+            subprocess.run([*self._ssh, command], input=program.read_text(), text=True, check=True)
+
+    def _log_in(self) -> None:
         self.disconnect()
         self._kept = subprocess.Popen([*self._ssh, "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._kept.stdin.write("here\n")
         self._kept.stdin.flush()
         assert self._kept.stdout.readline() == "here\n"
-        for program in PROGRAMS:
-            place = f"{HERE}/{program.name}"
-            command = f"sudo mkdir -p {HERE} && sudo tee {place} >/dev/null"
-            subprocess.run([*self._ssh, command], input=program.read_text(), text=True, check=True)
+
+    def save(self, state: str) -> None:
+        """Save the machine as it is now."""
+        local_vm("save", self.name, state)
+        self.states.add(state)
+
+    def restore(self, state: str) -> None:
+        """Put the machine back to a state, with the programs that were there."""
+        self.disconnect()
+        local_vm("restore", self.name, state)
+        self._log_in()
+
+    def be_tuned(self) -> None:
+        """Be as after a run of the roles on the untuned machine: by the state that the first such run left."""
+        if TUNED in self.states:
+            self.restore(TUNED)
+        else:
+            self.tune()
+            self.save(TUNED)
 
     def disconnect(self) -> None:
         """Log out."""
@@ -134,15 +160,25 @@ class Machine:
         return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def local_vm(command: str, name: str) -> None:
+def local_vm(command: str, name: str, *state: str) -> None:
     """What happens to a machine from outside."""
-    subprocess.run([ROOT / "bin" / "local-vm", command, "vm-faults", name], check=True)
+    subprocess.run([ROOT / "bin" / "local-vm", command, "vm-faults", name, *state], check=True)
+
+
+@pytest.fixture(scope="session")
+def states() -> set[str]:
+    """The states that this run has saved."""
+    return set()
 
 
 @pytest.fixture(scope="module")
-def machine(host: Host, play: Callable, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """The machine under test."""
-    found = Machine(host, request.config.option, play)
-    found.connect()
+def machine(host: Host, play: Callable, states: set[str], request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The machine under test, untuned, whatever the module before has done to it."""
+    found = Machine(host, request.config.option, play, states)
+    if UNTUNED in states:
+        found.restore(UNTUNED)
+    else:
+        found.connect()
+        found.save(UNTUNED)
     yield found
     found.disconnect()

@@ -21,29 +21,15 @@ os.fsync(fd)
 READ_ONLY = "timeout 60 sh -c 'until grep -q \"^/dev/[^ ]* / ext4 ro\" /proc/mounts; do sleep 0.1; done'"
 
 
-@pytest.fixture
-def room(machine):
+@pytest.fixture(scope="module")
+def untuned(machine):
+    """What the machine is like before its first run. Each test begins in a saved state, and leaves the disk behind."""
+    return machine.seen()
+
+
+def make_room(machine):
     """Memory for what Ansible unpacks: it is the modules that shall meet the disk."""
     machine.host.check_output("mount -t tmpfs -o mode=1777 none /tmp")
-    yield
-    machine.host.check_output("umount --lazy /tmp")
-
-
-@pytest.fixture
-def untuned(machine):
-    """What the machine is like, and is again afterwards."""
-    before = machine.seen()
-    yield before
-    if machine.seen() != before:
-        machine.tune("absent")
-    assert machine.seen() == before
-
-
-@pytest.fixture
-def writable(machine):
-    """Whatever a test does to the disk, it can be written afterwards."""
-    yield
-    machine.host.check_output("mount -o remount,rw / && rm -f /full /full.probe")
 
 
 def refused(machine, trouble, **variables):
@@ -55,8 +41,8 @@ def refused(machine, trouble, **variables):
     assert (machine.seen(), machine.ledger()) == before
 
 
-@pytest.mark.usefixtures("room", "writable")
 def test_a_full_disk_changes_nothing(machine, untuned):
+    make_room(machine)
     machine.host.check_output("python3 -c %s", FILL)
     # Not for root either.
     assert "No space left on device" in machine.host.run("dd if=/dev/urandom of=/full.probe count=1").stderr
@@ -66,11 +52,13 @@ def test_a_full_disk_changes_nothing(machine, untuned):
     machine.host.check_output("rm /full")
     machine.tune()
     assert machine.seen().values["vm.swappiness"] == "10" != untuned.values["vm.swappiness"]
+    machine.tune("absent")
+    assert machine.seen() == untuned
 
 
-@pytest.mark.usefixtures("room", "writable", "untuned")
-def test_a_read_only_root_loses_nothing(machine):
-    machine.tune()
+def test_a_read_only_root_loses_nothing(machine, untuned):
+    machine.be_tuned()
+    make_room(machine)
     # As the kernel does it when a disk fails: without asking who has files open.
     machine.host.check_output(f"echo u >/proc/sysrq-trigger && {READ_ONLY}")
     for part in ("limits", "kernel_tuning"):
@@ -78,3 +66,4 @@ def test_a_read_only_root_loses_nothing(machine):
 
     machine.host.check_output("mount -o remount,rw /")
     machine.tune("absent")
+    assert machine.seen() == untuned
