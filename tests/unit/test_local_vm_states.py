@@ -222,3 +222,28 @@ def test_restore_names_the_states_that_exist(made):
 def test_command_line_takes_a_state():
     found = parser().parse_args(["restore", "demo", "a", "tuned"])
     assert (found.command, found.fleet, found.machine, found.state) == ("restore", "demo", "a", "tuned")
+
+
+class RebootingRunner(MadeRunner):
+    """Answers logins with one boot's id, then with none, as a machine that shuts down, then with another's."""
+
+    boots = ("one", "one", "", "two")
+
+    def run(self, argv, *, env=None, timeout=600):
+        super().run(argv, env=env, timeout=timeout)
+        if "boot_id" in argv[-1]:
+            asked = sum("boot_id" in ran[-1] for ran in self.ran)
+            if not self.boots[asked - 1]:
+                raise Failed(argv, 255, "Connection refused")
+            return self.boots[asked - 1]
+        return "running"
+
+
+def test_reboot_waits_for_another_boot(made):
+    runner = RebootingRunner()
+    fleet, _one = made(runner)
+    fleet.reboot("a")
+    commands = [argv[-1] for argv in runner.ran]
+    assert commands[1] == "sudo systemctl --no-block reboot"
+    assert ["boot_id" in command for command in commands] == [True, False, True, True, True, False]
+    assert "is-system-running" in commands[-1]

@@ -21,7 +21,11 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="boot new machines, wait for them, write their inventory")
     up.add_argument("fleet", metavar="FLEET")
     up.add_argument("machines", metavar="NAME=SUITE[,MEMORY]", nargs="+")
-    for name, text in (("kill", "take the power from a machine"), ("start", "boot a machine that is off")):
+    for name, text in (
+        ("kill", "take the power from a machine"),
+        ("start", "boot a machine that is off"),
+        ("reboot", "have a machine reboot itself, and wait for it"),
+    ):
         one = commands.add_parser(name, help=text)
         one.add_argument("fleet", metavar="FLEET")
         one.add_argument("machine", metavar="NAME")
@@ -70,7 +74,8 @@ def execute(arguments: argparse.Namespace, runner: Runner, environ: dict[str, st
     if arguments.command == "restore":
         fleet.restore(arguments.machine, arguments.state)
         return [f"{arguments.machine}: restored to {arguments.state}"]
-    (fleet.kill if arguments.command == "kill" else fleet.start)(arguments.machine)
+    act = {"kill": fleet.kill, "start": fleet.start, "reboot": fleet.reboot}[arguments.command]
+    act(arguments.machine)
     return [f"{arguments.machine}: {'off' if arguments.command == 'kill' else 'booted'}"]
 
 

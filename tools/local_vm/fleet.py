@@ -76,6 +76,21 @@ class Fleet:
         with self._locked():
             self._end([self._named(name)])
 
+    def reboot(self, name: str) -> None:
+        """Has a machine reboot itself, and waits until it has booted; raises FleetError."""
+        with self._locked():
+            machine = self._named(name)
+            before = self._boot_id(machine)
+            with suppress(Failed):  # the login may end with the machine
+                self._log_in(machine, "sudo systemctl --no-block reboot")
+            end = time.monotonic() + READY_SECONDS
+            while self._boot_id(machine) in ("", before):
+                if time.monotonic() > end:
+                    remedy = f"Its console: {machine.console}"
+                    raise FleetError(Problem(f"{name} has not rebooted after {READY_SECONDS} s", remedy))
+                self._runner.pause(0.3)
+            self._wait(machine)
+
     def save(self, name: str, state: str) -> None:
         """Saves a running machine's memory and disk as *state*, in place of one of that name. Raises FleetError."""
         with self._locked():
@@ -92,8 +107,7 @@ class Fleet:
                 there = ", ".join(known) or "none"
                 raise FleetError(Problem(f"{name} has no saved state {state!r}", f"There are: {there}."))
             self._end([machine])
-            self._start(machine, self._accelerator(machine), state)
-            self._refresh(machine)
+            self._load(machine, self._accelerator(machine), state)
 
     def down(self) -> int:
         """Removes all machines, and returns how many there were."""
@@ -186,8 +200,7 @@ class Fleet:
         if booted:
             try:
                 shutil.copyfile(booted, machine.layer)
-                self._start(machine, host.accelerator, states.BOOTED)
-                self._refresh(machine)
+                self._load(machine, host.accelerator, states.BOOTED)
             except (FleetError, OSError) as error:
                 self._say(f"{machine.name}: booting it, as the saved state can't be used: {error}")
                 self._end([machine])
@@ -210,38 +223,54 @@ class Fleet:
 
     def _boot(self, machine: Machine, accelerator: str) -> None:
         self._start(machine, accelerator)
+        self._wait(machine)
+
+    def _wait(self, machine: Machine) -> None:
+        """Waits until a machine has booted; raises FleetError, and shows the end of its console then."""
         began = time.monotonic()
-        remedy = f"Its console: {machine.console}"
+        ssh_config, remedy = self.folder / "ssh_config", f"Its console: {machine.console}"
         try:
-            failed = wait_until_booted(self._runner, self.folder / "ssh_config", machine.name, READY_SECONDS, remedy)
+            failed = wait_until_booted(self._runner, ssh_config, machine.name, READY_SECONDS, remedy)
         except FleetError:
             with suppress(OSError):
-                self._say(
-                    f"The end of {machine.name}'s console:\n{machine.console.read_text(errors='replace')[-4000:]}"
-                )
+                end = machine.console.read_text(errors="replace")[-4000:]
+                self._say(f"The end of {machine.name}'s console:\n{end}")
             raise
         self._say(f"{machine.name}: booted in {time.monotonic() - began:.0f} s")
         if failed:
             self._say(f"{machine.name}: degraded, failed units: {', '.join(failed)}")
 
+    def _log_in(self, machine: Machine, command: str) -> str:
+        """What a command prints in a login of its own; raises Failed."""
+        options = ["-F", str(self.folder / "ssh_config"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
+        return self._runner.run(["ssh", *options, machine.name, command], timeout=20)
+
+    def _boot_id(self, machine: Machine) -> str:
+        """What is another one after each boot; '' while there is no login."""
+        try:
+            return self._log_in(machine, "cat /proc/sys/kernel/random/boot_id")
+        except Failed:
+            return ""
+
+    def _load(self, machine: Machine, accelerator: str, state: str) -> None:
+        began = time.monotonic()
+        self._start(machine, accelerator, state)
+        self._refresh(machine)
+        self._say(f"{machine.name}: restored in {time.monotonic() - began:.0f} s")
+
     def _refresh(self, machine: Machine) -> None:
         """Gives a machine whose time stood still this machine's time and new random bytes; raises FleetError."""
-        began = time.monotonic()
-        options = ["-F", str(self.folder / "ssh_config"), "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
+        end = time.monotonic() + RESTORED_SECONDS
         while True:
             script = f"date --set=@{time.time():.2f} && echo {secrets.token_hex(32)} >/dev/urandom"
             try:
-                self._runner.run(["ssh", *options, machine.name, f"sudo sh -c '{script}'"], timeout=20)
+                self._log_in(machine, f"sudo sh -c '{script}'")
+                return
             except Failed as failure:
-                if time.monotonic() - began > RESTORED_SECONDS:
+                if time.monotonic() > end:
                     remedy = f"Its console: {machine.console}"
-                    raise FleetError(
-                        Problem(f"{machine.name}: no login after it was restored: {failure}", remedy)
-                    ) from None
+                    raise FleetError(Problem(f"{machine.name}: its clock can't be set: {failure}", remedy)) from None
                 self._runner.pause(0.2)
-            else:
-                break
-        self._say(f"{machine.name}: restored, and its clock set, in {time.monotonic() - began:.0f} s")
 
 
 def _pid(machine: Machine) -> int:
