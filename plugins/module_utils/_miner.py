@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_bounds as bounds
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_diff as difference
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan, _processes, _psutil
@@ -37,6 +38,7 @@ RELEASE = "miner_release"
 GIT = "/usr/bin/git"
 ONLINE_CPUS = "/sys/devices/system/cpu/online"
 MEMORY = "/proc/meminfo"
+RESOLVERS = "/etc/resolv.conf"
 SHOWN_VARIABLES = ("PYTHON", "PRECOG_MINER_")
 
 
@@ -236,6 +238,7 @@ def _facts_of(host: Host, environment: str) -> dict[str, Any]:
         "cpus": host.read_text(ONLINE_CPUS).strip() if host.exists(ONLINE_CPUS) else "",
         "levels": _levels(host, real),
         "memory_mb": _memory_mb(host),
+        "resolvers": _resolvers(host),
     }
 
 
@@ -243,6 +246,12 @@ def _memory_mb(host: Host) -> int:
     """Return a host's memory in MB, 0 where /proc does not say."""
     found = re.search(r"MemTotal: *([0-9]+) kB", host.read_text(MEMORY)) if host.exists(MEMORY) else None
     return int(found[1]) // 1024 if found else 0
+
+
+def _resolvers(host: Host) -> list[str]:
+    """Return the addresses of a host's DNS servers."""
+    text = host.read_text(RESOLVERS) if host.exists(RESOLVERS) else ""
+    return re.findall(r"^\s*nameserver\s+(\S+)", text, re.MULTILINE)
 
 
 def _levels(host: Host, environment: str) -> tuple[int, ...]:
@@ -344,7 +353,8 @@ def _tell(host: Host, outcome: Outcome, told: Told, in_force: Mapping[str, bytes
     for one in told.release.instances:
         row = _instance_row(one, told)
         row["facts"] = outcome.instances[one.name] = _facts(host, one, told.now[one.name])
-        outcome.settings += [row, *_limit_rows(host, one.name, in_force, told.now[one.name])]
+        live = told.now[one.name]
+        outcome.settings += [row, *_limit_rows(host, one.name, in_force, live), *_bound_rows(host, one, in_force, live)]
     for name in told.todo.stop:
         states = told.seen.live[name].state, told.now[name].state
         outcome.settings.append(_row(f"miner:{name}", None, *states, units.UNIT_ROOT))
@@ -384,6 +394,22 @@ def _release_rows(told: Told) -> list[dict[str, Any]]:
     row = _row(RELEASE, after, before, after, f"{told.work.store.folder(after)}/{RELEASE_FILE}")
     row["persisted_before"], row["persisted"] = before, after
     return [row]
+
+
+def _bound_rows(
+    host: Host, instance: Instance, in_force: Mapping[str, bytes], live: systemd.Live
+) -> list[dict[str, Any]]:
+    """Return a row for each bound that an instance's unit names, and that this host does not enforce."""
+    path = f"{units.service(instance.name)}.d/{rollout.DROP_IN}"
+    lacking = bounds.lacking(host, in_force.get(path, b"").decode(), live)
+    return [
+        {
+            **_row(f"miner:{instance.name}:{option}", wanted, None, None, f"{units.UNIT_ROOT}/{path}"),
+            "status": "unsupported",
+            "reason": why,
+        }
+        for option, (wanted, why) in lacking.items()
+    ]
 
 
 def _instance_row(instance: Instance, told: Told) -> dict[str, Any]:

@@ -41,6 +41,8 @@ DEFAULTS: dict[str, Any] = {
     "memory_max": AUTO,
     "oom_score_adjust": -500,
     "tasks_max": AUTO,
+    "ip_deny": ["169.254.169.254", "fd00:ec2::254"],  # where clouds hand out the host's credentials
+    "ip_allow": [],
     "restart_s": 1,
     "watchdog_s": 30,
 }
@@ -139,6 +141,7 @@ class Settings(NamedTuple):
     :ivar optimize: Python's level of optimisation, 0 to 2.
     :ivar nofile, nproc: soft and hard limit; None where nothing says.
     :ivar cpu_affinity, memory_high, memory_max, tasks_max: as systemd takes them; "" where nothing says.
+    :ivar ip_deny, ip_allow: networks that it can't reach; if there are any, those alone that it can.
     :ivar restart_s, watchdog_s: seconds; no watchdog at 0.
     """
 
@@ -162,6 +165,8 @@ class Settings(NamedTuple):
     memory_max: str
     oom_score_adjust: int
     tasks_max: str
+    ip_deny: tuple[str, ...]
+    ip_allow: tuple[str, ...]
     restart_s: float
     watchdog_s: float
 
@@ -208,6 +213,7 @@ def understand(params: Mapping[str, Any], notes: Notes) -> list[Settings]:
     _ports(instances, notes)
     _cpus_there(instances, str(params.get("cpus", "")), notes)
     _compiled(instances, params.get("levels", ()), notes)
+    _resolved(instances, params.get("resolvers", ()), notes)
     return _bounded(_sharing(instances), int(params.get("memory_mb", 0)), notes)
 
 
@@ -280,6 +286,8 @@ def _one(
         memory_max=_size(place, "memory_max", options["memory_max"], notes),
         oom_score_adjust=int(number(place, "oom_score_adjust", options["oom_score_adjust"], -1000, 1000, notes)),
         tasks_max=_size(place, "tasks_max", options["tasks_max"], notes),
+        ip_deny=_networks(place, "ip_deny", options["ip_deny"], notes),
+        ip_allow=_networks(place, "ip_allow", options["ip_allow"], notes),
         restart_s=number(place, "restart_s", options["restart_s"], 0.1, 3600, notes, whole=False),
         watchdog_s=_watchdog(place, options["watchdog_s"], notes),
     )
@@ -418,6 +426,43 @@ def _compiled(found: Iterable[Settings], levels: Sequence[int], notes: Notes) ->
             wanted = ", ".join(map(str, sorted({*levels, one.optimize})))
             reason = f"is no level that the environment was compiled for: {had}. Set python_env_optimize: [{wanted}]"
             notes.refuse(f"instances.{one.name}.optimize", one.optimize, reason)
+
+
+def _networks(place: str, option: str, value: Any, notes: Notes) -> tuple[str, ...]:
+    """Return addresses and networks as systemd takes them."""
+    if not isinstance(value, (list, tuple)):
+        notes.refuse(f"{place}.{option}", value, "is no list of addresses and networks, such as [192.0.2.0/24]")
+        return ()
+    found = []
+    for one in map(str, value):
+        try:
+            found.append(str(ipaddress.ip_network(one)))
+        except ValueError as error:
+            notes.refuse(f"{place}.{option}", one, f"is no address or network, such as 192.0.2.0/24: {error}")
+    return tuple(found)
+
+
+def _resolved(found: Iterable[Settings], resolvers: Iterable[str], notes: Notes) -> None:
+    """Refuse to cut an instance off from the host's DNS, which in some clouds is the address of the metadata.
+
+    :param resolvers: the host's, as /etc/resolv.conf has them.
+    """
+    for one in found:
+        for resolver in resolvers:
+            inside = [network for network in one.ip_deny if _covers(network, resolver)]
+            if inside and not one.ip_allow:
+                reason = (
+                    "covers this host's DNS server (/etc/resolv.conf), without which it resolves no name. Let "
+                    "systemd-resolved ask that server for it (install it), or set ip_deny: []"
+                )
+                notes.refuse(f"instances.{one.name}.ip_deny", inside[0], reason)
+
+
+def _covers(network: str, address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]) in ipaddress.ip_network(network)
+    except ValueError:
+        return False
 
 
 def _size(place: str, option: str, value: Any, notes: Notes) -> str:

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 
 PREFIX = f"{SERVICE}@"
-PROPERTIES = ("Id", "ActiveState", "SubState", "MainPID", "UnitFileState", "NRestarts", "Result")
+PROPERTIES = ("Id", "ActiveState", "SubState", "MainPID", "UnitFileState", "NRestarts", "Result", "IPEgressBytes")
 JOURNAL_LINES = 200  # of several tries, each a traceback
 TOLD_LINES = 4
 # So many failed starts in a row are no accident.
 MOST_RESTARTS = 3
+NO_DATA = 2**64 - 1
 
 
 class Live(NamedTuple):
@@ -34,6 +35,7 @@ class Live(NamedTuple):
     :ivar enabled: whether the next boot starts it, and its socket, if it has one.
     :ivar restarts: how often systemd started it again by itself.
     :ivar digest: what the process runs, by its own environment; "" where none runs.
+    :ivar filtered: whether what it sends and gets passes systemd's filter by address.
     """
 
     active: str = "inactive"
@@ -42,6 +44,7 @@ class Live(NamedTuple):
     enabled: bool = False
     restarts: int = 0
     digest: str = ""
+    filtered: bool = False
 
 
 def look(host: Host, names: Iterable[str]) -> dict[str, Live]:
@@ -69,6 +72,8 @@ def _live(host: Host, unit: Mapping[str, str], own_socket: Mapping[str, str]) ->
         enabled=unit.get("UnitFileState") == "enabled" and own_socket.get("UnitFileState", "") in ("enabled", ""),
         restarts=int(unit.get("NRestarts") or 0),
         digest=environment_of(host, pid).get(DIGEST, "") if pid else "",
+        # "[no data]", or the highest number of all, where the kernel or a container allows no filter.
+        filtered=unit.get("IPEgressBytes", "").isdigit() and int(unit["IPEgressBytes"]) != NO_DATA,
     )
 
 

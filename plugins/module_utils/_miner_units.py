@@ -127,7 +127,8 @@ def _template(places: Places) -> bytes:
         BindPaths={places.state}/%i
         # Without a wallet there is none.
         BindReadOnlyPaths=-{SECRETS}/%i
-        InaccessiblePaths=-{CACHES}
+        # Nor D-Bus, where every service of the host can be asked for something.
+        InaccessiblePaths=-{CACHES} -/run/dbus
         # ProtectSystem leaves it writable.
         ReadOnlyPaths=/run
 
@@ -151,6 +152,8 @@ def _template(places: Places) -> bytes:
         MemoryDenyWriteExecute={"no" if places.writes_code else "yes"}
         NoNewPrivileges=yes
         RemoveIPC=yes
+        # What counts packets is what filters them: without figures, IPAddressDeny= is not in force.
+        IPAccounting=yes
         RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
         RestrictNamespaces=yes
         RestrictRealtime=yes
@@ -225,6 +228,8 @@ def _drop_in(settings: Settings) -> bytes:
         "MemoryMax": settings.memory_max,
         "OOMScoreAdjust": f"{settings.oom_score_adjust}",
         "TasksMax": settings.tasks_max,
+        "IPAddressDeny": "any" if settings.ip_allow else " ".join(settings.ip_deny),
+        "IPAddressAllow": " ".join(("localhost", *settings.ip_allow)) if settings.ip_allow else "",
     }
     lines = [NOTICE, *(unit if settings.engine == RUNTIME else []), "[Service]"]
     lines += [f"{key}={value}" for key, value in values.items() if value]

@@ -163,6 +163,7 @@ class MadeSystemd(Host):
             "UnitFileState": enabled if there else "",
             "NRestarts": "0",
             "Result": "success",
+            "IPEgressBytes": "0",
         }
 
     def _enable(self, units, _argv):

@@ -67,7 +67,7 @@ def test_a_lock_held_in_a_cache_that_was_open_to_others_stops_no_build(make: Mak
 def test_the_cache_is_hidden_from_the_miners():
     assert CACHE.startswith(f"{units.CACHES}/")
     template = units.common(units.Places("/opt/precog", "/var/lib/precog-miner", "precog-miner", False))
-    assert f"InaccessiblePaths=-{units.CACHES}\n".encode() in template["precog-miner@.service"]
+    assert f"InaccessiblePaths=-{units.CACHES} ".encode() in template["precog-miner@.service"]
 
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])

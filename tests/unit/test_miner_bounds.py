@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_bounds
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_drain as drain
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_instances as instances
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-from ansible_collections.precog.fleet.tests.unit.test_miner_plan import plan, section
+from ansible_collections.precog.fleet.plugins.module_utils._miner_systemd import Live
+from ansible_collections.precog.fleet.tests.unit.test_miner_plan import plan, problems, section
 
 MINER = 61234  # a user ID that nobody has
 
@@ -84,3 +86,73 @@ def test_what_a_miner_put_in_the_drain_files_place_stops_nothing(tmp_path, folde
 
 def test_auto_is_what_nothing_says():
     assert (instances.DEFAULTS["memory_max"], instances.DEFAULTS["tasks_max"]) == ("auto", "auto")
+
+
+# -- what the host enforces -------------------------------------------------------------------------------------------
+
+UNIT = "system.slice/system-precog\\x2dminer.slice/precog-miner@main.service"
+TEXT = "[Service]\nMemoryMax=40%\nTasksMax=512\nIPAddressDeny=169.254.169.254/32\n"
+GROUPS = {
+    "version 2": (f"0::/{UNIT}\n", True, set()),
+    "version 2 without controllers": (f"0::/{UNIT}\n", False, {"memory_max", "tasks_max"}),
+    "version 1": (f"3:memory:/{UNIT}\n2:pids:/{UNIT}\n1:name=systemd:/{UNIT}\n", False, set()),
+    "a container's own group alone": (
+        f"3:memory:/libpod-1\n2:pids:/libpod-1\n1:name=systemd:/libpod-1/{UNIT}\n0::/libpod-1/{UNIT}\n",
+        False,
+        {"memory_max", "tasks_max"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("groups", "files", "lacking"), GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize("filtered", [True, False])
+def test_a_bound_that_is_not_in_force_is_told(tmp_path, groups, files, lacking, filtered):
+    host = Host(str(tmp_path))
+    host.stage("/proc/7/cgroup", groups.encode()).commit()
+    for name in ("memory.max", "pids.max") if files else ():
+        host.stage(f"/sys/fs/cgroup/{UNIT}/{name}", b"1").commit()
+    found = _miner_bounds.lacking(host, TEXT, Live(pid=7, filtered=filtered))
+    assert set(found) == lacking | (set() if filtered else {"ip_deny"})
+    assert _miner_bounds.lacking(host, "[Service]\nMemoryMax=infinity\n", Live(pid=7)) == {}
+    assert _miner_bounds.lacking(host, TEXT, Live(pid=8)) == {}, "a process that has ended"
+
+
+# -- the network ------------------------------------------------------------------------------------------------------
+
+
+def addresses(made):
+    service = section(made.units["precog-miner@main.service.d/10-instance.conf"], "Service")
+    return service.get("IPAddressDeny"), service.get("IPAddressAllow")
+
+
+def test_the_metadata_of_clouds_can_not_be_reached():
+    assert addresses(plan()) == ("169.254.169.254/32 fd00:ec2::254/128", None)
+
+
+def test_what_is_allowed_is_all_that_can_be_reached():
+    made = plan({"main": {"ip_allow": ["192.0.2.0/24", "2001:db8::1"]}})
+    assert addresses(made) == ("any", "localhost 192.0.2.0/24 2001:db8::1/128")
+
+
+def test_nothing_is_denied_if_that_is_said():
+    assert addresses(plan({"main": {"ip_deny": []}})) == (None, None)
+
+
+@pytest.mark.parametrize("value", ["192.0.2.1", ["192.0.2.1/8"], ["example.org"], [{}]])
+@pytest.mark.parametrize("option", ["ip_deny", "ip_allow"])
+def test_what_is_no_network_is_refused(option, value):
+    (told,) = problems({"main": {option: value}})
+    assert told.startswith(f"instances.main.{option}: ")
+
+
+def test_the_hosts_dns_is_not_cut_off():
+    (told,) = problems(resolvers=["169.254.169.254"])
+    assert told.startswith("instances.main.ip_deny: '169.254.169.254/32' covers this host's DNS server")
+    assert plan({"main": {"ip_deny": []}}, resolvers=["169.254.169.254"]).instances
+    assert plan(resolvers=["127.0.0.53", "fe80::1%eth0", "169.254.169.253"]).instances
+
+
+def test_d_bus_is_out_of_reach():
+    service = section(plan().units["precog-miner@.service"], "Service")
+    assert "-/run/dbus" in service["InaccessiblePaths"].split()
+    assert service["IPAccounting"] == "yes"

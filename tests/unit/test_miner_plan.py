@@ -231,6 +231,7 @@ def test_all_that_an_instance_may_say_lands_in_its_unit():
         "MemoryMax": "1G",
         "OOMScoreAdjust": "100",
         "TasksMax": "50%",
+        "IPAddressDeny": "169.254.169.254/32 fd00:ec2::254/128",
     }
 
 

@@ -101,3 +101,34 @@ def test_memory_and_tasks_are_bounded_by_default(host, instances):
     found = dict(line.split("=") for line in shown.splitlines())
     assert found["TasksMax"] == "512"
     assert 0 < int(found["MemoryMax"]) <= total * (80 // len(instances)) / 100
+
+
+# Sends from inside the service's own group of processes, where systemd's filter is; a filter refuses with EPERM.
+SEND = """
+import os, socket, sys
+group, address = sys.argv[1:]
+top = "/sys/fs/cgroup/unified" if os.path.isdir("/sys/fs/cgroup/unified") else "/sys/fs/cgroup"
+with open(f"{top}{group}/cgroup.procs", "w") as file:
+    file.write(str(os.getpid()))
+try:
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", (address, 53))
+except PermissionError:
+    print("refused")
+except OSError as error:
+    print(error)
+else:
+    print("sent")
+"""
+
+
+def test_the_metadata_of_clouds_can_not_be_reached(host, instances):
+    for one in instances:
+        group = host.check_output("sed -n 's/^0:://p' /proc/%s/cgroup", one.pid(host))
+        assert host.check_output("python3 -c %s %s 169.254.169.254", SEND, group) == "refused"
+        assert host.check_output("python3 -c %s %s 127.0.0.1", SEND, group) == "sent"
+
+
+def test_d_bus_is_out_of_reach(host, instances):
+    for one in instances:
+        inside = f"nsenter --target {one.pid(host)} --mount --setuid $(id -u precog-miner)"
+        assert host.run(f"{inside} ls /run/dbus").rc == 2
