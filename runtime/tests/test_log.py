@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from precog_runtime import log as log_module
+from precog_runtime.forecast.backtest import interval_score
 from precog_runtime.log import FILE, Accuracy, PredictionLog
 from precog_runtime.metrics import Metrics
 from precog_runtime.settings import Settings
@@ -201,6 +202,7 @@ def test_scores_are_parts_of_one(point: float, ends: tuple[float, float], true: 
     low, high, seconds, inside, error, score = log_module._outcome(point, *ends, true[-1], series)
     assert (low, high, seconds) == (min(true), max(true), len(true))
     assert 0 <= score <= inside <= 1
+    assert score == interval_score(min(ends), max(ends), series.prices)  # as the backtest has it
     assert error >= 0
     best = log_module._outcome(point, low, high, true[-1], series)
     assert best[3] == 1
@@ -327,6 +329,9 @@ def test_accuracy_by_asset_and_model_and_its_metrics(opened: Opened) -> None:
     assert value("precog_forecast_error_ratio", {"asset": "btc"}) == pytest.approx((0.05 * 2 + 0.04) / 3)
     assert value("precog_forecast_coverage_ratio", {"asset": "btc"}) == pytest.approx(7 / 9)
     assert value("precog_forecast_width_ratio", {"asset": "btc"}) == pytest.approx(0.5 / 3)
+    scores = (2 * found["btc", "default"].score + found["btc", "fallback"].score) / 3
+    assert value("precog_forecast_score_ratio", {"asset": "btc"}) == pytest.approx(scores)
+    assert value("precog_forecast_score_ratio", {"asset": "eth"}) == 1.0
     assert value("precog_forecast_error_ratio", {"asset": "eth"}) == 0.0
     assert errors(opened.metrics, "label") == 0  # an asset that is no longer configured is no label
 

@@ -37,7 +37,7 @@ CALLS: dict[str, Callable[[Metrics, str], None]] = {
     "answer": lambda metrics, name: metrics.answer(name, 1.0, True),
     "forecast asset": lambda metrics, name: metrics.forecast(name, "default", MADE, 0.1),
     "forecast model": lambda metrics, name: metrics.forecast("btc", name, MADE, 0.1),
-    "accuracy": lambda metrics, name: metrics.accuracy(name, 0.1, 0.9, 0.02),
+    "accuracy": lambda metrics, name: metrics.accuracy(name, 0.1, 0.9, 0.02, 0.5),
     "task kind": lambda metrics, name: metrics.task(name, "ok", 0.1),
     "task outcome": lambda metrics, name: metrics.task("numpy", name, 0.1),
     "warning": lambda metrics, name: metrics.warning(name, True),
@@ -155,7 +155,7 @@ def test_what_is_counted_is_what_is_scraped() -> None:
     metrics.answer("btc", 3.0, True)
     metrics.answer("btc", 0.0, False)
     metrics.forecast("eth", "default", MADE, 0.25)
-    metrics.accuracy("eth", 0.01, 0.9, 0.02)
+    metrics.accuracy("eth", 0.01, 0.9, 0.02, 0.45)
     metrics.workers(3)
     metrics.tasks(1, 2, 3, 4)
     metrics.task("numpy", "died", 0.5)
@@ -173,6 +173,8 @@ def test_what_is_counted_is_what_is_scraped() -> None:
     assert sample(metrics, "precog_answer_age_seconds_bucket", asset="btc", le="0.0") == 1
     assert sample(metrics, "precog_degraded_answers_total", asset="btc") == 1
     assert sample(metrics, "precog_forecast_duration_seconds_sum", model="default") == 0.25
+    assert sample(metrics, "precog_forecast_score_ratio", asset="eth") == 0.45
+    assert math.isnan(sample(metrics, "precog_forecast_score_ratio", asset="btc"))
     values = [sample(metrics, "precog_forecast_usd", asset="eth", value=each) for each in ("point", "low", "high")]
     assert values == [100, 99, 102]
     assert sample(metrics, "precog_forecast_error_ratio", asset="eth") == 0.01

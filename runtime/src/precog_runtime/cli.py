@@ -12,19 +12,24 @@ from typing import NoReturn
 
 from precog_runtime import __version__
 from precog_runtime.errors import RuntimeFault
-from precog_runtime.settings import PREFIX
+from precog_runtime.settings import LOG_LEVEL, PREFIX
 
 # Each command's module is loaded only when the command is asked for.
 COMMANDS = {
-    "serve": ("precog_runtime.serve", "answer requests over HTTP: /predict, /healthz, /readyz, /metrics"),
+    "serve": (
+        "precog_runtime.serve",
+        "answer requests over HTTP: /predict; /openapi.json tells what else",
+    ),
     "simulate-market": ("precog_runtime.simulator.command", "a stand-in for the Coin Metrics API, with faults"),
     "load": ("precog_runtime.load", "send bursts of requests, check the answers, and print percentiles"),
     "backtest": ("precog_runtime.forecast.backtest", "score models over simulated or recorded prices"),
+    "monitor": ("precog_runtime.monitor_command", "print what the host, or a running service, is and was at"),
     "doctor": ("precog_runtime.doctor", "look whether all that the runtime needs is there, and say what to do"),
 }
 HIDDEN, SHORTEST = "***", 2  # hiding each "a" would make messages unreadable
 _NUMBER = re.compile(r"-?[0-9]{1,6}(\.[0-9]*)?", re.ASCII)  # tells nobody anything, and helps
 LEVELS = ["debug", "info", "warning", "error"]
+DEFAULT_LEVEL = "info"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -32,7 +37,11 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = _parser(words).parse_args(words)
     from precog_runtime.logs import setup
 
-    setup(arguments.log_level, secrets=[os.environ.get(f"{PREFIX}API_KEY", "")])
+    level = arguments.log_level or os.environ.get(LOG_LEVEL, "").lower() or DEFAULT_LEVEL
+    if level not in LEVELS:
+        print(f"precog-runtime: {LOG_LEVEL} is not a log level. Give one of {', '.join(LEVELS)}", file=sys.stderr)
+        return 2
+    setup(level, secrets=[os.environ.get(f"{PREFIX}API_KEY", "")])
     try:
         code: int = arguments.run(arguments)
         return code
@@ -79,6 +88,7 @@ def _parser(words: Sequence[str] | None) -> argparse.ArgumentParser:
     for name, (module, told) in COMMANDS.items():
         command = commands.add_parser(name, help=told, description=told.capitalize() + ".")
         if name in asked:
-            command.add_argument("--log-level", default="info", choices=LEVELS, help="(default: %(default)s)")
+            told_level = f"(default: {LOG_LEVEL} in the environment, else {DEFAULT_LEVEL})"
+            command.add_argument("--log-level", choices=LEVELS, help=told_level)
             importlib.import_module(module).add(command)
     return parser

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from precog_runtime.forecast.score import coverage, interval_score, point_error
 from precog_runtime.metrics import Metrics
 from precog_runtime.settings import Settings
 from precog_runtime.store import MEMORY, Row, Schema, Statement, Store
@@ -192,8 +193,8 @@ class PredictionLog:
             models = [each for (name, _), each in found.items() if name == asset]
             if models:
                 weights = [each.answers for each in models]
-                error, coverage, width, _ = np.average([each[1:] for each in models], axis=0, weights=weights).tolist()
-                self._metrics.accuracy(asset, error, coverage, width)
+                means = np.average([each[1:] for each in models], axis=0, weights=weights).tolist()
+                self._metrics.accuracy(asset, *means)
 
     def prune(self) -> None:
         """Remove what is older than `retention_days`, and give the room back to the disk; doesn't wait for it."""
@@ -234,9 +235,8 @@ def _outcome(point: float, low: float, high: float, realised: float, hour: Serie
     """Return hour_low, hour_high, seconds, inside, error and score, as the module describes them."""
     low, high = min(low, high), max(low, high)
     hour_low, hour_high = float(hour.prices.min()), float(hour.prices.max())
-    inside = float(np.mean((hour.prices >= low) & (hour.prices <= high)))
-    overlap = (min(high, hour_high) - max(low, hour_low)) / (high - low) if high > low else 0.0
-    return hour_low, hour_high, len(hour), inside, abs(point - realised) / realised, inside * overlap
+    inside, score = coverage(low, high, hour.prices), interval_score(low, high, hour.prices)
+    return hour_low, hour_high, len(hour), inside, point_error(point, realised), score
 
 
 def _text(text: str) -> str:

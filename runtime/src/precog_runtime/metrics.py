@@ -171,17 +171,21 @@ class Metrics:
             for name in ("point", "low", "high"):
                 self._prices[asset, name].set(getattr(made, name))
 
-    def accuracy(self, asset: str, error_ratio: float, coverage_ratio: float, width_ratio: float) -> None:
+    def accuracy(
+        self, asset: str, error_ratio: float, coverage_ratio: float, width_ratio: float, score_ratio: float
+    ) -> None:
         """Tell how good an asset's forecasts were that have come to their end.
 
         :param error_ratio: mean of abs(point - price) / price.
         :param coverage_ratio: mean part of the hour's prices that lay within the interval, 0 to 1.
         :param width_ratio: mean of (high - low) / price.
+        :param score_ratio: mean of the intervals' scores, as validators make them, 0 to 1.
         """
         if self._known(asset):
             self._error_ratios[(asset,)].set(error_ratio)
             self._coverages[(asset,)].set(coverage_ratio)
             self._widths[(asset,)].set(width_ratio)
+            self._scores[(asset,)].set(score_ratio)
 
     def workers(self, size: int) -> None:
         """Tell the size of the worker pool."""
@@ -307,7 +311,13 @@ class Metrics:
         self._widths = self._gauge(
             "precog_forecast_width_ratio", "Mean width of the intervals by the price, by asset", ["asset"], assets
         )
-        for children in (self._prices, self._error_ratios, self._coverages, self._widths):
+        self._scores = self._gauge(
+            "precog_forecast_score_ratio",
+            "Mean score of the intervals, as validators make it, by asset: 1 is the best",
+            ["asset"],
+            assets,
+        )
+        for children in (self._prices, self._error_ratios, self._coverages, self._widths, self._scores):
             for child in children.values():
                 child.set(math.nan)  # nothing is known yet, and 0 would be a perfect score
 

@@ -9,12 +9,16 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 
 from precog_runtime.errors import SettingError
 from precog_runtime.metrics import Metrics
+
+if TYPE_CHECKING:
+    from precog_runtime.settings import Settings
 
 try:
     import resource
@@ -52,6 +56,16 @@ class Thresholds:
                 raise SettingError(
                     f"threshold {each.name} is {value!r}: it is not above 0. Its default is {each.default}"
                 )
+
+
+def thresholds(settings: Settings) -> Thresholds:
+    """Return the thresholds that the settings give."""
+    return Thresholds(
+        host_cpu_ratio=settings.warn_cpu_ratio,
+        host_memory_used_ratio=settings.warn_memory_ratio,
+        process_fds_ratio=settings.warn_fds_ratio,
+        event_loop_lag_seconds=settings.warn_lag_s,
+    )
 
 
 STEADY = {"host_cpu_ratio": 3}  # samples in a row beyond the threshold; a moment of full use is nothing to warn of

@@ -23,7 +23,7 @@ from precog_runtime.log import PredictionLog
 from precog_runtime.market.market import Market
 from precog_runtime.market.snapshot import Snapshots
 from precog_runtime.metrics import Metrics
-from precog_runtime.monitor import Monitor
+from precog_runtime.monitor import Monitor, thresholds
 from precog_runtime.prefetch import Prefetcher
 from precog_runtime.store import folder_trouble
 from precog_runtime.wallclock import WallClock
@@ -107,7 +107,7 @@ async def open_runtime(
         fallbacks = (DefaultModel(), UpstreamRule())
         forecaster = Forecaster(settings, market, cache, pool, metrics, model, fallbacks, clock)
         engine = Engine(settings, market, forecaster, log, metrics, wall, clock)
-        monitor = Monitor(metrics, settings.monitor_s) if settings.monitor_s else None
+        monitor = Monitor(metrics, settings.monitor_s, thresholds=thresholds(settings)) if settings.monitor_s else None
         snapshots = Snapshots(market, settings.state_dir, metrics) if settings.state_dir else None
         if snapshots:
             snapshots.restore(now())

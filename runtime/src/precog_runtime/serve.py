@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
-from precog_runtime import __version__, connections, http_server, service, timestamps
+from precog_runtime import __version__, connections, http_server, openapi, service, timestamps
 from precog_runtime.errors import SettingError
 from precog_runtime.metrics import CONTENT_TYPE
 from precog_runtime.options import add_settings, given_settings, port_number
@@ -87,6 +87,8 @@ class Server:
         application.router.add_get("/healthz", self.healthz)
         application.router.add_get("/readyz", self.readyz)
         application.router.add_get("/metrics", self.metrics)
+        application.router.add_get("/monitor", self.monitor)
+        application.router.add_get("/openapi.json", self.openapi)
         application.on_response_prepare.append(self._close_if_ending)
         return application
 
@@ -128,6 +130,17 @@ class Server:
     async def metrics(self, _http: web.Request) -> web.Response:
         """Return the metrics as Prometheus scrapes them."""
         return web.Response(body=self._runtime.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def monitor(self, _http: web.Request) -> web.Response:
+        """Return the monitor's summary of the host and of this process."""
+        monitor = self._runtime.monitor
+        if monitor is None:
+            return _json(404, {"error": "the monitor is off: monitor_s is 0. Set how often to sample, in seconds"})
+        return _json(200, {"every_s": self._settings.monitor_s, "figures": monitor.summary()})
+
+    async def openapi(self, _http: web.Request) -> web.Response:
+        """Return the description of all that is answered here."""
+        return _json(200, openapi.document())
 
     async def _close_if_ending(self, _http: web.BaseRequest, response: web.StreamResponse) -> None:
         if self.ending:

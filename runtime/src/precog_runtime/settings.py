@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from precog_runtime.errors import SettingError
 
 PREFIX = "PRECOG_RUNTIME_"
+LOG_LEVEL = f"{PREFIX}LOG_LEVEL"  # of the commands, not of the runtime
 COMMUNITY = "https://community-api.coinmetrics.io/v4"
 PAID = "https://api.coinmetrics.io/v4"
 
@@ -59,6 +60,10 @@ class Settings:
     :ivar receive_s: how long a caller may take to send a request.
     :ivar metrics_port: where the axon front end serves /metrics, /readyz and the like, on 127.0.0.1; 0 means nowhere.
     :ivar monitor_s: how often the host is sampled; 0 turns the monitor off.
+    :ivar warn_cpu_ratio: the monitor warns above this use of the host's processors, 0 to 1; 1 never warns.
+    :ivar warn_memory_ratio: above this part of the host's memory in use; 1 never warns.
+    :ivar warn_fds_ratio: above this part of the process's file descriptors in use.
+    :ivar warn_lag_s: above this delay of the event loop.
     """
 
     assets: tuple[str, ...] = ("btc", "eth", "tao_bittensor")
@@ -90,6 +95,10 @@ class Settings:
     receive_s: float = 10.0
     metrics_port: int = 0
     monitor_s: float = 5.0
+    warn_cpu_ratio: float = 0.8
+    warn_memory_ratio: float = 0.8
+    warn_fds_ratio: float = 0.8
+    warn_lag_s: float = 0.25
 
     def __post_init__(self) -> None:
         for name, (least, most) in _BOUNDS.items():
@@ -133,6 +142,10 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "receive_s": (0.1, 120),
     "metrics_port": (0, 65535),
     "monitor_s": (0, 3600),
+    "warn_cpu_ratio": (0.01, 1),
+    "warn_memory_ratio": (0.01, 1),
+    "warn_fds_ratio": (0.01, 1),
+    "warn_lag_s": (0.001, 3600),
 }
 
 
@@ -149,7 +162,7 @@ def load(
     if file:
         given.update({name: (value, file) for name, value in _from_file(file).items()})
     for key, value in environ.items():
-        if key.startswith(PREFIX):
+        if key.startswith(PREFIX) and key != LOG_LEVEL:
             given[key[len(PREFIX) :].lower()] = (value, key)
     for name, value in (overrides or {}).items():
         if value is not None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from precog_runtime.errors import ModelError, SettingError
 from precog_runtime.forecast.model import check, load
+from precog_runtime.forecast.score import coverage, interval_score, point_error
 from precog_runtime.settings import Settings
 from precog_runtime.types import HORIZON_S, Floats, Forecast, Ints, Model, Series
 
@@ -51,24 +52,6 @@ class Result:
     coverage: float
     width: float
     score: float
-
-
-def interval_score(low: float, high: float, prices: Floats) -> float:
-    """Return what a validator gives an interval: the share of prices within, times how much of it was needed.
-
-    The latter is the overlap with the range of prices, by the interval's width; 0 for an interval without a width.
-
-    :param prices: shape (n,), n > 0, USD: those of the horizon, both ends included.
-    """
-    if high <= low:
-        return 0.0
-    needed = min(high, float(prices.max())) - max(low, float(prices.min()))
-    return _coverage(low, high, prices) * max(0.0, needed) / (high - low)
-
-
-def point_error(point: float, price: float) -> float:
-    """Return what a validator counts against a point: its distance from the price, by the price."""
-    return abs(point - price) / price
 
 
 def backtest(
@@ -115,14 +98,10 @@ def _forecast(model: Model, asset: str, timestamp: int, series: Series) -> Forec
         raise ModelError(f"model {model.name} at {timestamp}, {len(series)} prices of {asset}: {told}") from error
 
 
-def _coverage(low: float, high: float, prices: Floats) -> float:
-    return float(np.mean((prices >= low) & (prices <= high)))
-
-
 def _scored(made: Forecast, prices: Floats) -> tuple[float, ...]:
     return (
         100 * point_error(made.point, float(prices[-1])),
-        100 * _coverage(made.low, made.high, prices),
+        100 * coverage(made.low, made.high, prices),
         100 * (made.high - made.low) / made.point,
         interval_score(made.low, made.high, prices),
     )
