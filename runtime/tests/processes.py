@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -136,11 +136,11 @@ def _first_line(process: subprocess.Popen[str]) -> str:
     return line
 
 
-def call(url: str, body: object = None) -> tuple[int, Any]:
+def call(url: str, body: object = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
     """Return status and content (JSON read, other text as it is) of a request; a body makes it a POST."""
     data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=20) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers or {}), timeout=20) as response:
             return response.status, _content(response)
     except urllib.error.HTTPError as error:
         with error:

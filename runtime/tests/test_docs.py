@@ -26,6 +26,7 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path):
     places = {"8099": free_port(), "8092": free_port(), "/tmp/rt-state": str(tmp_path)}
     ours = []
     asked = []
+    variables = {}
     for command in commands():
         line = [word for word in command if word != "&"]
         for written, place in places.items():
@@ -34,10 +35,13 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path):
             ours.append(line[1:])
         elif line[0] == "curl":
             body = line[line.index("-d") + 1].encode() if "-d" in line else None
-            asked.append((line[-1], body))
+            header = dict([line[line.index("-H") + 1].split(": ")]) if "-H" in line else {}
+            asked.append((line[-1], body, header))
+        elif line[0] == "export":
+            variables.update([line[1].split("=")])
     market, serve, load = ours
     with (
-        running(*market, "--port", places["8099"]),
+        running(*market, "--port", places["8099"], **variables),
         running(*serve, "--port", places["8092"]) as served,
     ):
         wait_until(lambda: call(f"{served.url}/readyz")[0] == 200)
@@ -46,5 +50,5 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path):
         assert len(asked) == 5
         answers = [call(*each) for each in asked]
     assert [status for status, _ in answers] == [200] * 5
-    shares = [answer["hang"] for (url, _), (_, answer) in zip(asked, answers, strict=True) if "/control" in url]
+    shares = [answer["hang"] for (url, *_), (_, answer) in zip(asked, answers, strict=True) if "/control" in url]
     assert shares == [1, 0]

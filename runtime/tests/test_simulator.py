@@ -627,7 +627,8 @@ def test_a_page_of_late_prices_only_is_skipped() -> None:
 
 def test_faults_are_switched_from_outside() -> None:
     async def scene() -> None:
-        async with running() as (api, session):
+        async with running(token="hush") as (api, session):
+            session.headers["Authorization"] = "Bearer hush"
             control = f"{api.url.removesuffix('/v4')}/control"
             async with session.post(control, json={"500": 1, "latency_ms": 5}) as response:
                 answer = await response.json()
@@ -643,6 +644,32 @@ def test_faults_are_switched_from_outside() -> None:
                 pass
             assert (await get(api, session))[0] == 200
             assert api.requests == 2
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("token", "given", "status"),
+    [
+        ("", None, 403),
+        ("", "Bearer ", 403),
+        ("hush", None, 401),
+        ("hush", "Bearer", 401),
+        ("hush", "Bearer hus", 401),
+        ("hush", "Basic hush", 401),
+        ("hush", "Bearer hush", 200),
+    ],
+)
+def test_faults_are_switched_only_by_who_has_the_token(token: str, given: str | None, status: int) -> None:
+    async def scene() -> None:
+        async with running(token=token) as (api, session):
+            control = f"{api.url.removesuffix('/v4')}/control"
+            headers = {} if given is None else {"Authorization": given}
+            async with session.post(control, json={"500": 1}, headers=headers) as response:
+                assert response.status == status
+                assert "hush" not in await response.text()
+            async with session.get(control) as response:
+                assert (await response.json())["500"] == (1.0 if status == 200 else 0.0)
 
     asyncio.run(scene())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -44,7 +45,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="may be repeated; POST /control changes them later. Default: "
+        help="may be repeated; POST /control changes them later, with the token in PRECOG_SIMULATOR_TOKEN. Default: "
         + " ".join(f"{name}={value}" for name, value in fault.settings(fault.Faults()).items()),
     )
     parser.set_defaults(run=run)
@@ -52,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
-    from precog_runtime.simulator.server import Config
+    from precog_runtime.simulator.server import TOKEN, Config
 
     try:
         config = Config(
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
             publish_delay_s=args.publish_delay_s,
             rate_limit=args.rate_limit,
             rate_period_s=args.rate_period_s,
+            token=os.environ.get(TOKEN, ""),
             faults=fault.merged(fault.Faults(), _pairs(args.fault)),
         )
     except SettingError as error:

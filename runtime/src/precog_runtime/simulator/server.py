@@ -2,7 +2,8 @@
 
 It answers `GET /v4/timeseries/asset-metrics` as the real one does (docs.coinmetrics.io/api/v4), for the metric
 ReferenceRateUSD at 1 s only, under a limit of requests by address (a sliding window, told in x-ratelimit headers).
-`GET /control` tells the faults, `POST /control` with a JSON object changes some of them.
+`GET /control` tells the faults. `POST /control` with a JSON object changes some of them; as that stops every miner
+that asks here, it takes a token (`Authorization: Bearer TOKEN`), and is off without one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import hmac
 import json
 import math
 import time
@@ -32,6 +34,7 @@ from precog_runtime.types import Ints
 
 PATH = "/v4/timeseries/asset-metrics"
 METRIC = "ReferenceRateUSD"
+TOKEN = "PRECOG_SIMULATOR_TOKEN"  # of the environment: everyone on the host can read a command line
 PAGE, LARGEST_PAGE = 100, 10_000  # rows, the API's default and limit
 HISTORY_S = 30 * 86400  # how far back the prices go where no start is asked for
 STREAM_ROWS = 300_000  # the most rows of an answer without pages
@@ -70,6 +73,7 @@ class Config:
     :ivar publish_delay_s: a price appears so many seconds after its second.
     :ivar rate_limit: how many requests an address has in `rate_period_s` seconds; 0 means any number.
     :ivar faults: what goes wrong at first; /control changes it.
+    :ivar token: what POST /control has to bring; "" turns it off.
     :ivar now: tells the wall clock, seconds since the epoch: no later price exists.
     """
 
@@ -83,6 +87,7 @@ class Config:
     rate_limit: int = 10
     rate_period_s: float = 6.0
     faults: Faults = field(default_factory=Faults)
+    token: str = field(default="", repr=False)
     now: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
@@ -323,6 +328,9 @@ class Server:
 
     async def _control(self, request: web.Request) -> web.Response:
         if request.method == "POST":
+            refused = self._not_allowed(request)
+            if refused:
+                return refused
             try:
                 changes = json.loads(await request.text())
                 if not isinstance(changes, dict):
@@ -331,6 +339,15 @@ class Server:
             except (ValueError, SettingError) as error:
                 return _error(400, "bad_parameter", str(error))
         return web.json_response(fault.settings(self.faults))
+
+    def _not_allowed(self, request: web.Request) -> web.Response | None:
+        """Return the answer to who may not change faults."""
+        if not self._config.token:
+            return _error(403, "forbidden", f"POST /control is off: start the simulator with a token in {TOKEN}")
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, f"Bearer {self._config.token}".encode()):
+            return _error(401, "unauthorized", f"Send 'Authorization: Bearer TOKEN', with the token in {TOKEN}")
+        return None
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
