@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Says whether a host is as wanted: by a failure, or as an unreachable host where something could not be looked at."""
+"""Says whether a host is as wanted: by a failure, or as unreachable if it was lost while it was looked at."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class ActionModule(ActionBase):
         """Return the verdict, with `failed` or `unreachable` where it is not good."""
         super().run(tmp, task_vars)
         texts = {"type": "list", "elements": "str", "default": []}
-        _validated, given = self.validate_argument_spec({"found": texts, "unseen": texts})
-        found, unseen = (list(filter(None, given[name])) for name in ("found", "unseen"))
-        if unseen:
-            told = [f"Could not be looked at: {why}" for why in unseen]
-            return {"changed": False, "unreachable": True, "msg": listed([*told, *found])}
-        return {"changed": False, "failed": bool(found), "msg": listed(found) or "This host is as wanted."}
+        _validated, given = self.validate_argument_spec(dict.fromkeys(("found", "unseen", "lost"), texts))
+        found, unseen, lost = (list(filter(None, given[name])) for name in ("found", "unseen", "lost"))
+        told = [*(f"Could not be looked at: {why}" for why in (*lost, *unseen)), *found]
+        if lost:
+            return {"changed": False, "unreachable": True, "msg": listed(told)}
+        return {"changed": False, "failed": bool(told), "msg": listed(told) or "This host is as expected."}
 
 
 def listed(texts: list[str]) -> str:

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Checks what host_audit is given, runs it on the host, and tells a host that could not be looked at as unreachable.
+"""Checks what host_audit is given and runs it on the host. Where it says nothing of the host's state, the task fails.
 
 With the part preflight, a host that gives no answer of ours is left to preflight's own module to say why.
 """
@@ -17,24 +17,25 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.plugin_utils._action import shown
+from ansible_collections.precog.fleet.plugins.plugin_utils._settings import problem
 
 CODE = Path(__file__).parents[1] / "module_utils"
-# By either Ansible takes a result for a failure of the task.
-FAILURE = {"failed", "exception"}
+# The roles' variables that are not named as the arguments of their modules.
+VARIABLES = {("kernel_tuning", "name"): "file_name", ("preflight", "require_psutil"): "install_psutil"}
 # Of the miner the audit knows nothing: its own modules look at it.
 LEFT_OUT = ("_miner", "_environment")
 PACKAGE = "ansible_collections.precog.fleet.plugins.module_utils"
 
 
 class ActionModule(ActionBase):
-    """The module's result; a failure makes the host unreachable, as it could not be looked at."""
+    """The module's result. It fails where the host could not be looked at: a host that differs is no failure."""
 
     supports_check_mode = True
 
     def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the module on the host.
 
-        :returns: its result; with `unreachable` where it says nothing of the host's state.
+        :returns: its result; a failure where it says nothing of the host's state.
         """
         super().run(tmp, task_vars)
         return shown(self._look(task_vars))
@@ -43,7 +44,7 @@ class ActionModule(ActionBase):
         try:
             parts = check(self._task.args)
         except ValueError as error:
-            return {"unreachable": True, "msg": str(error), "settings": [], "unclean": []}
+            return {"failed": True, "msg": str(error), "settings": [], "unclean": []}
         result = self._execute_module(
             module_name="precog.fleet.host_audit",
             module_args={"parts": parts, "code": archive()},
@@ -51,18 +52,36 @@ class ActionModule(ActionBase):
         )
         if result.get("failed") and "unclean" not in result and "preflight" in parts:
             return unanswered(list(parts), result.get("msg", ""))
-        if result.get("failed"):
-            return {**{key: result[key] for key in result.keys() - FAILURE}, "unreachable": True}
         return dict(result)
 
 
 def check(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the arguments of each part that is given, with defaults, as its own module takes them.
 
-    :raises ValueError: they are not as they should be; says which, and why.
+    :raises ValueError: they are not as they should be; says which, by the roles' variables, and why.
     """
+    expect({part: (params, _arguments.AUDIT[part]) for part, params in given.items() if part in _arguments.AUDIT})
     wanted = {part: params for part, params in validated(given, _arguments.AUDIT).items() if params is not None}
+    for part, params in wanted.items():
+        specification = _arguments.PARTS[part]
+        expect(
+            {
+                f"{part}_{VARIABLES.get((part, name), name)}": (value, specification[name])
+                for name, value in params.items()
+                if name in specification
+            }
+        )
     return {part: validated(params, _arguments.PARTS[part], f"{part}: ") for part, params in wanted.items()}
+
+
+def expect(values: dict[str, tuple[Any, dict[str, Any]]]) -> None:
+    """Raise ValueError, with all of them, if values are not of their kinds.
+
+    :param values: each with its specification, by the name that an operator knows it by.
+    """
+    problems = [problem(name, value, option) for name, (value, option) in values.items()]
+    if any(problems):
+        raise ValueError("\n".join(filter(None, problems)))
 
 
 def unanswered(parts: list[str], why: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class ActionModule(ActionBase):
         except AnsibleConnectionFailure as error:
             # Failed, not unreachable: of hosts that are, Ansible counts none, and would roll out to the next batch.
             reason = f"this host can't be reached, so nobody knows what runs there: {error}. Mend that, then run again"
-            return {"failed": True, "msg": reason, "settings": []}
+            return {"failed": True, "msg": reason, "settings": [], "unreached": True}
         except (AnsibleError, ValueError) as error:
             return {"failed": True, "msg": str(error), "settings": []}
         warnings = [warning(name) for name in open_ones(given, args.get("hotkeys"))]

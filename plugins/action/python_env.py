@@ -58,7 +58,7 @@ class ActionModule(ActionBase):
         except AnsibleConnectionFailure as error:
             # Failed, not unreachable: max_fail_percentage does not count unreachable hosts, and a rollout would go on.
             told = f"this host can't be reached: {error}. Bring it back or take it out of the inventory, then run again"
-            return {"failed": True, "msg": told, "settings": []}
+            return {"failed": True, "msg": told, "settings": [], "unreached": True}
         except (AnsibleError, OSError, ValueError) as error:
             return {"failed": True, "msg": str(error), "settings": []}
         finally:
@@ -147,13 +147,13 @@ class ActionModule(ActionBase):
 
 
 def listed(name: str, given: object) -> list[str]:
-    """Return what a setting lists. Text is split at commas, as Ansible does it for modules.
+    """Return what a role's setting lists. Text is split at commas, as Ansible does it for modules.
 
     :raises ValueError: it is no list of texts.
     """
     items = given.split(",") if isinstance(given, str) else [] if given is None else given
     if not isinstance(items, list) or not all(isinstance(one, str) for one in items):
-        raise ValueError(f"{name} is {given!r}: a list of texts is wanted, such as [git, jq]")
+        raise ValueError(f"python_env_{name} is {given!r}: a list of texts is expected, such as [git, jq]")
     return [one.strip() for one in items if one.strip()]
 
 

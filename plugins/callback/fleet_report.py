@@ -244,7 +244,8 @@ def change(setting: Setting) -> str:
     if setting.get("before") != setting.get("after"):
         parts.append(arrow(setting.get("before"), setting.get("after")))
     if setting.get("persisted_before") != setting.get("persisted"):
-        parts.append("next boot: " + arrow(setting.get("persisted_before"), setting.get("persisted")))
+        later = arrow(setting.get("persisted_before"), setting.get("persisted"))
+        parts += [] if later in parts else [f"next boot: {later}"]
     return "; ".join(parts)
 
 
@@ -318,9 +319,12 @@ def changes(hosts: Hosts, most: int) -> list[Line]:
     return [Line("changed:", "changed"), *bounded(lines, most, "changes (-v shows more of them)")]
 
 
-def unreached(stats: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return the hosts that could not be reached, or were lost during the run."""
-    return sorted((host for host, stat in stats.items() if stat["unreachable"]), key=natural)
+def unreached(stats: Mapping[str, Mapping[str, int]], told: Iterable[str] = ()) -> list[str]:
+    """Return the hosts that could not be reached, or were lost during the run.
+
+    :param told: those that a task said it of, and failed: a rollout has to stop there, and for Ansible it would not.
+    """
+    return sorted({*told, *(host for host, stat in stats.items() if stat["unreachable"])}, key=natural)
 
 
 def silent(stats: Mapping[str, Mapping[str, int]], hosts: Hosts) -> dict[str, str]:
@@ -406,7 +410,7 @@ def document(about: Mapping[str, Any], stats: Mapping[str, Mapping[str, int]], h
         name: {"settings": list(hosts.get(name, ())), "stats": dict(stats.get(name, nothing))}
         for name in sorted({*stats, *hosts}, key=natural)
     }
-    return {"schema": SCHEMA, **about, "unreachable": unreached(stats), "hosts": by_host}
+    return {"schema": SCHEMA, **about, "hosts": by_host}
 
 
 def inventories() -> list[str]:
@@ -452,6 +456,7 @@ class CallbackModule(CallbackBase):
         self._settings: dict[str, dict[str, Setting]] = {}
         self._began = datetime.now(timezone.utc)
         self._playbook = ""
+        self._unreached: set[str] = set()
         self._messages: dict[str, str] = {}
 
     def _collect(self, result: CallbackTaskResult) -> None:
@@ -490,6 +495,8 @@ class CallbackModule(CallbackBase):
         part = raw(items[0] if items else found)
         message = part.get("censored") or part.get("msg") or part.get("module_stderr") or "it failed without a message"
         self._messages[result._host.get_name()] = str(message)
+        if part.get("unreached"):
+            self._unreached.add(result._host.get_name())
 
     def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """Print the report, and write the document."""
@@ -498,6 +505,7 @@ class CallbackModule(CallbackBase):
         check_mode = bool(context.CLIARGS.get("check"))
         path = self.get_option("report")
         about = {
+            "unreachable": unreached(by_host, self._unreached),
             "time": self._began.isoformat(timespec="seconds"),
             "playbook": self._playbook,
             "version": version(),

@@ -12,8 +12,8 @@ version_added: 0.1.0
 author:
   - The precog-fleet authors (@precog-fleet)
 description:
-  - Fails on a host of which something is not as wanted. A host of which something could not be looked at is told as
-    unreachable instead, so that C(ansible-playbook) ends with 4 there.
+  - Fails on a host of which something is not as expected, or could not be looked at. A host that was lost on the way is
+    reported as unreachable instead, so that C(ansible-playbook) ends with 4 there.
   - Nothing is asked of the host.
 options:
   found:
@@ -23,6 +23,11 @@ options:
     default: []
   unseen:
     description: Why something could not be looked at, a text for each; an empty one says nothing.
+    type: list
+    elements: str
+    default: []
+  lost:
+    description: Why the host could not be reached any more, a text for each; an empty one says nothing.
     type: list
     elements: str
     default: []

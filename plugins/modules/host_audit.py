@@ -15,8 +15,7 @@ description:
   - Makes the plan of every tuning role, with the same code as their modules, and carries none out.
   - Tells for each setting whether it is as wanted, has drifted at run time or on disk, is overridden by a file of
     somebody else, or can't be had on this host.
-  - Fails nothing because of what it found. A host that can't be looked at is told as unreachable, so that
-    C(ansible-playbook) ends with 4 there.
+  - Fails nothing because of what it found. It fails where the host can't be looked at.
 options:
   preflight:
     description:

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 MOST_LINES = 10
 LONG = 160  # characters; a longer line is split where a sentence ends
+# What Ansible adds to a value of the wrong kind.
+_CLASS = re.compile(r": <class '[^']*'> cannot be converted to an? \w+")
 RAW = 3  # -vvv
 # What stays in sight of a failed task. The rest goes below `invocation`, which Ansible shows with -vvv only.
-KEPT = ("failed", "unreachable", "changed", "warnings", "deprecations", "release", "unclean")
+KEPT = ("failed", "unreachable", "changed", "warnings", "deprecations", "release", "unreached")
 
 
 def lines_of(message: str) -> list[str]:
     """Return a message as at most ten lines: what failed, then a line for each clause. Pure."""
+    message = _CLASS.sub("", message)
     clauses = [clause.strip() for line in message.splitlines() for clause in line.split(" | ")]
     lines = [part for clause in clauses for part in _sentences(clause) if part]
     if len(lines) <= MOST_LINES:
@@ -29,14 +32,14 @@ def lines_of(message: str) -> list[str]:
 
 
 def _sentences(clause: str) -> list[str]:
-    return [clause] if len(clause) <= LONG else re.split(r"(?<=[.;:]) (?=[A-Z])", clause)
+    return [clause] if len(clause) <= LONG else re.split(r"(?<=[.;]) (?=[A-Z])", clause)
 
 
 def headline(lines: list[str]) -> str:
     """Return the first of a message's lines, short; says where the others are. Pure."""
     first = lines[0] if lines else "it failed without a message"
     short = first if len(first) <= LONG else f"{first[: LONG - 3]}..."
-    return short if [short] == lines else f"{short} [more at the end of this run]"
+    return short if lines in ([short], []) else f"{short} [more at the end of this run]"
 
 
 def brief(result: Result, verbosity: int, has_report: bool) -> Result:

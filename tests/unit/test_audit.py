@@ -290,6 +290,26 @@ def test_arguments_are_checked_as_the_roles_own_modules_do(given, name):
         action.check(given)
 
 
+def test_a_value_of_the_wrong_kind_is_told_by_the_roles_variable_and_without_a_class():
+    given = {
+        "kernel_tuning": {"parameters": ["a"], "name": {}},
+        "swap": {"memory_reserve_mb": "much", "mode": "maybe"},
+        "preflight": {"require_psutil": "sometimes"},
+    }
+    told = []
+    for part, params in given.items():
+        with pytest.raises(ValueError) as error:
+            action.check({part: params})
+        told += str(error.value).splitlines()
+    assert told == [
+        "kernel_tuning_parameters is a list, but a dictionary is expected",
+        "kernel_tuning_file_name is a dictionary, but text is expected",
+        "swap_memory_reserve_mb is 'much', but a whole number is expected",
+        "swap_mode is 'maybe', but one of off, on, untouched is expected",
+        "preflight_install_psutil is 'sometimes', but true or false is expected",
+    ]
+
+
 def test_a_part_that_is_not_given_is_left_out():
     assert action.check({"swap": {"mode": "off"}}) == {"swap": params("swap", {"mode": "off"})}
     assert action.check({}) == {}
@@ -345,17 +365,18 @@ def answered(monkeypatch, module, given):
 
 TOLD = [
     ({"changed": False, "unclean": ["swap"]}, {"changed": False, "unclean": ["swap"]}),
-    ({"failed": True, "unclean": ["swap"], "errors": {"swap": "x"}}, {"unreachable": True, "unclean": ["swap"]}),
-    ({"failed": True, "exception": "a crash", "msg": "x"}, {"unreachable": True, "msg": "x"}),
+    ({"failed": True, "unclean": ["swap"], "errors": {"swap": "x"}}, {"failed": True}),
+    ({"failed": True, "exception": "a crash", "msg": "x"}, {"failed": True, "msg": "x"}),
     ({"changed": False, "unclean": []}, {"changed": False, "unclean": []}),
 ]
 
 
 @pytest.mark.parametrize(("module", "expected"), TOLD, ids=["drift", "error", "crash", "clean"])
-def test_what_could_not_be_looked_at_is_unreachable_and_nothing_is_a_failure(module, expected, monkeypatch):
+def test_what_could_not_be_looked_at_is_a_failure_and_drift_is_none(module, expected, monkeypatch):
     result = answered(monkeypatch, module, {})
     assert {key: result[key] for key in expected} == expected
-    assert result.keys() & {"failed", "exception", "unreachable"} == expected.keys() & {"unreachable"}
+    assert "unreachable" not in result
+    assert result.get("failed") == expected.get("failed")
 
 
 def test_a_host_where_the_module_could_not_even_run_is_left_to_preflight(monkeypatch):
@@ -367,14 +388,13 @@ def test_a_host_where_the_module_could_not_even_run_is_left_to_preflight(monkeyp
     assert result.keys() & {"failed", "exception", "unreachable"} == set()
 
 
-def test_what_a_fit_host_could_not_be_looked_at_for_is_unreachable_too(monkeypatch):
+def test_what_a_fit_host_could_not_be_looked_at_for_is_a_failure_too(monkeypatch):
     module = {"failed": True, "unclean": ["swap"], "errors": {"swap": "x"}}
-    assert answered(monkeypatch, module, {"preflight": {}, "swap": {}})["unreachable"]
+    assert answered(monkeypatch, module, {"preflight": {}, "swap": {}})["failed"]
 
 
 def test_a_wrong_argument_is_told_before_a_host_is_asked(monkeypatch):
     plugin = action.ActionModule(mock.Mock(async_val=0, args={"swap": 5}), *[mock.Mock() for _ in range(5)])
     monkeypatch.setattr(plugin, "_execute_module", lambda **_call: pytest.fail("a host was asked"))
     result = plugin.run()
-    assert result["unreachable"]
-    assert "swap" in result["msg"]
+    assert (result["failed"], result["msg"]) == (True, "swap is 5, but a dictionary is expected")

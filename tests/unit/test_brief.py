@@ -5,7 +5,6 @@ The roles, actions and the report are real; the modules are stand-ins that retur
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -59,7 +58,7 @@ def play(tmp_path_factory):
     for name, text in MODULES.items():
         (collection / f"plugins/modules/{name}.py").write_text(text)
     host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"m1": host}}}))
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"m1": host}, "vars": DEFAULTS}}))
 
     def run(role: str, *options: str, enabled: str = "precog.fleet.fleet_report") -> list[str]:
         tasks = [{"ansible.builtin.import_role": {"name": f"precog.fleet.{name}"}} for name in role.split()]
@@ -68,16 +67,17 @@ def play(tmp_path_factory):
         (folder / "ansible.cfg").write_text(f"[defaults]\ncallback_result_format = yaml\n{enabling}")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PRECOG_"))}
         place = {"ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"), "ANSIBLE_HOME": str(folder / "home")}
-        variables = {"miner_service_environment": "/opt/env", **DEFAULTS}
-        argv = ["ansible-playbook", "-i", "hosts.yml", "play.yml", "-e", json.dumps(variables), *options]
+        argv = ["ansible-playbook", "-i", "hosts.yml", "play.yml", *options]
         done = subprocess.run(argv, cwd=folder, env={**kept, **place}, capture_output=True, text=True, check=False)
+        run.code = done.returncode
         return (done.stdout + done.stderr).splitlines()
 
+    run.folder = folder
     return run
 
 
 # The audit takes the arguments of all tuning roles.
-DEFAULTS = {
+DEFAULTS = {"miner_service_environment": "/opt/env"} | {
     name: value
     for role in ("kernel_tuning", "limits", "cpu_governor", "swap")
     for name, value in yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text()).items()
@@ -118,6 +118,18 @@ def test_the_raw_result_is_shown_with_three_v(play):
         text = "\n".join(play(role, "-vvv"))
         assert "raw.39" in text
         assert "net.bad" in text
+
+
+def test_a_value_of_the_wrong_kind_is_a_failure_that_names_variable_and_file(play):
+    (play.folder / "group_vars").mkdir()
+    (play.folder / "group_vars/all.yml").write_text("---\nkernel_tuning_parameters: [net.core.rmem_max]\n")
+    try:
+        lines = play("audit")
+    finally:
+        shutil.rmtree(play.folder / "group_vars")
+    assert "  kernel_tuning_parameters is a list, but a dictionary is expected (group_vars/all.yml:2)" in lines
+    assert play.code == 2
+    assert "<class" not in "\n".join(lines)
 
 
 @pytest.mark.parametrize(

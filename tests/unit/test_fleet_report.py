@@ -422,6 +422,15 @@ def test_a_host_that_is_lost_on_the_way_keeps_its_settings_and_is_named(play):
     assert (document["unreachable"], names_of(document, "m2")) == (["m2"], {"net.a": "ok"})
 
 
+def test_a_host_whose_task_failed_as_it_was_lost_is_unreachable_in_the_document(play, tmp_path):
+    (tmp_path / "library").mkdir()
+    lost = 'import json\nprint(json.dumps({"failed": True, "unreached": True, "msg": "it went down"}))\n'
+    (tmp_path / "library/lost.py").write_text(f"#!/usr/bin/python\n# WANT_JSON\n{lost}")
+    output, document = play([{"lost": None, "when": "inventory_hostname == 'm1'"}, task(setting("net.a"))])
+    assert document["unreachable"] == ["m1"]
+    assert "failed: m1\n  it went down\n" in output
+
+
 FOUND = {**DRIFTED, "after": "240", "part": "kernel_tuning", "where": "run time"}
 
 

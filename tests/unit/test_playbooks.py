@@ -315,9 +315,19 @@ def test_all_findings_of_a_host_are_told(audit):
 
 def test_a_miner_that_could_not_be_looked_at_is_no_drift(audit):
     run = audit(audit=DRIFT, miner_service=UNSEEN)
-    assert run.code == 4
+    assert run.code == 2
     assert "Could not be looked at: the store is damaged" in run.output
     assert "swap has drifted" in run.output
+
+
+def test_exit_code_4_is_for_a_host_that_was_lost(audit, place):
+    """Its action has to fail, as a rollout would go on past an unreachable host; the audit tells the two apart."""
+    folder = place / "collections/ansible_collections/precog/fleet/plugins/modules"
+    module = 'import json\nprint(json.dumps({"failed": True, "unreached": True, "msg": "went down"}))\n'
+    (folder / "lost.py").write_text(f"#!/usr/bin/python\n# WANT_JSON\n{module}")
+    run = audit(miner_service=[{"name": "Look", "precog.fleet.lost": None}])
+    assert run.code == 4
+    assert "Could not be looked at: went down" in run.output
 
 
 def test_a_balancer_that_differs_is_told(audit):

@@ -288,7 +288,7 @@ def test_what_is_no_list_is_told(name, given):
     made = Made({"packages": [], name: given}, [OK])
     told = made.go()
     assert (told["failed"], made.calls) == (True, [])
-    assert told["msg"] == f"{name} is {given!r}: a list of texts is wanted, such as [git, jq]"
+    assert told["msg"] == f"python_env_{name} is {given!r}: a list of texts is expected, such as [git, jq]"
 
 
 def test_to_remove_nothing_is_read_or_made():
