@@ -10,9 +10,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # What targets may run (tests/config.yml) and what controllers run; ansible-test names those it does not find.
-PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
+PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 # The versions of ansible-core that the collection is for, and which Pythons run them; requirements/core-VERSION.txt.
-CORES = {"2.19": ("3.11", "3.12", "3.13")}
+CORES = {
+    "2.19": ("3.11", "3.12", "3.13"),
+    "2.20": ("3.12", "3.13", "3.14"),
+    "2.21": ("3.12", "3.13", "3.14"),
+}
 
 
 def works(python: Path) -> bool:

@@ -1,6 +1,9 @@
 """Builds the collection, installs it as a user would, and tests what was installed.
 
-Run by `bin/test sanity`, in its Python environment. All that is kept lies below $PRECOG_FLEET_CACHE.
+Usage: python tools/sanity.py [--core VERSION]
+
+Run by `bin/test sanity`, in its Python environment. With --core, ansible-test is that of another ansible-core
+(requirements/core-VERSION.txt), such as 2.21. All that is kept lies below $PRECOG_FLEET_CACHE.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ REQUIRED = {
     "roles",
 }
 ALLOWED = REQUIRED | {"docs", "requirements.yml", "tests"}
-ALLOWED_TESTS = {"config.yml", "sanity"}
+ALLOWED_TESTS = {"config.yml"}
 REQUIRED_FILES = {"meta/runtime.yml", "playbooks/site.yml", "plugins/modules/sysctl_profile.py"}
 RUNTIME_WHEEL = "roles/python_env/files/precog_runtime-*.whl"
 JUNK = ("__pycache__", ".pyc", ".pyo", "~", ".swp", ".orig", ".rej")
@@ -99,16 +102,6 @@ def check_content(collection: Path) -> None:
     print(f"The artifact holds {len(files)} files, and nothing that should not be in it.", flush=True)
 
 
-def check_ignores() -> None:
-    """Keep the ignore files empty: a finding is mended, not listed.
-
-    :raises SanityError: one has a line.
-    """
-    for path in sorted((ROOT / "tests/sanity").glob("ignore-*.txt")):
-        if path.read_text(encoding="utf-8").strip():
-            raise SanityError(f"{path.relative_to(ROOT)} has to stay empty: mend what it ignores")
-
-
 def check_playbooks(work: Path) -> None:
     """Resolve the site playbook from the installed collection, outside the checkout, and from the checkout.
 
@@ -140,7 +133,7 @@ def pip_settings(environ: dict[str, str]) -> dict[str, str]:
     return settings
 
 
-def prepare_home(cache: Path) -> Path:
+def prepare_home(cache: Path, python: Path) -> Path:
     """Make a home for ansible-test, which keeps its environments there and hides most variables from pip.
 
     Its pip settings are this user's, and its get-pip is ours: the real one is fetched from a host of its own.
@@ -152,29 +145,31 @@ def prepare_home(cache: Path) -> Path:
     (home / ".config/pip").mkdir(parents=True, exist_ok=True)
     lines = [f"{name} = {value}".replace("\n", "\n  ") for name, value in settings.items()]
     (home / ".config/pip/pip.conf").write_text("\n".join(["[global]", *lines, ""]), encoding="utf-8")
-    shutil.copyfile(ROOT / "tools/get_pip.py", bootstrap / f"get_pip_{pip_version().replace('.', '_')}.py")
+    shutil.copyfile(ROOT / "tools/get_pip.py", bootstrap / f"get_pip_{pip_version(python).replace('.', '_')}.py")
     return home
 
 
-def pip_version() -> str:
-    """Return the version of pip that this ansible-test puts into its environments."""
+def pip_version(python: Path) -> str:
+    """Return the version of pip that the ansible-test beside this interpreter puts into its environments."""
     probe = (
         "from ansible_test._internal.python_requirements import get_venv_packages as packages;"
         "from ansible_test._internal.host_configs import VirtualPythonConfig as Config;"
-        "print(packages(Config(version='3.11', path=''))['pip'])"
+        "print(packages(Config(version='3.12', path=''))['pip'])"
     )
-    argv = [sys.executable, "-c", probe]
+    argv = [str(python), "-c", probe]
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def ansible_test(collection: Path, cache: Path) -> None:
+def ansible_test(collection: Path, cache: Path, programs: Path) -> None:
     """Run every sanity test on every Python that is here; what cannot run is named by ansible-test itself.
 
+    :param programs: the folder of ansible-test and its interpreter.
     :raises SanityError: a test failed.
     """
     environ = dict(os.environ)
-    environment = environ | {"PATH": pythons.search_path(environ), "HOME": str(prepare_home(cache))}
-    run(["ansible-test", "sanity", "--color", "no"], collection, environment)
+    path = f"{programs}{os.pathsep}{pythons.search_path(environ)}"
+    environment = environ | {"PATH": path, "HOME": str(prepare_home(cache, programs / "python"))}
+    run([programs / "ansible-test", "sanity", "--color", "no"], collection, environment)
 
 
 @contextmanager
@@ -185,17 +180,33 @@ def work_folder(cache: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def main() -> int:
+def programs(arguments: list[str], cache: Path) -> Path:
+    """Return the folder with the ansible-test that is asked for: this environment's, or another version's.
+
+    :raises SanityError: no Python of this machine runs that version.
+    """
+    if not arguments:
+        return Path(sys.executable).parent
+    version = arguments[-1]
+    if arguments[:-1] != ["--core"] or version not in pythons.CORES:
+        raise SanityError(f"{' '.join(arguments)}: expected --core and one of {', '.join(pythons.CORES)}")
+    environment = pythons.core(version, cache)
+    if environment is None:
+        raise SanityError(f"ansible-core {version} runs on Python {', '.join(pythons.CORES[version])}: install one")
+    return environment / "bin"
+
+
+def main(arguments: list[str]) -> int:
     """Run all checks, also after one failed; returns 1 if one did."""
     cache = Path(os.environ["PRECOG_FLEET_CACHE"])
+    bin_folder = programs(arguments, cache)
     problems: list[str] = []
     with work_folder(cache) as work:
         collection = build_and_install(work)
         checks = (
-            check_ignores,
             partial(check_content, collection),
             partial(check_playbooks, work),
-            partial(ansible_test, collection, cache),
+            partial(ansible_test, collection, cache, bin_folder),
         )
         for check in checks:
             try:
@@ -208,4 +219,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -21,7 +21,7 @@ from ansible_collections.precog.fleet.plugins.plugin_utils._action import shown
 try:
     from ansible._internal._datatag._tags import Origin
     from ansible.parsing.vault import VaultHelper
-except ImportError:  # before ansible-core 2.19 values don't carry with them where they come from
+except ImportError:  # ansible-core may move them, as they are not part of its interface: then nothing is warned of
     VaultHelper = None
 
 VAULT_HEADER = b"$ANSIBLE_VAULT;"

@@ -460,7 +460,7 @@ class CallbackModule(CallbackBase):
         self._messages: dict[str, str] = {}
 
     def _collect(self, result: CallbackTaskResult) -> None:
-        # The names with an underscore are those that ansible-core 2.17 and 2.18 have too.
+        # ansible-core 2.21 deprecates the public task_fields; the names with an underscore serve 2.19 to 2.21.
         looks = bool(result._task_fields.get("check_mode")) and not context.CLIARGS.get("check")
         role = result._task._role
         part = role.get_name().rpartition(".")[2] if role else ""

@@ -16,10 +16,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
 from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def ask(path: str, arguments: Sequence[str]) -> str:
     :raises HostError: it can't be run, or is too old for what it is asked.
     """
     try:
-        done = subprocess.run([path, *arguments], capture_output=True, text=True, check=False, env=COMMAND_ENVIRONMENT)
+        done = commands.run([path, *arguments], env=COMMAND_ENVIRONMENT)
     except OSError as error:
         raise HostError(f"the interpreter {path} can't be run: {error.strerror}") from error
     if done.returncode:

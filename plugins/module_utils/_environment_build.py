@@ -16,13 +16,13 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
 from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_check as check
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_errors as errors
@@ -362,7 +362,7 @@ def _run(argv: Sequence[str], asked: Request, interpreter: str, more: Mapping[st
         env |= {"UV_DEFAULT_INDEX": asked.index_url, "PIP_INDEX_URL": asked.index_url, "PIP_CONFIG_FILE": os.devnull}
     env |= more or {}
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False, env=env, cwd="/")
+        done = commands.run(argv, env=env, cwd="/", errors="replace")
     except OSError as error:
         raise HostError(f"cannot run {argv[0]}: {error.strerror}") from error
     if done.returncode:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
+from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_errors as errors
 from ansible_collections.precog.fleet.plugins.module_utils._environment import FullDiskError
 from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError
@@ -126,15 +127,7 @@ class Compiler:
         }
         # Not -I, by which workers would not look at their environment.
         argv = [self._interpreter.path, "-s", "-B", "-c", COMPILE, json.dumps(given)]
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=COMMAND_ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-        )
+        process = commands.start(argv, env=COMMAND_ENVIRONMENT, cwd="/", out=subprocess.DEVNULL, alone=True)
         self._running.append(process)
 
 

@@ -8,10 +8,10 @@ What stands in the way raises before the link is touched, so that the environmen
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_check as check
@@ -87,7 +87,7 @@ def _lacking(packages: Sequence[str]) -> list[str]:
         return []
     argv = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\\n", "--", *packages]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=COMMAND_ENVIRONMENT)
+        done = commands.run(argv, env=COMMAND_ENVIRONMENT)
     except OSError as error:
         raise HostError("system_packages can only be looked for on Debian: leave it empty here") from error
     installed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("installed ")}

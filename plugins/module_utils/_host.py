@@ -9,10 +9,11 @@ import fcntl
 import os
 import shutil
 import stat
-import subprocess
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
+
+from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -381,14 +382,7 @@ class Host:
         :raises HostError: it is missing or failed; the message has what it said.
         """
         try:
-            done = subprocess.run(
-                argv,
-                capture_output=True,
-                encoding="utf-8",
-                errors="backslashreplace",
-                check=False,
-                env=COMMAND_ENVIRONMENT,
-            )
+            done = commands.run(argv, env=COMMAND_ENVIRONMENT, errors="backslashreplace")
         except OSError as error:
             raise HostError(f"cannot run {argv[0]}: {error.strerror}") from error
         if done.returncode:

@@ -20,6 +20,7 @@ import stat
 import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
+from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
 from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError, sync_folder
 
 if TYPE_CHECKING:
@@ -415,17 +416,13 @@ class Git:
         settings = [part for name, value in GIT_SETTINGS.items() for part in ("-c", f"{name}={value}")]
         try:
             # A session of its own has no terminal that ssh could ask at.
-            done = subprocess.run(
+            done = commands.run(
                 ["git", *settings, *words],
-                cwd="/",
                 env=self._environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
+                cwd="/",
+                seconds=seconds,
                 errors="replace",
-                check=False,
-                timeout=seconds,
-                start_new_session=True,
+                alone=True,
             )
         except FileNotFoundError as error:
             raise HostError("git is missing, which brings upstream's miner: apt-get install git") from error

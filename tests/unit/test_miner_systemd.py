@@ -51,8 +51,8 @@ def test_without_psutil_nobody_is_known(monkeypatch):
 
 
 def test_last_words_are_told_whatever_their_bytes(monkeypatch):
-    real = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda _argv, **options: real([sys.executable, "-c", WORDS], **options))
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _argv, **options: real([sys.executable, "-c", WORDS], **options))
     assert systemd.last_words(Host(), "main", 0) == r"not UTF-8: \xff | it ends | here | now"
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_upstream as upstream
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 
@@ -147,7 +148,7 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(user):
 
 
 def test_a_commit_is_taken_at_its_word(plain, monkeypatch):
-    monkeypatch.setattr(subprocess, "run", lambda *_a, **_k: pytest.fail("git was run"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_a, **_k: pytest.fail("git was run"))
     wanted = {"repository": URL, "version": COMMIT.upper()}
     assert upstream.commit(plain, wanted) == COMMIT
     assert upstream.moving_name(wanted, COMMIT) == ""
@@ -155,7 +156,7 @@ def test_a_commit_is_taken_at_its_word(plain, monkeypatch):
 
 @pytest.mark.parametrize("version", ["", "-x", "a..b", "a b", "x.lock", "a//b", "v1^{}", "v1:x", "*", "a" * 201])
 def test_what_is_no_name_of_a_version_never_reaches_git(plain, monkeypatch, version):
-    monkeypatch.setattr(subprocess, "run", lambda *_a, **_k: pytest.fail("git was run"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_a, **_k: pytest.fail("git was run"))
     with pytest.raises(HostError, match="neither a commit"):
         upstream.commit(plain, {"repository": URL, "version": version})
 
@@ -263,7 +264,7 @@ def test_a_second_time_costs_no_git(ensure, made, tree, monkeypatch):
     commit = made.commit()
     ensure(commit)
     before = contents(tree)
-    monkeypatch.setattr(subprocess, "run", lambda *_a, **_k: pytest.fail("git was run"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_a, **_k: pytest.fail("git was run"))
     ensure(commit)
     assert contents(tree) == before
 
@@ -394,9 +395,7 @@ def test_only_how_to_reach_the_web_is_passed_on(plain, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:3128")
     monkeypatch.setenv("GIT_SSL_NO_VERIFY", "1")
     seen = []
-    monkeypatch.setattr(
-        subprocess, "run", lambda argv, **how: seen.append(how["env"]) or subprocess.CompletedProcess(argv, 0, "", "")
-    )
+    monkeypatch.setattr(commands, "run", lambda _argv, **how: seen.append(how["env"]) or commands.Done(0, "", ""))
     with pytest.raises(HostError, match="no such tag"):
         upstream.commit(plain, {"repository": URL, "version": "v1"})
     (env,) = seen
@@ -426,10 +425,10 @@ def test_an_environment_for_another_engine(ensure, made, tree, name):
 def test_a_disk_that_fills_while_git_writes(ensure, made, tree, monkeypatch):
     commit = made.commit()
 
-    def full(argv, **_how):
-        return subprocess.CompletedProcess(argv, 128, "", "fatal: write error: No space left on device\n")
+    def full(_argv, **_how):
+        return commands.Done(128, "", "fatal: write error: No space left on device\n")
 
-    monkeypatch.setattr(subprocess, "run", full)
+    monkeypatch.setattr(commands, "run", full)
     with pytest.raises(HostError, match="the disk is too full for upstream's checkout"):
         ensure(commit)
     assert contents(tree) == {}

@@ -83,7 +83,7 @@ def made_up(tmp_path):
                 "author": "somebody",
                 "description": "something",
                 "license": "GPL-3.0-or-later",
-                "min_ansible_version": "2.17",
+                "min_ansible_version": "2.19",
                 "platforms": [{"name": "Debian", "versions": ["bookworm", "trixie"]}],
             }
         },
