@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
 import build_collection
 import pytest
+import yaml
 from ansible_collections.precog.fleet.plugins.action import python_env as action
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +32,17 @@ def test_artifact_holds_the_wheel_that_a_checkout_makes(tmp_path):
     made_here = action.built(ROOT / "runtime")
     wheels = wheels_of(build_collection.build(tmp_path / "dist"))
     assert wheels == {f"roles/python_env/files/{made_here.name}": made_here.read_bytes()}
+
+
+def test_requirements_name_the_artifact_and_nothing_from_galaxy(tmp_path):
+    artifact = build_collection.build(tmp_path / "dist")
+    shutil.copy(ROOT / "requirements.yml", tmp_path)
+    (wanted,) = yaml.safe_load((tmp_path / "requirements.yml").read_text())["collections"]
+    assert wanted == {"name": f"dist/{artifact.name}", "type": "file"}
+    command = ["ansible-galaxy", "collection", "install", "-r", "requirements.yml", "-p", "collections"]
+    env = {**os.environ, "ANSIBLE_GALAXY_SERVER": "http://127.0.0.1:9", "ANSIBLE_HOME": str(tmp_path / "home")}
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+    assert (tmp_path / "collections/ansible_collections/precog/fleet/MANIFEST.json").is_file()
 
 
 def test_failed_step_is_shown_with_its_last_lines(tmp_path):
