@@ -68,7 +68,8 @@ FINDINGS = ("refused", "unknown", "overridden", "drifted", "unsupported")
 RELEASE = "miner_release"
 WITH_VALUES = ("refused", "unknown", "overridden", "drifted")
 DONE = ("changed", "drifted")  # in a row of a run, not of an audit
-RUN_TIME, DISK = "run time", "disk"
+RUN_TIME = "run time"
+DISK = "disk"
 # The playbook that repairs what an audit found, by the part; more than one need site.yml.
 REPAIRS = {
     "kernel_tuning": "tune",
