@@ -15,8 +15,10 @@ description:
   - Makes a release of what the arguments say (instances, their variables, limits and units, the Python environment,
     the checkout of upstream) in a folder of its own, and switches the host to it atomically.
   - Only what differs is started again, one instance after the other, each through a gate. Its unit is active,
-    C(/readyz) says so, every asset is answered rightly and within the deadline, and errors and p99 over a few seconds
-    are no worse than they were before.
+    C(/readyz) says so, every asset is answered rightly, within the deadline and from fresh prices, predictions are near
+    what the source of the prices says itself, and errors and p99 over a few seconds are no worse than they were before.
+  - A release that was good before only has to answer rightly and from fresh prices. Without a source no new release
+    begins.
   - Where the gate fails, the host goes back to its previous release by itself and is measured again. The task then
     fails and says which instance, which check, and which figures.
   - Sockets are systemd's, so that requests wait while an instance starts again; none is refused.

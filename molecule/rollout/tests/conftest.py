@@ -22,7 +22,7 @@ HOSTS = ("roll-1", "roll-2", "roll-3", "roll-4")
 PORT = 8092
 MINERS = ("precog-miner@main.service", "precog-miner@market.service")
 
-BAD = ("crashes", "wrong", "slow")
+BAD = ("crashes", "wrong", "tenfold", "slow")
 # A variable of this host alone, with which its miner can't start: the second batch fails where the canary passed.
 UNFIT = "roll-2"
 UNFIT_VARIABLES = {"PRECOG_RUNTIME_API_URL": "http://127.0.0.1:8900/v4", "PRECOG_RUNTIME_DEADLINE_S": "-1"}
@@ -37,6 +37,12 @@ RELEASES = {
         '    raise OSError("a broken release")\n    asyncio.run',
     ),
     "wrong": ("serve.py", '"predictions": answer.predictions(),', '"predictions": {"btc": -1.0},'),
+    "tenfold": (
+        "serve.py",
+        '"predictions": answer.predictions(),\n        "intervals": answer.intervals(),',
+        '"predictions": {name: 10 * one for name, one in answer.predictions().items()},\n'
+        '        "intervals": {name: [10 * low, 10 * high] for name, (low, high) in answer.intervals().items()},',
+    ),
     "slow": (
         "serve.py",
         "        return _json(status(answer, self._settings), body(answer))",

@@ -134,6 +134,7 @@ def own_market(host, play):
         play(CONVERGE, instances(MOLECULE="1"))
 
 
+@pytest.mark.full
 def test_outage_of_the_source_stops_neither_repair_nor_going_back_nor_answers(host, balancer, own_market):
     unit = f"/etc/systemd/system/{ONE}.d/10-instance.conf"
     host.check_output(f"systemctl stop {OWN_MARKET}")
