@@ -108,14 +108,15 @@ def _deployed(host: Host, params: Mapping[str, Any], work: rollout.Rollout, give
     plan = plan._replace(secrets={**plan.secrets, **rollout.unwanted(host, plan.secrets)})
     outcome = Outcome(warnings=[*plan.warnings, *rollout.small(host, params, plan)])
     whole = store.is_whole(plan, links)
-    damaged = not whole and store.lies_there(plan.release)
+    new = not store.lies_there(plan.release)
+    damaged = not whole and not new
     if not whole:
         _expect_room(host, params)
         if check_mode:
             return _mended(_foreseen(host, work, plan, outcome), store, plan, damaged)
         store.save(plan, links)
     if not check_mode:
-        store.call(plan.release, given)
+        store.call(plan.release, given, new=new)
     _make_user(host, params, check_mode=check_mode)
     done = _roll(host, work, store.load(plan.release), plan.secrets, check_mode=check_mode)
     done.warnings = [*outcome.warnings, *done.warnings]

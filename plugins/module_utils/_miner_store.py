@@ -120,10 +120,10 @@ class Store:
         about = ", ".join(filter(None, self.about(name)))
         return f"{name} ({about})" if about else name
 
-    def call(self, name: str, given: str) -> None:
-        """Give a release a label, beside the time at which it came; "" leaves it as it is."""
+    def call(self, name: str, given: str, *, new: bool) -> None:
+        """Note a release's label, "" for the one that it has, and of a new one when it came."""
         about = self.about(name)
-        made = about.made or datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC") if new else about.made
         noted = About(made, given or about.label)
         if noted != about:
             self._host.stage(f"{self.folder(name)}/{ABOUT_FILE}", _json(noted._asdict()), Meta(0o644, 0, 0)).commit()

@@ -97,6 +97,15 @@ def test_label_that_is_none_is_refused_before_anything_is_touched(host, inventor
     assert store_of(host).names() == []
 
 
+def test_release_of_before_there_were_dates_gets_no_wrong_one(host, inventory):
+    inventory(FIRST)
+    host.at(store_of(host).folder(FIRST) + "/about.json").unlink()
+    assert not inventory(FIRST).changed
+    assert store_of(host).about(FIRST) == ("", "")
+    inventory(FIRST, label="old")
+    assert store_of(host).about(FIRST) == ("", "old")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
 def test_release_of_which_nobody_noted_anything_is_told_by_its_name(host, inventory, text):
     inventory(FIRST)
