@@ -33,6 +33,11 @@ SYSCTL = "sysctl"
 CPU_GOVERNOR = "cpu_governor"
 THP = "thp"
 
+TUNED = "tuned"
+TUNED_CONFIGURATION = "/etc/tuned/tuned-main.conf"
+# What is TuneD's although it applies /etc/sysctl.d after its own sysctl keys (plugin_sysctl.py, _apply_system_sysctl).
+TUNED_OWN = "CPU governor, energy preference, transparent huge pages, vm.dirty_* keys, as its active profile has them"
+
 ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)=(.*)")
 
 
@@ -56,8 +61,17 @@ class Found(NamedTuple):
 
 
 RIVALS = (
+    # On Debian 13 its package starts it. Source: sysctl_tuner.c, event_handler; tcp_buffer_tuner.c; bpftune-sysctl(8).
     Rival(
-        "tuned",
+        "bpftune",
+        ("bpftune.service",),
+        (SYSCTL,),
+        "net.ipv4.tcp_rmem, net.ipv4.tcp_wmem, net.ipv4.tcp_mem, net.core.netdev_max_backlog and other net.* keys, as "
+        "traffic changes. Once a run writes such a key, the tuner that has it is off until bpftune starts again; what "
+        "systemd-sysctl writes at boot, before bpftune starts, turns no tuner off",
+    ),
+    Rival(
+        TUNED,
         ("tuned.service",),
         (SYSCTL, CPU_GOVERNOR, THP),
         "sysctl keys, CPU governor, energy preference, transparent huge pages, as its active profile has them",
@@ -117,7 +131,7 @@ def detect(host: Host, subsystem: str | None = None) -> list[Found]:
     :raises OSError: a folder of systemd's can't be listed.
     """
     wanted = _wanted_units(host)
-    found = [_find(host, rival, wanted) for rival in RIVALS]
+    found = [_as_configured(host, _find(host, rival, wanted)) for rival in RIVALS]
     found.append(_find_ufw(host))
     return [rival for rival in found if rival and subsystem in (None, *rival.subsystems)]
 
@@ -141,6 +155,20 @@ def _find(host: Host, rival: Rival, wanted: set[str]) -> Found | None:
     evidence = ", ".join(f"{unit} is {state}" for unit, state in at_work.items())
     remedy = f"systemctl disable --now {' '.join(at_work)}"
     return Found(rival.name, rival.subsystems, evidence, rival.overrides, remedy)
+
+
+def _as_configured(host: Host, found: Found | None) -> Found | None:
+    """Return what TuneD leaves alone by its own settings; any other rival as it was found."""
+    if found is None or found.name != TUNED:
+        return found
+    settings = _ini(host, TUNED_CONFIGURATION)
+    # Its default is yes; it takes yes as Python's configparser does.
+    if settings.get("reapply_sysctl", "1").lower() not in ("1", "yes", "true", "on"):
+        return found
+    excluded = settings.get("reapply_sysctl_exclude", "")
+    but = f", but for those that reapply_sysctl_exclude names ({excluded})" if excluded else ""
+    kept = f"It applies /etc/sysctl.d after its own sysctl keys (reapply_sysctl), so those of ours stay{but}"
+    return found._replace(overrides=f"{TUNED_OWN}. {kept}")
 
 
 def _state(host: Host, unit: str, wanted: set[str]) -> str:
@@ -182,6 +210,15 @@ def _settings(host: Host, path: str) -> dict[str, str]:
         return assignments(host.read_text(path))
     except OSError:
         return {}
+
+
+def _ini(host: Host, path: str) -> dict[str, str]:
+    """Return the settings of a file of lines `name = value`, comments left out; none if it can't be read."""
+    try:
+        lines = [line.partition("#")[0].partition("=") for line in host.read_text(path).splitlines()]
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, equals, value in lines if equals}
 
 
 def _sysctl_keys(host: Host, path: str) -> list[str]:

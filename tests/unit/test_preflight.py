@@ -236,6 +236,39 @@ class TestRivals:
             (found,) = _rivals.detect(fill(tmp_path / str(number), files))
             assert (found.name, found.remedy) == (rival.name, f"systemctl disable --now {unit}")
 
+    @pytest.mark.parametrize(
+        ("settings", "ours_stay"),
+        [
+            (None, True),
+            ("daemon = 1\nreapply_sysctl = 1\n", True),
+            ("reapply_sysctl=True\n", True),
+            ("# reapply_sysctl = 0\n", True),
+            ("reapply_sysctl = 0\n", False),
+            ("reapply_sysctl = no # why\n", False),
+        ],
+    )
+    def test_tuned_overrides_sysctl_keys_only_without_reapply_sysctl(self, tmp_path, settings, ours_stay):
+        files = {"/lib/systemd/system/tuned.service": UNIT, f"{WANTS}/tuned.service": "-> x"}
+        (found,) = _rivals.detect(
+            fill(tmp_path, files if settings is None else {**files, "/etc/tuned/tuned-main.conf": settings})
+        )
+        assert ("those of ours stay" in found.overrides) == ours_stay
+        assert found.overrides.startswith("sysctl keys") != ours_stay
+        assert "CPU governor" in found.overrides
+
+    def test_keys_that_tuned_does_not_reapply_are_named(self, tmp_path):
+        files = {"/lib/systemd/system/tuned.service": UNIT, f"{WANTS}/tuned.service": "-> x"}
+        settings = {"/etc/tuned/tuned-main.conf": "reapply_sysctl_exclude = net.ipv4.ip_forward, net.core.*\n"}
+        (found,) = _rivals.detect(fill(tmp_path, {**files, **settings}))
+        assert "reapply_sysctl_exclude names (net.ipv4.ip_forward, net.core.*)" in found.overrides
+
+    def test_bpftune_says_what_happens_to_its_tuner(self, tmp_path):
+        files = {"/usr/lib/systemd/system/bpftune.service": UNIT, f"{WANTS}/bpftune.service": "-> x"}
+        (found,) = _rivals.detect(fill(tmp_path, files), _rivals.SYSCTL)
+        assert found.evidence == "bpftune.service is enabled"
+        assert "net.ipv4.tcp_rmem" in found.overrides
+        assert "until bpftune starts again" in found.overrides
+
     def test_only_those_of_one_subsystem(self, tmp_path):
         files = {**UFW, "/lib/systemd/system/auto-cpufreq.service": UNIT, f"{WANTS}/auto-cpufreq.service": "-> x"}
         host = fill(tmp_path, files)
