@@ -249,6 +249,7 @@ class Engine:
 
     def __init__(self):
         self.came, self.go = asyncio.Semaphore(0), asyncio.Event()
+        self.model = "a model"
 
     def clock(self):
         return time.monotonic()
@@ -292,7 +293,7 @@ class Caller:
 async def ended(callers):
     """Serve, connect callers, yield them with the engine and what tells the server to end."""
     engine, end = Engine(), asyncio.Event()
-    runtime = SimpleNamespace(engine=engine, settings=Settings(), metrics=Metrics())
+    runtime = SimpleNamespace(engine=engine, settings=Settings(), metrics=Metrics(), trouble=str)
     opened = asyncio.get_running_loop().create_future()
 
     async def served():

@@ -308,8 +308,12 @@ def test_an_unknown_bittensor_is_not_served_with_lax_verification(monkeypatch):
     async def default_verify(self, synapse):
         """What another version verifies with."""
 
+    def running():
+        return [each for each in threading.enumerate() if each.name == "precog-runtime"]
+
     monkeypatch.setattr(Axon, "default_verify", default_verify)
+    before = running()
     with pytest.raises(SettingError, match="can't be verified strictly"):
         drop_in(Settings(), SimulatedMarket(1, "mixed"))
-    assert not [each for each in threading.enumerate() if each.name == "precog-runtime"]
+    assert running() == before
     assert Axon.default_verify is default_verify
