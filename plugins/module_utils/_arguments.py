@@ -118,6 +118,7 @@ MINER_SERVICE: Arguments = {
     "release": {"type": "str", "default": ""},
     "allow_withdrawn": {"type": "str", "default": ""},
     "label": {"type": "str", "default": ""},
+    "hold": {"type": "str", "default": ""},
     "instances": {"type": "dict", "default": {"main": {}}},
     "instance_defaults": {"type": "dict", "default": {}},
     "hotkeys": {"type": "dict", "default": {}, "no_log": True},

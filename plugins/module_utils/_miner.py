@@ -105,6 +105,8 @@ def _deployed(host: Host, params: Mapping[str, Any], work: rollout.Rollout, give
         return _held(done, params)
     plan, links = _planned(host, params, check_mode=check_mode)
     _expect_allowed(store.past(), plan.release, params)
+    if params["hold"] and plan.release != store.current:
+        return _on_hold(host, work, plan.release, params, check_mode=check_mode)
     plan = plan._replace(secrets={**plan.secrets, **rollout.unwanted(host, plan.secrets)})
     outcome = Outcome(warnings=[*plan.warnings, *rollout.small(host, params, plan)])
     whole = store.is_whole(plan, links)
@@ -145,6 +147,19 @@ def _note(store: Store, past: Past) -> list[str]:
     except OSError as error:
         return [f"which release was withdrawn could not be written down ({error}): go back once more when it can be"]
     return []
+
+
+def _on_hold(host: Host, work: rollout.Rollout, wanted: str, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
+    """Repair what runs, and report the release that has to wait; a host that has none stays without."""
+    current = work.store.current
+    done = Outcome()
+    if current:
+        done = _held(_roll(host, work, work.store.load(current), {}, check_mode=check_mode), params)
+    row = _row(RELEASE, wanted, current or None, current or None, work.store.folder(current or wanted))
+    done.settings.append({**row, "status": "drifted", "reason": f"it has to wait: {params['hold']}"})
+    done.release = wanted
+    done.warnings.append(f"the release {wanted} has to wait, and this host keeps {current or 'none'}: {params['hold']}")
+    return done
 
 
 def _stays(store: Store, wanted: str, done: Outcome) -> list[str]:

@@ -56,6 +56,12 @@ options:
     description: The name of a withdrawn release that may be rolled out again.
     type: str
     default: ''
+  hold:
+    description:
+      - Why no other release may be rolled out now, if that is so. The host then keeps the release that it has, which is
+        repaired where it has drifted, and the release that has to wait is reported. O(release) is not affected.
+    type: str
+    default: ''
   instances:
     description: The instances by name, each with the options that differ from O(instance_defaults).
     type: dict

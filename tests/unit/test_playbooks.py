@@ -38,6 +38,13 @@ class CallbackModule(CallbackBase):
 ROLE = [
     {"name": "Came here", "ansible.builtin.ping": None},
     {"name": "Fail", "ansible.builtin.fail": {"msg": "as wanted"}, "when": "bad | default(false)"},
+    {
+        "name": "Lose",
+        "ansible.builtin.ping": None,
+        "vars": {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1},
+        "when": "lost_midway | default(false)",
+    },
+    {"name": "Hold", "ansible.builtin.debug": {"msg": "HOLD {{ miner_service_hold | default('') }}"}},
     {"name": "Tell", "ansible.builtin.debug": {"msg": "DONE {{ inventory_hostname }}"}},
 ]
 
@@ -66,6 +73,11 @@ def place(tmp_path_factory):
     collection = folder / "collections/ansible_collections/precog/fleet"
     shutil.copytree(ROOT / "playbooks", collection / "playbooks")
     shutil.copytree(ROOT / "meta", collection / "meta")
+    for kind in ("filter", "plugin_utils"):
+        shutil.copytree(ROOT / "plugins" / kind, collection / "plugins" / kind)
+    for kind in ("action", "modules"):
+        (collection / "plugins" / kind).mkdir()
+        shutil.copy(ROOT / f"plugins/{kind}/audit_verdict.py", collection / "plugins" / kind)
     shutil.copy(ROOT / "galaxy.yml", collection)
     for role in (ROOT / "roles").iterdir():
         tasks = collection / "roles" / role.name / "tasks"
@@ -181,9 +193,9 @@ def test_a_host_that_fails_stops_the_rollout(play):
     assert sizes(run, "Run the miner") == [1, 2]
 
 
-def test_a_host_that_is_lost_stops_the_rollout(play):
+def test_a_host_that_is_lost_midway_stops_the_rollout(play):
     """The two others of its batch are done; without a word of ours the five after it would be too."""
-    run = play("miner", fleet(8, m3=LOST))
+    run = play("miner", fleet(8, m3={"lost_midway": True}))
     assert "UNREACHABLE" in run.output
     assert run.code != 0
     assert run.done == {"m1", "m2"}
@@ -192,20 +204,82 @@ def test_a_host_that_is_lost_stops_the_rollout(play):
     assert "--limit 'miners:!m3'" in run.output
 
 
-def test_a_canary_that_is_lost_before_the_rollout_stops_it(play, place):
-    """As where tune.yml has lost it: its batch is empty then, and would pass for done."""
-    before = {"hosts": "miners", "gather_facts": False, "tasks": [{"ansible.builtin.ping": None}]}
-    playbook = place / "collections/ansible_collections/precog/fleet/playbooks/lost.yml"
-    playbook.write_text(yaml.safe_dump([before, {"ansible.builtin.import_playbook": "precog.fleet.miner"}]))
-    run = play("lost", fleet(8, m1=LOST))
-    assert run.code != 0
-    assert run.done == set()
-    assert "--limit 'miners:!m1'" in run.output
-
-
 def test_one_part_of_a_release_is_stopped_too(play):
-    run = play("miner", fleet(8, m3=LOST), "--tags", "python_env")
+    run = play("miner", fleet(8, m3={"lost_midway": True}), "--tags", "python_env")
     assert run.done == {"m1", "m2"}
+
+
+def held(run: Run) -> set[str]:
+    """What miner_service was given as the reason to hold a release, on all hosts."""
+    return set(re.findall(r'"?msg"?: "?HOLD ?(.*?)"?$', run.output, re.MULTILINE))
+
+
+@pytest.mark.parametrize("dead", ["m1", "m3", "m8"])
+def test_a_dead_host_holds_the_release_and_the_others_are_repaired(play, dead):
+    run = play("miner", fleet(8, **{dead: LOST}))
+    assert run.code == 4
+    assert run.done == {f"m{number}" for number in range(1, 9)} - {dead}
+    (reason,) = held(run) - {""}
+    assert f"1 of 8 miners could not be reached ({dead}), and miner_rollout_tolerated is 0" in reason
+    assert f"--limit 'miners:!{dead}'" in reason
+
+
+@pytest.mark.parametrize("tolerated", [1, "20%"])
+def test_dead_hosts_that_are_tolerated_hold_no_release(play, tolerated):
+    run = play("miner", fleet(8, m1=LOST), "--extra-vars", json.dumps({"miner_rollout_tolerated": tolerated}))
+    assert run.code == 4
+    assert run.done == {f"m{number}" for number in range(2, 9)}
+    assert held(run) == {""}
+    # A canary still comes first: the batches are made of those that can be reached.
+    assert sizes(run, "Run the miner") == [1, 1, 5]
+
+
+def test_a_host_left_out_by_the_limit_holds_nothing(play):
+    run = play("miner", fleet(4, m2=LOST), "--limit", "miners:!m2")
+    assert run.code == 0
+    assert held(run) == {""}
+
+
+def test_a_tolerance_that_is_no_number_is_refused_before_a_host_is_touched(play):
+    run = play("miner", fleet(2), "--extra-vars", "miner_rollout_tolerated=some")
+    assert run.code == 2
+    assert "miner_rollout_tolerated is 'some': give the number of hosts that may be missing" in run.output
+
+
+LOOKED_AT = [{"name": "Look", "ansible.builtin.set_fact": {"audit_result": {"unclean": ["preflight", "swap"]}}}]
+
+
+@pytest.fixture
+def site(play, place):
+    """Runs site.yml with an audit that finds something to do on every host that it can reach."""
+    tasks = place / "collections/ansible_collections/precog/fleet/roles/audit/tasks/main.yml"
+    kept = tasks.read_text()
+    look = [{"name": "Reach", "ansible.builtin.ping": None}, *LOOKED_AT]
+    tasks.write_text(yaml.safe_dump(look))
+    yield lambda inventory, *options: play("site", inventory, *options)
+    tasks.write_text(kept)
+
+
+@pytest.mark.parametrize("dead", ["m1", "m4"])
+def test_one_dead_host_keeps_nothing_from_the_others(site, dead):
+    """Tuning, drift repair of the miners and the closing audit go on; the host is reported, and the run ends with 4."""
+    run = site(fleet(5, **{dead: LOST}))
+    others = {f"m{number}" for number in range(1, 6)} - {dead}
+    assert run.code == 4, run.output
+    assert run.done == others, run.output
+    tuned = run.batches("Tune the hosts")
+    assert [len(batch) for batch in tuned] == [1, 3]
+    assert {name for batch in tuned for name in batch} == others
+    assert [set(batch) for batch in run.batches("Tell what is not as wanted")][-1] >= others
+    assert f"({dead})" in " ".join(held(run))
+
+
+def test_a_host_lost_while_it_is_tuned_stops_the_rollout(site):
+    run = site(fleet(4, m3={"lost_midway": True}))
+    assert run.code != 0
+    assert "m3 could not be reached or failed earlier in this run" in " ".join(run.output.split())
+    assert "Run the miner" in run.output
+    assert held(run) <= {""}
 
 
 def test_what_is_no_rollout_minds_no_lost_host(play):
@@ -275,11 +349,6 @@ def audit(play, place):
         "load_balancer": looks("load_balancer_result", changed=False),
     }
     kept = {role: (roles / role / "tasks/main.yml").read_text() for role in clean}
-    plugins = place / "collections/ansible_collections/precog/fleet/plugins"
-    for kind in ("action", "modules"):
-        (plugins / kind).mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / f"plugins/{kind}/audit_verdict.py", plugins / kind)
-    shutil.copytree(ROOT / "plugins/plugin_utils", plugins / "plugin_utils", dirs_exist_ok=True)
 
     def run(*options: str, **roles_tasks: list[dict]) -> Run:
         for role, tasks in {**clean, **roles_tasks}.items():
