@@ -331,6 +331,37 @@ def test_a_release_that_was_mended_is_told(host, inventory, damage):
     assert not inventory().changed
 
 
+TEMPLATE_UNIT = f"{UNITS}/precog-miner@.service"
+HOLD = "1 of 12 miners could not be reached (m7), and miner_rollout_tolerated is 0"
+
+
+@pytest.fixture
+def held(host, asked, monkeypatch):
+    """Rolls out an inventory that makes the release `new`, while releases are held."""
+    assert not asked
+    monkeypatch.setattr(_miner, "_planned", lambda *_args, **_mode: (host.plans["new"], {}))
+    monkeypatch.setattr(_miner.rollout, "small", lambda *_args: [])
+    return lambda: _miner.deploy(host, {**PARAMS, "hold": HOLD}, check_mode=False)
+
+
+def test_a_held_release_waits_and_is_reported(host, held):
+    outcome = held()
+    assert (outcome.failure, outcome.changed) == ("", False)
+    assert host.running() == OLD
+    assert statuses(outcome)["miner_release"] == "drifted"
+    assert any(f"the release new has to wait, and this host keeps old: {HOLD}" in text for text in outcome.warnings)
+
+
+def test_while_a_release_is_held_what_drifted_is_repaired(host, held):
+    host.run(["systemctl", "stop", "precog-miner@one.service"])
+    host.at(TEMPLATE_UNIT).write_text("[Service]\n# somebody was here\n")
+    outcome = held()
+    assert (outcome.failure, outcome.changed) == ("", True)
+    assert host.running() == OLD
+    assert "somebody" not in host.at(TEMPLATE_UNIT).read_text()
+    assert not held().changed
+
+
 @pytest.mark.parametrize("unit", ["precog-miner@one.service", "precog-miner@one.socket"])
 @pytest.mark.usefixtures("asked")
 def test_what_no_boot_would_start_is_enabled(host, unit):
