@@ -321,10 +321,36 @@ def test_a_rollout_that_fails_leaves_the_balancer_as_it_is(play):
 
 
 def test_a_rollback_begins_with_the_balancer(play):
-    run = play("rollback", balanced())
+    run = play("rollback", balanced(), "--extra-vars", "rollback_all=yes")
     assert run.code == 0, run.output
     assert order(run)[0] == "lb"
     assert run.done == {"lb", "m1", "m2"}
+
+
+def test_a_rollback_of_everything_has_to_be_asked_for(play):
+    run = play("rollback", balanced())
+    assert run.code == 2
+    assert run.done == set()
+    assert "takes away the miners and the tuning of all 3 hosts. Nothing was done." in run.output
+    assert "-e rollback_all=yes" in run.output
+
+
+@pytest.mark.parametrize(
+    ("options", "done"),
+    [(("--limit", "m2"), {"m2"}), (("--tags", "swap"), {"m1", "m2"}), (("--tags", "load_balancer"), {"lb"})],
+    ids=["limit", "tag", "tag of the balancer"],
+)
+def test_a_rollback_of_a_part_needs_no_confirmation(play, options, done):
+    run = play("rollback", balanced(), *options)
+    assert run.code == 0, run.output
+    assert run.done == done
+
+
+def test_a_rollback_goes_in_batches_and_stops_where_it_fails(play):
+    run = play("rollback", fleet(8, m3={"bad": True}), "--extra-vars", "rollback_all=yes")
+    assert run.code == 2
+    assert run.batches("Take the miners away") == [["m1"], ["m2", "m3"]]
+    assert run.batches("Roll the hosts back") == []
 
 
 # -- the audit --------------------------------------------------------------------------------------------------------
