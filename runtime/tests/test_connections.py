@@ -137,9 +137,9 @@ def market():
 
 
 @contextmanager
-def served(market, *more, descriptors=0):
+def served(market, *more, descriptors=0, stderr=None):
     options = ("--port", 0, "--api-url", market, "--window-s", 600, *more)
-    with running("serve", *options, descriptors=descriptors) as command:
+    with running("serve", *options, descriptors=descriptors, stderr=stderr) as command:
         wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
         yield command
 
@@ -179,8 +179,9 @@ def descriptors_of(command):
     return len(list(Path(f"/proc/{command.process.pid}/fd").iterdir()))
 
 
-def test_three_hundred_half_sent_requests_stop_nobody_else(market):
-    with served(market, "--receive-s", 3, descriptors=256) as command:
+def test_three_hundred_half_sent_requests_stop_nobody_else(market, tmp_path):
+    log = tmp_path / "log"
+    with log.open("w") as stderr, served(market, "--receive-s", 3, descriptors=256, stderr=stderr) as command:
         before = descriptors_of(command)
         flood = []
         for _ in range(6):
@@ -205,6 +206,7 @@ def test_three_hundred_half_sent_requests_stop_nobody_else(market):
         assert errors(command, "slow_caller") >= 100
         for each in flood:
             each.close()
+    assert "ERROR" not in log.read_text()
 
 
 def test_a_connection_that_is_kept_open_between_requests_stays(market):
