@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from precog_runtime import log as log_module
+from precog_runtime import store as store_module
 from precog_runtime.forecast.backtest import interval_score
 from precog_runtime.log import FILE, Accuracy, PredictionLog
 from precog_runtime.metrics import Metrics
@@ -423,3 +424,37 @@ def test_in_memory_nothing_is_written(tmp_path: Path, monkeypatch: pytest.Monkey
     assert opened.read("SELECT count(*) FROM requests") == [(1,)]
     log.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_flood_of_refused_requests_keeps_the_history_of_answered_ones(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "MOST_REQUESTS", 1000)
+    monkeypatch.setattr(log_module, "MOST_IN_MEMORY", 1000)
+    log = opened.log()
+    for number in range(900):
+        log.record("axon", request(str(number)), answer(answered("btc", BTC)), 0.0)
+    log.store.flush()
+    for number in range(6000):
+        log.record("axon", request(f"refused {number}"), answer(refused={"": "no"}), 0.0)
+        if number % 500 == 0:
+            log.store.flush()
+    log.prune()
+    assert opened.read("SELECT count(*) FROM requests WHERE outcome = 'full'") == [(900,)]
+    assert opened.read("SELECT count(*) FROM answers") == [(900,)]
+    assert opened.read("SELECT count(*), max(id) > 6000 FROM requests WHERE outcome = 'none'") == [(100, 1)]
+    assert opened.read("SELECT count(*) FROM refusals") == [(100,)]
+
+
+def test_flood_of_refused_requests_leaves_the_queue_to_answered_ones(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = opened.log()
+    monkeypatch.setattr(log.store, "_take", lambda: [])  # the disk is slow
+    monkeypatch.setattr(store_module, "QUEUE_ROWS", 1000)
+    for number in range(2000):
+        log.record("axon", request(f"refused {number}"), answer(refused={"": "no"}), 0.0)
+    log.record("axon", request("answered"), answer(answered("btc", BTC)), 0.0)
+    monkeypatch.undo()
+    assert opened.read("SELECT caller FROM requests WHERE outcome = 'full'") == [("answered",)]
+    assert errors(opened.metrics, "store_full") >= 1900

@@ -49,6 +49,10 @@ BAD = [
     ({"assets": 5}, "not a list of names"),
     ({"api_url": "ftp://x"}, "api_url is 'ftp://x': it is no URL"),
     ({"metrics_port": 70000}, "metrics_port is 70000: it is not between 0 and 65535"),
+    (
+        {"deadline_s": 0.25},
+        "deadline_s is 0.25: 0.25 s of it are kept for the answer itself, so the model would hardly",
+    ),
     ({"min_workers": 4, "max_workers": 2}, "max_workers is 2: it is below min_workers (4)"),
 ]
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from precog_runtime.errors import NoPrices, RequestRefused, SourceError
-from precog_runtime.forecaster import RESERVE_S, Made, Table
+from precog_runtime.forecaster import Made, Table
 from precog_runtime.requests import Checked, check
+from precog_runtime.settings import RESERVE_S
 from precog_runtime.types import Answer, AssetAnswer, Request
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Engine:
 
     async def freshen(self) -> None:
         """Bring the market up to date if it is behind, for as long as patience allows."""
-        deadline = self.clock() + self.settings.patience_s + RESERVE_S
+        deadline = self.clock() + self.settings.patience_s * 2 + RESERVE_S
         await self._freshen(self.settings.assets, int(self.now()), deadline)
 
     @property
@@ -233,7 +234,7 @@ class Engine:
         self._metrics.error("internal")
         if (asset, kind) not in self._bugs:  # a traceback for each request would bury the log
             self._bugs.add((asset, kind))
-            logger.error("%s can't be answered. The like of it is not told again", asset, exc_info=error)
+            logger.error("%s: failed by a bug. The like of it is not logged again", asset, exc_info=error)
         return RequestRefused(f"a bug: {kind}")
 
     def _at(self, timestamp: int) -> int:
@@ -263,11 +264,14 @@ class Engine:
         return (newest is None or newest < at - self.settings.fresh_s) and asset not in self._market.absent
 
     async def _freshen(self, assets: Sequence[str], timestamp: int, deadline: float) -> None:
-        """Bring the market up to date if an asset is behind, for as long as patience and the deadline allow."""
+        """Bring the market up to date if an asset is behind, for as long as patience and half of the time left allow.
+
+        The other half is the model's.
+        """
         at = self._at(timestamp)
         if not any(self._behind(asset, at) for asset in assets):
             return
-        patience = min(self.settings.patience_s, deadline - self.clock() - RESERVE_S)
+        patience = min(self.settings.patience_s, (deadline - self.clock() - RESERVE_S) / 2)
         if patience <= 0:
             return
         try:
@@ -276,6 +280,8 @@ class Engine:
             self._metrics.error(error.kind)
         except asyncio.TimeoutError:
             self._metrics.error("patience")
+        except Exception as error:  # a bug in it must not keep back the prices that there are
+            self._broken("newer prices", error)
 
     def _finish(self, front: str, request: Request, answer: Answer, began: float) -> None:
         """Count and log an answered request."""

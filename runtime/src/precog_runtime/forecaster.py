@@ -13,6 +13,7 @@ from precog_runtime.cache import Key
 from precog_runtime.errors import ModelError, RequestRefused
 from precog_runtime.forecast.degrade import widen
 from precog_runtime.forecast.model import check as check_forecast
+from precog_runtime.settings import RESERVE_S
 from precog_runtime.types import AssetAnswer, Floats, Forecast, Ints, Model, Series
 from precog_runtime.workers.pool import WorkerDied
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESERVE_S = 0.25  # of a deadline, kept for the answer itself once waiting is given up
 KEPT = 1024  # entries of a table; each holds only until prices change
 # Forecasts that requests may queue for the model, times assets; those made ahead are queued besides. Of marks and the
 # present (see requests.py) 34 seconds can be named by the defaults; without marks, any.

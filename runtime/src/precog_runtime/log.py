@@ -41,6 +41,7 @@ TEXT = 128  # characters kept of what a caller sent, or a model or fault says
 REFUSALS = 8  # kept of one request
 MOST_REQUESTS = 1_000_000  # kept on disk, whatever the retention: a flood must not fill it (about 500 MB)
 MOST_IN_MEMORY = 10_000  # kept in memory (about 6 MB)
+REFUSED_SHARE = 0.1  # so many requests without any answer are kept besides, and may wait to be written
 PRUNE_EVERY = 1_000  # requests
 REALISE_MOST = 500  # forecasts looked at in one call of realise()
 
@@ -62,6 +63,8 @@ _SCHEMA = Schema(
             request_id INTEGER NOT NULL REFERENCES requests (id) ON DELETE CASCADE, asset TEXT NOT NULL,
             reason TEXT NOT NULL, PRIMARY KEY (request_id, asset)) WITHOUT ROWID""",
         "CREATE INDEX IF NOT EXISTS requests_by_time ON requests (time)",
+        "CREATE INDEX IF NOT EXISTS answered ON requests (id) WHERE outcome != 'none'",
+        "CREATE INDEX IF NOT EXISTS unanswered ON requests (id) WHERE outcome = 'none'",
         "CREATE INDEX IF NOT EXISTS answers_by_timestamp ON answers (timestamp)",
         "CREATE INDEX IF NOT EXISTS unrealised ON answers (timestamp, asset) WHERE realised IS NULL",
         """CREATE VIEW IF NOT EXISTS log AS SELECT
@@ -87,7 +90,12 @@ _REALISE = """UPDATE answers
 _ACCURACY = """SELECT asset, model, count(*), avg(error), avg(inside), avg(abs(high - low) / realised), avg(score)
     FROM answers WHERE realised IS NOT NULL AND timestamp > ? GROUP BY asset, model ORDER BY asset, model"""
 _OLD = "DELETE FROM requests WHERE time < ?"
-_MANY = "DELETE FROM requests WHERE id <= (SELECT max(id) FROM requests) - ?"
+# Those with an answer and those without are bounded each by itself: anybody can have requests refused, which must not
+# drive out the history.
+_MANY = """DELETE FROM requests WHERE outcome != 'none' AND id <=
+    (SELECT id FROM requests WHERE outcome != 'none' ORDER BY id DESC LIMIT 1 OFFSET ?)"""
+_MANY_REFUSED = """DELETE FROM requests WHERE outcome = 'none' AND id <=
+    (SELECT id FROM requests WHERE outcome = 'none' ORDER BY id DESC LIMIT 1 OFFSET ?)"""
 
 
 _BEGINNING: Row = (0, "", 0.0, 0.0, 0.0)  # before the first row of _DUE
@@ -136,7 +144,7 @@ class PredictionLog:
         if answer.refused:
             first = islice(answer.refused.items(), REFUSALS)
             transaction.append((_REFUSAL, [(_text(name), _text(reason)) for name, reason in first]))
-        self.store.put_all(transaction)
+        self.store.put_all(transaction, 1.0 if answer.assets else REFUSED_SHARE)
         self._records += 1
         if self._records % PRUNE_EVERY == 0:
             self.prune()
@@ -200,6 +208,7 @@ class PredictionLog:
         """Remove what is older than `retention_days`, and give the room back to the disk; doesn't wait for it."""
         self.store.put(_OLD, [(self._now() - self._retention_s,)])
         self.store.put(_MANY, [(self._most,)])
+        self.store.put(_MANY_REFUSED, [(int(self._most * REFUSED_SHARE),)])
         self.store.shrink()
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ PREFIX = "PRECOG_RUNTIME_"
 LOG_LEVEL = f"{PREFIX}LOG_LEVEL"  # of the commands, not of the runtime
 COMMUNITY = "https://community-api.coinmetrics.io/v4"
 PAID = "https://api.coinmetrics.io/v4"
+RESERVE_S = 0.25  # of a deadline, kept for the answer itself once waiting is given up
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,9 @@ class Settings:
             _refuse("api_url", self.api_url, f"it is no URL. Give one like {COMMUNITY}")
         if self.api_key and not _keeps_the_key(self.api_url):
             _refuse("api_url", self.api_url, "everybody on the way could read api_key. Give an address with https://")
+        if self.deadline_s < 2 * RESERVE_S:
+            told = f"{RESERVE_S:g} s of it are kept for the answer itself, so the model would hardly ever be used"
+            _refuse("deadline_s", self.deadline_s, f"{told}. Give {2 * RESERVE_S:g} or more")
         if 0 < self.max_workers < self.min_workers:
             _refuse("max_workers", self.max_workers, f"it is below min_workers ({self.min_workers})")
 

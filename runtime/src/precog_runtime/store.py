@@ -124,11 +124,14 @@ class Store:
         """
         self.put_all([(sql, rows)])
 
-    def put_all(self, transaction: Transaction) -> None:
-        """Queue statements that are written together or not at all, in this order; never waits."""
+    def put_all(self, transaction: Transaction, share: float = 1.0) -> None:
+        """Queue statements that are written together or not at all, in this order; never waits.
+
+        :param share: of the queue, 0 to 1, beyond which they are dropped: less for what must not drive out other rows.
+        """
         size = sum(len(rows) for _, rows in transaction)
         with self._changed:
-            if not self._closing and self._rows + size <= QUEUE_ROWS:
+            if not self._closing and self._rows + size <= QUEUE_ROWS * share:
                 before, self._rows = self._rows, self._rows + size
                 self._queue.append(transaction)
                 self._accepted += 1

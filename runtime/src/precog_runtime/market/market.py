@@ -58,6 +58,7 @@ class Market:
         self._holes: list[tuple[int, int]] = []
         self._mending: asyncio.Task[None] | None = None
         self._doubted: dict[str, frozenset[int]] = {}
+        self._unreadable = False
 
     def series(self, asset: str, start: int, end: int) -> Series:
         """Return a copy of an asset's prices with start <= time <= end, as far as they are in the window."""
@@ -171,7 +172,7 @@ class Market:
         except RateLimited as limited:
             self._limited_until = asyncio.get_running_loop().time() + min(limited.retry_after_s, LONGEST_RESET_S)
             raise
-        self._take(found, start, end)
+        self._take(found)
         self.absent = lagging({asset: window.newest for asset, window in self.windows.items()})
         # Of the assets that came back from further than that, or that are here for the first time.
         lacking = [
@@ -232,21 +233,45 @@ class Market:
                     await asyncio.sleep(limited.retry_after_s)
         finally:
             background.reset(token)
-        self._take(found, start, end)
+        self._take(found)
 
     async def _fetch(self, start: int, end: int, timeout_s: float) -> Mapping[str, Series]:
-        """Ask the source; whatever an operator's own source raises is a `SourceError`."""
+        """Ask the source; what an operator's own source raises, or returns instead of prices, is a `SourceError`."""
         try:
-            return await self._source.fetch(list(self.windows), start, end, timeout_s)
+            return self._usable(await self._source.fetch(list(self.windows), start, end, timeout_s), start, end)
         except SourceError:
             raise
         except Exception as error:
             raise SourceError(f"the source failed: {type(error).__name__}: {error}") from error
 
-    def _take(self, found: Mapping[str, Series], start: int, end: int) -> None:
-        """Put what came into the windows, but for what was not asked for and what can't be believed."""
+    def _usable(self, found: Mapping[str, Series], start: int, end: int) -> dict[str, Series]:
+        """Return the rows of that range, by asset; an asset whose prices can't be read is left out, counted and logged.
+
+        :raises SourceError: none can be read.
+        """
+        usable: dict[str, Series] = {}
+        wrong = []
+        for asset in self.windows:
+            try:
+                if asset in found:
+                    usable[asset] = _clipped(found[asset], start, end)
+            except Exception as error:  # by what the source returned, numpy raises half a dozen kinds
+                wrong.append(f"{asset} ({type(error).__name__}: {error})")
+        if not wrong:
+            return usable
+        told = f"the source returned no prices that can be read for {', '.join(wrong)}"
+        if not usable:
+            raise SourceError(told)
+        self._metrics.error("garbage_page")
+        if not self._unreadable:
+            logger.warning("%s. Not logged again", told)
+        self._unreadable = True
+        return usable
+
+    def _take(self, found: Mapping[str, Series]) -> None:
+        """Put what came into the windows, but for what can't be believed."""
         for asset, window in self.windows.items():
-            series = _clipped(found[asset], start, end) if asset in found else None
+            series = found.get(asset)
             if series is None or not len(series):
                 continue
             first, last = int(series.times[0]), int(series.times[-1])
@@ -323,9 +348,14 @@ def _near(one: float, other: float) -> bool:
 
 
 def _clipped(series: Series, start: int, end: int) -> Series:
-    """Return the rows that a source may give for that range, in order: it may be an operator's own."""
+    """Return the rows that a source may give for that range, in order: it may be an operator's own.
+
+    :raises ValueError: times and prices are not two arrays of one length; or what numpy raises of what is no number.
+    """
     times: Ints = np.asarray(series.times, np.int64)
     prices: Floats = np.asarray(series.prices, np.float64)
+    if times.ndim != 1 or times.shape != prices.shape:
+        raise ValueError(f"times have the shape {times.shape}, prices {prices.shape}")
     usable = (times >= start) & (times <= end) & np.isfinite(prices) & (prices > 0)
     return ordered(times, prices) if usable.all() else ordered(times[usable], prices[usable])
 

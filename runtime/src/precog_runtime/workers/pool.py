@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from precog_runtime.errors import ModelError
 from precog_runtime.workers import shared, sizing
+from precog_runtime.workers.executors import Renewed
 from precog_runtime.workers.threads import Threads
 
 if TYPE_CHECKING:  # a worker process imports this module, and needs no metrics
@@ -345,6 +346,8 @@ class WorkerPool:
 
     def _submitted(self, kind: str, task: _Task) -> concurrent.futures.Future[Any]:
         if not self._can_stop(kind) and self._abandoned >= MOST_ABANDONED:
+            if isinstance(self._executor, Renewed):
+                self._executor.probe()
             raise WorkerDied(
                 f"{self._abandoned} tasks that were given up are still at work, so no more are begun. Mend what hangs "
                 'and start again; of the kind "python", without an executor, such tasks would be killed'
