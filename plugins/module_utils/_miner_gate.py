@@ -456,23 +456,26 @@ def _old_prices(after: Figures, limits: Limits) -> list[str]:
 
 
 def far_prices(after: Figures, limits: Limits, prices: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Return which assets have a prediction too far from what the source gave lately, each once, with the farthest.
+    """Return that predictions are too far from what the source gave lately: the farthest one, and for which assets.
 
     :param prices: lowest and highest price of the source, USD, by asset.
     """
-    found = []
+    far: dict[str, tuple[float, str]] = {}
     for asset, (low, high) in prices.items():
         given = [one.prices[asset] for one in after.judgements if asset in one.prices]
         offs = [(max(price / high - 1, 1 - price / low, 0.0), price) for price in given]
-        far = [(off, price) for off, price in offs if off > limits.price_tolerance]
-        if far:
-            off, price = max(far)
-            found.append(
-                f"the prediction of {asset} is {price:g} where its source says {low:g} to {high:g}, {off:.1%} away, "
-                f"in {len(far)} of {len(given)} answers; the limit is {limits.price_tolerance:.1%} "
-                "(gate price_tolerance)"
-            )
-    return found
+        beyond = [(off, price) for off, price in offs if off > limits.price_tolerance]
+        if beyond:
+            off, price = max(beyond)
+            told = f"is {price:g} where its source says {low:g} to {high:g}, {off:.1%} away"
+            far[asset] = off, f"{told}, in {len(beyond)} of {len(given)} answers"
+    if not far:
+        return []
+    farthest = max(far, key=lambda asset: far[asset][0])
+    others = ", ".join(asset for asset in far if asset != farthest)
+    too = f"; so is that of {others}" if others else ""
+    limit = f"the limit is {limits.price_tolerance:.1%} (gate price_tolerance)"
+    return [f"the prediction of {farthest} {far[farthest][1]}{too}; {limit}"]
 
 
 def _wrong_kinds(before: Figures | None, after: Figures, limits: Limits) -> list[str]:

@@ -548,7 +548,7 @@ class Rollout:
             demand = self._demand(release, instance, known=known, again=True)
             problems = problems if demand.fresh else self._examined(instance, begun, before, demand)
         if problems:
-            raise HostError("; ".join(problems))
+            raise HostError(";\n  ".join(problems))
         if known:
             far = gate.far_prices(self.figures[instance.name], self._limits, demand.prices)
             self._doubts += [f"{instance.name}: {one}" for one in far]

@@ -12,7 +12,7 @@ CANARY, SECOND = "roll-1", "roll-2"
 SAYS = {
     "crashes": r"main: its process ends at start .*it said: .*a broken release",
     "wrong": r"main: the answers are wrong: .*btc has no prediction that is a price: -1\.0",
-    "tenfold": r"main: the prediction of btc is .* where its source says .*, (89|90)[0-9]\.[0-9]% away",
+    "tenfold": r"main: the prediction of [a-z_]+ is .* where its source says .*, (89|90)[0-9]\.[0-9]% away",
     "slow": r"main: .*p99 is [0-9]{4} ms; the limit is 1000 ms \(gate p99_ms\)",
 }
 STEPS = ("good", *SAYS, "good again", "third, unfit for one", "third, mended")
