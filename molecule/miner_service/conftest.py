@@ -16,7 +16,6 @@ PROJECT = SCENARIO.parents[1]
 os.environ["ANSIBLE_VAULT_PASSWORD_FILE"] = str(SCENARIO / "vault-password.sh")
 MADE = Path(os.environ.get("ANSIBLE_HOME") or Path.home() / ".ansible") / "miner-service"
 
-USER = "precog-miner"
 STATE = "/var/lib/precog-miner"
 
 

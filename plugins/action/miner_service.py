@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
         try:
             args = secrets.separated(args)
             if args.get("state") == "absent":
-                args.update(dict.fromkeys(secrets.SENT))
+                args = {name: value for name, value in args.items() if name not in secrets.SENT}
             why = "" if self._is_pipelining_enabled("new", self._task.async_val > 0) else secrets.in_the_open(args)
             if why:
                 raise AnsibleError(why)

@@ -119,7 +119,7 @@ def _deployed(host: Host, params: Mapping[str, Any], work: rollout.Rollout, give
         store.save(plan, links)
     if not check_mode:
         store.call(plan.release, given, new=new)
-    _make_user(host, params, check_mode=check_mode)
+    _make_users(host, params, plan, check_mode=check_mode)
     done = _roll(host, work, store.load(plan.release), plan.secrets, check_mode=check_mode)
     done.warnings = [*outcome.warnings, *done.warnings]
     if not (check_mode or done.failure):
@@ -197,9 +197,9 @@ def _held(outcome: Outcome, params: Mapping[str, Any]) -> Outcome:
 def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     """Stop all instances, and remove all but what they wrote: the folder of their state."""
     store = Store(host, params["root"])
-    user = [params["user"]] if rollout.is_our_user(host, params["user"]) else []
+    users = rollout.our_users(host)
     secrets = [units.SECRETS] if host.exists(units.SECRETS) else []
-    found = [*rollout.ours(host), *store.names(), *secrets, *user]
+    found = [*rollout.ours(host), *store.names(), *secrets, *users]
     row = _row("miner", None, ", ".join(found) or None, None, units.UNIT_ROOT)
     if found and not check_mode:
         faults = rollout.leave_nothing(host, gate.limits(params["gate"]).drain_s)
@@ -208,8 +208,8 @@ def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outc
         store.remove()
         host.remove_tree(f"{params['root']}/{UPSTREAM}")
         host.remove_tree(units.SECRETS)
-        if user:
-            host.run(["userdel", *user])
+        for user in users:
+            host.run(["userdel", user])
     return Outcome(changed=bool(found), settings=[row])
 
 
@@ -229,6 +229,8 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
         )
     links = {"environment": known["environment"]}
     plan = _miner_plan.plan(known, "")
+    for one in plan.instances:
+        rollout.expect_user(host, units.user(params["user"], one.name), one.name)
     if all(instance.engine != UPSTREAM for instance in plan.instances):
         return plan, links
     from ansible_collections.precog.fleet.plugins.module_utils import _miner_upstream
@@ -291,9 +293,12 @@ def _expect_room(host: Host, params: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _make_user(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> None:
-    if rollout.user(host, params["user"]) is None and not check_mode:
-        rollout.make_user(host, params["user"], params["state_root"])
+def _make_users(host: Host, params: Mapping[str, Any], plan: Plan, *, check_mode: bool) -> None:
+    """Make the users of a plan's instances that are missing."""
+    for one in plan.instances:
+        name = units.user(params["user"], one.name)
+        if rollout.user(host, name) is None and not check_mode:
+            rollout.make_user(host, name, f"{params['state_root']}/{one.name}")
 
 
 def _foreseen(host: Host, work: rollout.Rollout, plan: Plan, outcome: Outcome) -> Outcome:

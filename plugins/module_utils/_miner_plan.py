@@ -322,7 +322,7 @@ def _one_address(wanted: Iterable[Settings], secrets: Mapping[str, dict[str, Sec
 
 
 def _make(one: Settings, secrets: dict[str, Secret], context: _Context) -> _Made:
-    own = units.own(one)
+    own = units.own(one, context.places)
     start = _start(one, context)
     variables = _variables(one, context)
     digest = _digest(start, environment_file(variables), *_items(context.shared), *_items(own))

@@ -32,7 +32,9 @@ from ansible_collections.precog.fleet.plugins.module_utils._miner_units import (
     secrets_file,
     service,
     socket,
+    user_of,
 )
+from ansible_collections.precog.fleet.plugins.module_utils._miner_units import user as unit_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -528,6 +530,7 @@ class Rollout:
     def _start(self, name: str, release: Release, work: Work) -> Begun:
         """Tell an instance to start, or to start again."""
         self.started.add(name)
+        self._give_wallet(name, release)
         since, old = time.time(), systemd.look(self._host, [name])[name]
         systemd.start(self._host, name, _sockets(name, release), new_socket=name in work.sockets)
         return Begun(old.pid, systemd.look(self._host, [name])[name].restarts, since)
@@ -777,7 +780,7 @@ class Rollout:
             if _is_variables(path):
                 self._host.remove(path)
             return
-        uid, gid = (0, 0) if secret.owner == ROOT else self._owner()
+        uid, gid = (0, 0) if secret.owner == ROOT else self._owner(_instance_of(path))
         self._host.make_folder(SECRETS, Meta(0o700, 0, 0))
         for folder in reversed(_folders_above(path)):
             self._host.make_folder(folder, Meta(0o750, 0, gid))
@@ -795,13 +798,31 @@ class Rollout:
         elif _content(self._host, path) != data:
             self._place_secret(path, _miner_plan.Secret(data, owner))
 
-    def _owner(self) -> tuple[int, int]:
-        ids = user(self._host, self._params["user"])
+    def _give_wallet(self, name: str, release: Release) -> None:
+        """Let the user of an instance's unit read its wallet: in releases of before, all instances had one user."""
+        folder, owner = f"{SECRETS}/{name}", user_of(release.units, name)
+        if not owner or not self._host.is_dir(folder):
+            return
+        uid, gid = self._ids(owner)
+        for path in list(_files_below(self._host, folder)):
+            for above in reversed(_folders_above(path)):
+                self._host.make_folder(above, Meta(0o750, 0, gid))
+            if self._host.meta(path) != Meta(0o400, uid, gid):
+                self._host.stage(path, self._host.read_bytes(path), Meta(0o400, uid, gid)).commit()
+
+    def _owner(self, instance: str) -> tuple[int, int]:
+        return self._ids(unit_user(self._params["user"], instance))
+
+    def _ids(self, name: str) -> tuple[int, int]:
+        ids = user(self._host, name)
         if ids is None:
-            raise HostError(
-                f"there is no user {self._params['user']} on this host, though it was made: see /etc/passwd"
-            )
+            raise HostError(f"there is no user {name} on this host, though it was made: see /etc/passwd")
         return ids
+
+
+def _instance_of(path: str) -> str:
+    """Return the name of the instance that a part of a wallet is of."""
+    return path[len(SECRETS) + 1 :].partition("/")[0]
 
 
 def _folders_above(path: str) -> list[str]:
@@ -869,10 +890,14 @@ def _entry(host: Host, path: str, name: str) -> list[str]:
     return next((fields for fields in lines if fields[0] == name and len(fields) >= FEWEST_FIELDS), [])
 
 
-def expect_user(host: Host, name: str) -> None:
-    """Raise HostError unless a user is there that the miner can run as, or can be made."""
+def expect_user(host: Host, name: str, instance: str = "") -> None:
+    """Raise HostError unless a user is there that the miner can run as, or can be made.
+
+    :param instance: whose it is; "" for what the names of all instances' users begin with.
+    """
     fields, group = _entry(host, "/etc/passwd", name), _entry(host, "/etc/group", name)
-    told = f"miner_service_user is {name!r}"
+    told = f"instances.{instance} would run as {name!r} (miner_service_user and its name)"
+    told = told if instance else f"miner_service_user is {name!r}"
     remedy = "Name a user of the miner's own, such as precog-miner; one that is missing is made"
     if fields and fields[-1].rpartition("/")[2] not in NO_SHELLS:
         shell = fields[-1] or "/bin/sh"
@@ -928,6 +953,12 @@ def is_our_user(host: Host, name: str) -> bool:
     """Tell whether a user was made by `make_user`."""
     fields = _entry(host, "/etc/passwd", name)
     return len(fields) > COMMENT_FIELD and fields[COMMENT_FIELD] == COMMENT
+
+
+def our_users(host: Host) -> list[str]:
+    """Return the users that were made by `make_user`."""
+    lines = host.read_text("/etc/passwd").splitlines()
+    return [name for name in (line.partition(":")[0] for line in lines) if is_our_user(host, name)]
 
 
 def make_user(host: Host, name: str, home: str) -> None:

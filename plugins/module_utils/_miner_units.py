@@ -7,12 +7,16 @@ All of it is understood by systemd 252 and later, so that no host warns of a key
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_values as limits
 from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import RUNTIME, UPSTREAM
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import Settings
 
 UNIT_ROOT = "/etc/systemd/system"
@@ -30,6 +34,7 @@ NOTICE = "# Written by precog.fleet.miner_service; a file beside it named 20-...
 TRIES, TRIES_WITHIN_S, PAUSE_S = 5, 60, 60
 # Until it says that it is ready: imports and a first look at the market; upstream's engine reads the chain too.
 START_S = {RUNTIME: 90, UPSTREAM: 300}
+LONGEST_USER = 31  # characters that useradd takes
 STOP_S = 15  # requests in flight get 5 s of it
 
 
@@ -38,7 +43,7 @@ class Places(NamedTuple):
 
     :ivar root: the folder of releases and of `current`.
     :ivar state: the folder of the instances' state, below STATE_ROOT.
-    :ivar user: the system user that instances run as.
+    :ivar user: what the names of the system users begin with that instances run as.
     :ivar writes_code: whether the interpreter writes machine code as it runs, as PyPy does.
     """
 
@@ -46,6 +51,26 @@ class Places(NamedTuple):
     state: str
     user: str
     writes_code: bool
+
+
+def user(prefix: str, name: str) -> str:
+    """Return the system user of an instance, one for each: none can read what another wrote, nor signal it."""
+    found = f"{prefix}-{name}"
+    if len(found) <= LONGEST_USER:
+        return found
+    return f"{found[: LONGEST_USER - 9]}-{hashlib.sha256(found.encode()).hexdigest()[:8]}"
+
+
+def user_of(files: Mapping[str, bytes], name: str) -> str:
+    """Return the user that units give an instance; "" if they name none.
+
+    :param files: by path below UNIT_ROOT.
+    """
+    for path in (f"{service(name)}.d/10-instance.conf", f"{SERVICE}@.service"):
+        found = re.search(rb"^User=(.+)$", files.get(path, b""), re.MULTILINE)
+        if found:
+            return found[1].decode()
+    return ""
 
 
 def service(name: str) -> str:
@@ -78,9 +103,9 @@ def common(places: Places) -> dict[str, bytes]:
     return {f"{SERVICE}@.service": _template(places), f"{SERVICE}@.timer": _retry()}
 
 
-def own(settings: Settings) -> dict[str, bytes]:
+def own(settings: Settings, places: Places) -> dict[str, bytes]:
     """Return what one instance adds, by path below UNIT_ROOT."""
-    found = {f"{service(settings.name)}.d/10-instance.conf": _drop_in(settings)}
+    found = {f"{service(settings.name)}.d/10-instance.conf": _drop_in(settings, places)}
     if settings.engine == RUNTIME:
         found[socket(settings.name)] = _socket(settings)
     return found
@@ -103,6 +128,7 @@ def _template(places: Places) -> bytes:
         [Service]
         Type=notify
         NotifyAccess=main
+        # An instance's own part names its own. Without that part this one, if it is there at all, and never root.
         User={places.user}
         Group={places.user}
         EnvironmentFile={places.root}/current/instances/%i/environment
@@ -138,7 +164,7 @@ def _template(places: Places) -> bytes:
         PrivateDevices=yes
         DevicePolicy=closed
         PrivateIPC=yes
-        # With a user namespace of its own each, instances can't look into one another's /proc/PID either.
+        # With a user namespace of its own each, instances can't look into one another's /proc/PID.
         PrivateUsers=yes
         ProtectProc=invisible
         ProtectClock=yes
@@ -214,9 +240,12 @@ def _socket(settings: Settings) -> bytes:
     )
 
 
-def _drop_in(settings: Settings) -> bytes:
+def _drop_in(settings: Settings, places: Places) -> bytes:
     unit = ["[Unit]", f"Requires={socket(settings.name)}", f"After={socket(settings.name)}", ""]
+    own_user = user(places.user, settings.name)
     values = {
+        "User": own_user,
+        "Group": own_user,
         "TimeoutStartSec": f"{START_S.get(settings.engine, START_S[RUNTIME])}",
         "RestartSec": f"{settings.restart_s:g}",
         "WatchdogSec": f"{settings.watchdog_s:g}",

@@ -28,7 +28,7 @@ options:
   state:
     description:
       - V(present) runs the instances.
-      - V(absent) stops them and removes units, releases, secrets and the user, if this module made it. What the
+      - V(absent) stops them and removes units, releases, secrets and the users that this module made. What the
         instances wrote stays.
     type: str
     choices: [present, absent]
@@ -116,7 +116,8 @@ options:
     default: /var/lib/precog-miner
   user:
     description:
-      - The user that the instances run as, with a group of its name; it is made where it is missing, without a shell.
+      - What the names of the users begin with that the instances run as, V(precog-miner-main) for instance, each with a
+        group of its name; they are made where they are missing, without a shell.
       - One that is somebody's login is refused; one that was there before is left when O(state) is V(absent).
     type: str
     default: precog-miner

@@ -87,7 +87,10 @@ class MadeSystemd(Host):
             return "its last words\n"
         if argv[1] != "show":
             self._step()
-        if argv[0] == "userdel":
+        if argv[0] == "useradd":
+            with self.at("/etc/passwd").open("a") as file:
+                file.write(f"{argv[-1]}:x:0:0::/:/usr/sbin/nologin\n")
+        if argv[0] in ("useradd", "userdel"):
             return ""
         assert argv[0] == "systemctl", argv
         words = [word for word in argv[1:] if not word.startswith("-")]

@@ -230,6 +230,8 @@ def test_all_that_an_instance_may_say_lands_in_its_unit():
         "MemoryHigh": "800M",
         "MemoryMax": "1G",
         "OOMScoreAdjust": "100",
+        "User": "precog-miner-main",
+        "Group": "precog-miner-main",
         "TasksMax": "50%",
         "IPAddressDeny": "169.254.169.254/32 fd00:ec2::254/128",
     }
@@ -786,6 +788,8 @@ def test_the_template_names_what_it_is_given():
     service = section(made.units["precog-miner@.service"], "Service")
     assert service["ExecStart"] == "/srv/precog/current/instances/%i/start"
     assert (service["User"], service["Group"], service["StateDirectory"]) == ("miner", "miner", "m/%i")
+    own = section(made.units["precog-miner@main.service.d/10-instance.conf"], "Service")
+    assert (own["User"], own["Group"]) == ("miner-main", "miner-main")
     assert service["BindPaths"] == "/var/lib/m/%i"
 
 

@@ -17,8 +17,10 @@ ONE = Instance("one", "runtime", "127.0.0.1", 8092, "127.0.0.1", 8092, (), "11")
 TWO = Instance("two", "upstream", "0.0.0.0", 8093, "127.0.0.1", 9093, (), "22")
 RELEASE = Release("new", {}, (ONE, TWO))
 RUNS = Live("active", "active (running)", 7, True, 0, "11")
+USERS = {"-two": 990, "-three": 992, "": 989}
 HOTKEY = "/etc/precog-miner/two/wallets/two-and-one/hotkeys/h"
 VARIABLES = "/etc/precog-miner/one.env"
+PASSWD = "".join(f"precog-miner{name}:x:{number}:991::/:/usr/sbin/nologin\n" for name, number in USERS.items())
 WANTED = {HOTKEY: Secret(b"key", "miner"), VARIABLES: Secret(b"A=b", "root")}
 PARAMS = {name: argument.get("default") for name, argument in _arguments.MINER_SERVICE.items()}
 
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files
 @pytest.fixture
 def tree(tmp_path):
     (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/passwd").write_text("precog-miner:x:990:991::/:/usr/sbin/nologin\n")
+    (tmp_path / "etc/passwd").write_text(PASSWD)
     return tmp_path
 
 
@@ -114,3 +116,18 @@ def test_what_a_killed_run_left_of_a_secret_goes_too(tree):
     (left,) = rollout.unwanted(host, WANTED)
     assert left != VARIABLES
     assert (tree / left.lstrip("/")).read_bytes() == b"A=b"
+
+
+TEMPLATE = {"precog-miner@.service": b"[Service]\nUser=precog-miner\nGroup=precog-miner\n"}
+OWN = {**TEMPLATE, "precog-miner@two.service.d/10-instance.conf": b"[Service]\nUser=precog-miner-two\n"}
+
+
+@pytest.mark.usefixtures("placed")
+def test_a_wallet_is_for_the_user_of_the_unit_that_starts(tree, work):
+    """In releases of before all instances had one user, and the way back is one of them."""
+    for units, owner in ((TEMPLATE, 989), (OWN, 990)):
+        work._give_wallet("two", RELEASE._replace(units=units))
+        assert about(tree, HOTKEY) == (0o400, owner, 991)
+        assert (tree / HOTKEY.lstrip("/")).read_bytes() == b"key"
+    work._give_wallet("one", RELEASE._replace(units=OWN))
+    assert about(tree, VARIABLES) == (0o400, 0, 0)

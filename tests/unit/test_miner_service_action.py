@@ -214,3 +214,11 @@ def test_without_pipelining_no_password_of_an_index_is_sent(folder):
     told = playbook(folder, "index.yml")
     assert "python_env_index_url: not sent, because pipelining is off for this host" in told, told
     assert "hush" not in told
+
+
+def test_to_take_miners_away_no_secret_is_sent(folder):
+    """Nor is pipelining needed for it."""
+    given = {"miner_service_state": "absent", "miner_service_api_key": "a-key-of-the-api", "ansible_pipelining": False}
+    told = play(folder, '      main: "{{ inline }}"\n', **given)
+    assert '"seen": "<[]>"' in told, told
+    assert leaks(told) == []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.tests.unit.test_miner_plan import plan
 
 PARAMS = {name: argument.get("default") for name, argument in _arguments.MINER_SERVICE.items()}
 ROOT = "root:x:0:0:root:/root:/bin/bash"
@@ -29,6 +31,10 @@ class MadeHost(Host):
 
     def commands(self, name):
         return [argv for argv in self.asked if argv[0] == name]
+
+    def remember(self, *users):
+        """Have users, and a group for each."""
+        entries(self, ROOT, *users, groups=[one.partition(":")[0] for one in users])
 
 
 def entries(host, *users, groups=()):
@@ -90,3 +96,44 @@ def test_what_can_be_no_user_of_the_miners_is_told(host, users, groups, name, to
 def test_the_lock_lies_where_only_root_writes():
     """In /run/lock anyone may make a file, and hold it for ever."""
     assert rollout.LOCK.startswith("/var/lib/precog-fleet/")
+
+
+MADE = f"990:990:{rollout.COMMENT}:/:/usr/sbin/nologin"
+
+
+def test_each_instance_has_a_user_of_its_own():
+    made = plan({"one": {}, "two": {"port": 9000}})
+    for name in ("one", "two"):
+        assert (
+            f"User=precog-miner-{name}\nGroup=precog-miner-{name}\n".encode()
+            in made.units[f"precog-miner@{name}.service.d/10-instance.conf"]
+        )
+        assert units.user_of(made.units, name) == f"precog-miner-{name}"
+
+
+def test_a_users_name_is_one_that_useradd_takes():
+    names = [units.user("precog-miner", letter * 48) for letter in "ab"]
+    assert [len(name) for name in names] == [31, 31]
+    assert len({name[-8:] for name in names}) == 2
+    assert units.user("precog-miner", "x" * 18) == "precog-miner-" + "x" * 18
+
+
+def test_users_that_are_missing_are_made(host):
+    host.remember(f"precog-miner-one:x:{MADE}")
+    _miner._make_users(host, PARAMS, plan({"one": {}, "two": {"port": 9000}}), check_mode=False)
+    ((*_words, name),) = host.commands("useradd")
+    assert name == "precog-miner-two"
+    assert "--home-dir=/var/lib/precog-miner/two" in host.commands("useradd")[0]
+
+
+def test_all_users_that_were_made_are_taken_away_and_no_others(host):
+    ours = ["precog-miner", "precog-miner-one", "old-prefix-two"]
+    host.remember(*(f"{name}:x:{MADE}" for name in ours), DEPLOY, THEIRS.replace("-miner:", "-miner-theirs:"))
+    assert _miner.withdraw(host, PARAMS, check_mode=False).changed
+    assert [argv[1] for argv in host.commands("userdel")] == ours
+
+
+def test_a_login_by_an_instances_name_is_refused(host):
+    host.remember(DEPLOY.replace("deploy:", "precog-miner-main:"))
+    with pytest.raises(HostError, match=r"instances.main would run as 'precog-miner-main' .* is a login of this host"):
+        rollout.expect_user(host, "precog-miner-main", "main")

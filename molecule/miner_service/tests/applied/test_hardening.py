@@ -26,7 +26,7 @@ def test_systemd_has_nothing_to_say_of_the_units(host, instances):
 def test_its_state_is_for_it_alone(host, instances):
     for one in instances:
         folder = host.file(f"/var/lib/precog-miner/{one.name}")
-        assert (folder.mode, folder.user) == (0o700, "precog-miner")
+        assert (folder.mode, folder.user) == (0o700, f"precog-miner-{one.name}")
         open_to_others = "find /var/lib/precog-miner/%s -perm /077 ! -type l -printf '%%p\\n'"
         assert host.check_output(open_to_others, one.name) == ""
 
@@ -38,10 +38,11 @@ def test_a_hotkey_is_read_by_its_instance_only(host, instances):
     for one in wallets:
         folder = f"/etc/precog-miner/{one.name}/wallets/molecule"
         hotkey = host.file(f"{folder}/hotkeys/{one.hotkey}")
-        assert (hotkey.mode, hotkey.user, hotkey.group) == (0o400, "precog-miner", "precog-miner")
+        owner = f"precog-miner-{one.name}"
+        assert (hotkey.mode, hotkey.user, hotkey.group) == (0o400, owner, owner)
         assert "secretSeed" in json.loads(hotkey.content_string)
         assert not host.file(f"{folder}/coldkey").exists
-        assert host.run("runuser -u precog-miner -- cat %s", hotkey.path).rc == 1
+        assert host.run("runuser -u %s -- cat %s", owner, hotkey.path).rc == 1
 
 
 def test_no_folder_of_secrets_is_anyones_but_roots(host):
@@ -77,7 +78,7 @@ def test_an_instance_can_not_hold_up_the_builds(host, instances):
     assert (cache.mode, cache.user) == (0o700, "root")
     for one in instances:
         inside = f"nsenter --target {one.pid(host)} --mount"
-        as_miner = f"nsenter --target {one.pid(host)} --mount --setuid $(id -u precog-miner)"
+        as_miner = f"nsenter --target {one.pid(host)} --mount --setuid $(id -u precog-miner-{one.name})"
         assert host.run(f"{as_miner} flock --nonblock /var/cache/precog-fleet/uv/.lock true").rc == 66
         assert host.run(f"{inside} ls /var/cache/precog-fleet/uv").rc != 0
 
@@ -89,7 +90,7 @@ def test_an_instance_can_write_nothing_in_run(host, instances):
         assert (run.mode, run.user) == (0o755, "root")
         inside = f"nsenter --target {one.pid(host)} --mount"
         assert host.run(f"{inside} touch {run.path}/x /run/lock/x").rc == 1
-        as_miner = f"{inside} --setuid $(id -u precog-miner)"
+        as_miner = f"{inside} --setuid $(id -u precog-miner-{one.name})"
         assert host.run(f"{as_miner} mkdir {run.path}/drain").rc == 1
         assert host.check_output(f"{as_miner} find /run -writable ! -type l ! -type s") == ""
 
@@ -130,5 +131,5 @@ def test_the_metadata_of_clouds_can_not_be_reached(host, instances):
 
 def test_d_bus_is_out_of_reach(host, instances):
     for one in instances:
-        inside = f"nsenter --target {one.pid(host)} --mount --setuid $(id -u precog-miner)"
+        inside = f"nsenter --target {one.pid(host)} --mount --setuid $(id -u precog-miner-{one.name})"
         assert host.run(f"{inside} ls /run/dbus").rc == 2

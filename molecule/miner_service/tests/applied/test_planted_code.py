@@ -15,7 +15,9 @@ def planted(host, miners):
     """In each miner's folder modules that tell that they were loaded."""
     for one in miners:
         code = shlex.quote(f"open({MARK.format(one.name)!r}, 'a').write(__name__)")
-        write = f"mkdir -p precog_runtime && echo {code} | tee {' '.join(MODULES)} && chown -R precog-miner ."
+        write = (
+            f"mkdir -p precog_runtime && echo {code} | tee {' '.join(MODULES)} && chown -R precog-miner-{one.name} ."
+        )
         host.check_output(f"cd /var/lib/precog-miner/{one.name} && {write}")
     yield
     for one in miners:

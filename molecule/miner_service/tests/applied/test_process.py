@@ -87,28 +87,29 @@ def test_nobody_else_reads_its_environment(host, instances):
         assert host.run("runuser -u nobody -- cat %s", path).rc != 0, one.name
 
 
-def test_its_user_is_the_miner_who_has_no_shell_and_no_password(host, instances):
-    user = host.user("precog-miner")
-    assert user.shell == "/usr/sbin/nologin"
-    assert user.uid < 1000
-    assert host.check_output("passwd --status precog-miner").split()[1] == "L"
-    assert user.groups == ["precog-miner"]
+def test_its_user_is_its_own_who_has_no_shell_and_no_password(host, instances):
     for one in instances:
-        assert host.check_output(f"ps -o user:32= -p {one.pid(host)}") == "precog-miner"
+        name = f"precog-miner-{one.name}"
+        user = host.user(name)
+        assert user.shell == "/usr/sbin/nologin"
+        assert user.uid < 1000
+        assert host.check_output("passwd --status %s", name).split()[1] == "L"
+        assert user.groups == [name]
+        assert host.check_output(f"ps -o user:32= -p {one.pid(host)}") == name
+    assert len({host.user(f"precog-miner-{one.name}").uid for one in instances}) == len(instances)
 
 
 def test_its_code_is_not_the_miners_to_change(host, miners):
     """Not even by a path that leads there: the release, the environment and upstream's checkout."""
     for place in ("/opt/precog", "/etc/systemd/system"):
-        found = host.check_output(
-            f"find {place} \\( -user precog-miner -o -perm /022 \\) ! -type l -printf '%p\\n' -quit"
+        assert (
+            host.check_output(f"find {place} \\( ! -user root -o -perm /022 \\) ! -type l -printf '%p\\n' -quit") == ""
         )
-        assert found == ""
     for one in miners:
         start = host.file(f"/opt/precog/current/instances/{one.name}/start").content_string
         assert "/current/" not in start
         for path in re.findall(r"/opt/precog/\S+", start):
-            assert host.run("runuser -u precog-miner -- test -w %s", path).rc == 1, path
+            assert host.run("runuser -u %s -- test -w %s", f"precog-miner-{one.name}", path).rc == 1, path
 
 
 def test_the_environment_is_linked_to_its_release(host):
