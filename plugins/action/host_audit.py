@@ -13,10 +13,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
-from ansible_collections.precog.fleet.plugins.plugin_utils._action import shown
+from ansible_collections.precog.fleet.plugins.plugin_utils._action import shown, unwritable
 from ansible_collections.precog.fleet.plugins.plugin_utils._settings import problem
 
 CODE = Path(__file__).parents[1] / "module_utils"
@@ -45,11 +46,16 @@ class ActionModule(ActionBase):
             parts = check(self._task.args)
         except ValueError as error:
             return {"failed": True, "msg": str(error), "settings": [], "unclean": []}
-        result = self._execute_module(
-            module_name="precog.fleet.host_audit",
-            module_args={"parts": parts, "code": archive()},
-            task_vars=task_vars,
-        )
+        arguments = {"parts": parts, "code": archive()}
+        try:
+            result = self._execute_module(
+                module_name="precog.fleet.host_audit", module_args=arguments, task_vars=task_vars
+            )
+        except AnsibleConnectionFailure as error:
+            failure = unwritable(error)
+            if not failure:
+                raise
+            return {**failure, "unclean": []}
         if result.get("failed") and "unclean" not in result and "preflight" in parts:
             return unanswered(list(parts), result.get("msg", ""))
         return dict(result)

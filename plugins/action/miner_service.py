@@ -16,7 +16,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_secrets as secrets
-from ansible_collections.precog.fleet.plugins.plugin_utils._action import shown
+from ansible_collections.precog.fleet.plugins.plugin_utils._action import APT, shown, unwritable
 
 try:
     from ansible._internal._datatag._tags import Origin
@@ -51,6 +51,8 @@ class ActionModule(ActionBase):
                 raise AnsibleError(why)
             result = self._run(args, variables)
         except AnsibleConnectionFailure as error:
+            if failure := unwritable(error):
+                return failure
             # Failed, not unreachable: of hosts that are, Ansible counts none, and would roll out to the next batch.
             reason = f"this host can't be reached, so nobody knows what runs there: {error}. Mend that, then run again"
             return {"failed": True, "msg": reason, "settings": [], "unreached": True}
@@ -65,12 +67,7 @@ class ActionModule(ActionBase):
         needs = result.pop("needs", None)
         if not needs or self._task.check_mode:
             return result
-        packages = {
-            "name": needs["debian"],
-            "update_cache": True,
-            "cache_valid_time": 3600,
-            "install_recommends": False,
-        }
+        packages = {**APT, "name": needs["debian"]}
         installed = self._module("ansible.builtin.apt", packages, variables)
         if installed.get("failed"):
             raise AnsibleError(

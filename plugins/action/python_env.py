@@ -25,7 +25,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_secrets as secrets
 from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import is_secret_value
-from ansible_collections.precog.fleet.plugins.plugin_utils._action import shown
+from ansible_collections.precog.fleet.plugins.plugin_utils._action import APT, shown, unwritable
 
 COLLECTION = Path(__file__).resolve().parents[2]
 LOCKS = COLLECTION / "roles/python_env/files"
@@ -56,6 +56,8 @@ class ActionModule(ActionBase):
                 raise AnsibleError(secrets.unsafe(["python_env_index_url"]))
             return self._rounds(args, wheels, variables)
         except AnsibleConnectionFailure as error:
+            if failure := unwritable(error):
+                return failure
             # Failed, not unreachable: max_fail_percentage does not count unreachable hosts, and a rollout would go on.
             told = f"this host can't be reached: {error}. Bring it back or take it out of the inventory, then run again"
             return {"failed": True, "msg": told, "settings": [], "unreached": True}
@@ -124,7 +126,7 @@ class ActionModule(ActionBase):
         """Install Debian packages; tells whether that changed anything."""
         if not names:
             return False
-        wanted = {"name": names, "update_cache": True, "cache_valid_time": 3600, "install_recommends": False}
+        wanted = {**APT, "name": names}
         result = self._execute_module(module_name="ansible.builtin.apt", module_args=wanted, task_vars=variables)
         if result.get("failed"):
             raise AnsibleError(

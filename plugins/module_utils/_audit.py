@@ -7,6 +7,7 @@ No rule of what should be is written here again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ RUN_TIME = "run time"
 DISK = "disk"
 FACTS = ("virtual_memory", "swap_memory", "net_io")
 PREFLIGHT = "preflight"
+MACHINE_ID, BOOT_ID = "/etc/machine-id", "/proc/sys/kernel/random/boot_id"
 
 
 def subsystems(part: str, params: Any, facts: Mapping[str, Any]) -> list[engine.Subsystem]:
@@ -122,6 +124,22 @@ def run(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     :param parts: the checked arguments of each part to look at, by the role's name.
     """
     host = Host()
+    return {**_look(host, parts), "machine": identity(host)}
+
+
+def identity(host: Host) -> str:
+    """Return what tells one running machine from any other, "" where it is not known.
+
+    Clones of one image may share their machine id, and containers the boot of the machine beneath; none shares both.
+    """
+    try:
+        ids = [host.read_text(path).strip() for path in (MACHINE_ID, BOOT_ID)]
+    except OSError:
+        return ""
+    return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16] if all(ids) else ""
+
+
+def _look(host: Host, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     is_fit, warnings = fitness(host, parts[PREFLIGHT]) if PREFLIGHT in parts else (True, [])
     if not is_fit:
         # Preflight says why, or installs what is missing; the roles then look for themselves.

@@ -4,11 +4,15 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+# Longer than systemd waits for a service to stop. A command that hangs must not hold a run, and our lock, for ever.
+SECONDS = 300.0
 
 
 class Done(NamedTuple):
@@ -44,21 +48,23 @@ def run(
     *,
     env: Mapping[str, str],
     cwd: str | None = None,
-    seconds: float | None = None,
+    seconds: float = SECONDS,
     errors: str = "strict",
     alone: bool = False,
 ) -> Done:
     """Run a command with exactly this environment and no standard input, until it ends.
 
-    :param seconds: after which it is killed; None waits for ever.
+    :param seconds: after which it is killed.
     :param errors: what becomes of bytes that are not UTF-8, as `bytes.decode` takes it.
-    :raises OSError: it can't be started.
-    :raises subprocess.TimeoutExpired: it was killed.
+    :raises OSError: it can't be started; a TimeoutError, which is one: it was killed.
     :raises UnicodeDecodeError: its output is not UTF-8, and `errors` is "strict".
     """
     with start(argv, env=env, cwd=cwd, alone=alone) as process:
         try:
             printed = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise TimeoutError(errno.ETIMEDOUT, f"it was killed after {seconds:g} s without an end") from error
         except BaseException:
             process.kill()
             raise

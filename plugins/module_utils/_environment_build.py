@@ -47,6 +47,7 @@ PASSED = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "H
 PIP_WHEELS = "/usr/share/python-wheels"
 PIP_PACKAGE = "python3-pip-whl"
 TIMEOUT = 30  # seconds without a byte
+BUILD_SECONDS = 3600.0  # for an installer as a whole, on the slowest of connections
 PRIVATE = 0o700
 MB = 10**6
 BLOCK = 512  # bytes, as stat counts
@@ -362,7 +363,7 @@ def _run(argv: Sequence[str], asked: Request, interpreter: str, more: Mapping[st
         env |= {"UV_DEFAULT_INDEX": asked.index_url, "PIP_INDEX_URL": asked.index_url, "PIP_CONFIG_FILE": os.devnull}
     env |= more or {}
     try:
-        done = commands.run(argv, env=env, cwd="/", errors="replace")
+        done = commands.run(argv, env=env, cwd="/", seconds=BUILD_SECONDS, errors="replace")
     except OSError as error:
         raise HostError(f"cannot run {argv[0]}: {error.strerror}") from error
     if done.returncode:

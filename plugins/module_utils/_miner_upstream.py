@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
@@ -426,7 +425,7 @@ class Git:
             )
         except FileNotFoundError as error:
             raise HostError("git is missing, which brings upstream's miner: apt-get install git") from error
-        except subprocess.TimeoutExpired as error:
+        except TimeoutError as error:
             raise GitFailed(f"git took longer than {seconds:g} s", "") from error
         if done.returncode:
             raise GitFailed(_gist(done.stderr) or f"git ended with code {done.returncode}", done.stderr)

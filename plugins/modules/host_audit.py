@@ -82,6 +82,10 @@ errors:
   description: Why a part could not be looked at.
   returned: always
   type: dict
+machine:
+  description: What tells this machine from any other while it runs; empty where that is not known.
+  returned: always
+  type: str
 psutil:
   description: Memory, swap and network counters of the host.
   returned: always

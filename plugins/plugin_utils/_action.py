@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible import constants, context
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.precog.fleet.plugins.plugin_utils._brief import brief
 
 REPORT = "precog.fleet.fleet_report"
+# How Debian packages are installed. A lock of dpkg's, as unattended-upgrades may hold it, is waited for, seconds; apt's
+# own message names the process that holds it.
+APT = {"update_cache": True, "cache_valid_time": 3600, "install_recommends": False, "lock_timeout": 300}
+# What Ansible says, as of a host that can't be reached, where it could log in and write nothing.
+NO_ROOM = "Failed to create temporary directory"
 Result = dict[str, Any]
 
 
@@ -23,6 +29,18 @@ def shown(result: Result) -> Result:
     return brief(result, Display().verbosity, REPORT in constants.config.get_config_value("CALLBACKS_ENABLED"))
 
 
+def unwritable(error: AnsibleConnectionFailure) -> Result | None:
+    """Return the failure of a host that can be reached but not written to; None for one that can't be reached."""
+    if NO_ROOM not in str(error):
+        return None
+    return {
+        "failed": True,
+        "settings": [],
+        "msg": "Ansible can log in here, but can't write its temporary files (remote_tmp): the disk is full or "
+        "read-only, or the folder is not the login user's. Nothing was done. Look at it: df -h; findmnt -O ro",
+    }
+
+
 class BriefAction(ActionBase):
     """Runs the module of the task's name, and shows little of its result."""
 
@@ -31,4 +49,10 @@ class BriefAction(ActionBase):
     def run(self, tmp: None = None, task_vars: Mapping[str, Any] | None = None) -> Result:
         """Run the module on the host."""
         super().run(tmp, task_vars)
-        return shown(self._execute_module(task_vars=task_vars))
+        try:
+            return shown(self._execute_module(task_vars=task_vars))
+        except AnsibleConnectionFailure as error:
+            failure = unwritable(error)
+            if not failure:
+                raise
+            return failure

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
+import inspect
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
+from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 
 ENV = {"LC_ALL": "C", "PATH": "/usr/bin:/bin"}
 MODULE_UTILS = Path(commands.__file__).parent
@@ -31,9 +32,22 @@ def test_output_and_code_are_returned():
 
 def test_command_that_takes_too_long_is_killed():
     began = time.monotonic()
-    with pytest.raises(subprocess.TimeoutExpired):
+    with pytest.raises(OSError, match=r"it was killed after 0\.3 s without an end"):
         python("import time; time.sleep(60)", seconds=0.3)
     assert time.monotonic() - began < 20
+
+
+def test_every_command_has_a_time_out():
+    """Without a word a command may take this long; the compiler's processes are watched by what starts them."""
+    assert inspect.signature(commands.run).parameters["seconds"].default == 300
+    calls = {path.name: path.read_text().count("commands.start(") for path in MODULE_UTILS.glob("*.py")}
+    assert {name: count for name, count in calls.items() if count} == {"_environment_compile.py": 1}
+
+
+def test_a_command_of_a_host_that_hangs_is_a_failure_with_its_name(monkeypatch):
+    monkeypatch.setattr(commands.run, "__kwdefaults__", {**commands.run.__kwdefaults__, "seconds": 0.3})
+    with pytest.raises(HostError, match=r"cannot run sleep: it was killed after 0\.3 s without an end"):
+        Host().run(["sleep", "60"])
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -246,7 +246,8 @@ def test_a_tolerance_that_is_no_number_is_refused_before_a_host_is_touched(play)
     assert "miner_rollout_tolerated is 'some': give the number of hosts that may be missing" in run.output
 
 
-LOOKED_AT = [{"name": "Look", "ansible.builtin.set_fact": {"audit_result": {"unclean": ["preflight", "swap"]}}}]
+FOUND = {"unclean": ["preflight", "swap"], "machine": "{{ machine | default(inventory_hostname) }}"}
+LOOKED_AT = [{"name": "Look", "ansible.builtin.set_fact": {"audit_result": FOUND}}]
 
 
 @pytest.fixture
@@ -272,6 +273,24 @@ def test_one_dead_host_keeps_nothing_from_the_others(site, dead):
     assert {name for batch in tuned for name in batch} == others
     assert [set(batch) for batch in run.batches("Tell what is not as wanted")][-1] >= others
     assert f"({dead})" in " ".join(held(run))
+
+
+def test_one_machine_under_two_names_is_refused_before_anything_is_done(site):
+    run = site(fleet(4, m2={"machine": "x"}, m4={"machine": "x"}))
+    assert run.code == 2
+    assert run.done == set()
+    assert "m2, m4 are one machine" in run.output
+
+
+@pytest.mark.parametrize("module", ["host_audit", "sysctl_profile", "python_env", "miner_service"])
+def test_a_host_that_can_not_be_written_to_has_failed_and_is_not_unreachable(module, tmp_path):
+    """Ansible takes it for unreachable, of which no batch counts any."""
+    argv = ["ansible", "-i", "h,", "all", "-c", "local", "-m", f"precog.fleet.{module}"]
+    argv += ["-e", "ansible_remote_tmp=/dev/null/none ansible_pipelining=false"]
+    environ = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(tmp_path)}
+    done = subprocess.run(argv, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "the disk is full or read-only" in " ".join(done.stdout.split())
 
 
 def test_a_host_lost_while_it_is_tuned_stops_the_rollout(site):

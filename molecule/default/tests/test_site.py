@@ -58,10 +58,27 @@ def test_what_preflight_warns_of_is_told_and_stops_nothing(play):
     assert run.stats["ok"] == 2
 
 
-def test_psutil_that_somebody_removed_is_installed_again(host, play):
+# Holds dpkg's lock as unattended-upgrades does, until apt has waited for it for a while.
+HOLD_LOCK = """
+import fcntl, pathlib, time
+lock = open("/var/lib/dpkg/lock-frontend", "w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+pathlib.Path("/run/molecule-lock").touch()
+def waits():
+    return any(b"DPkg::Lock::Timeout" in path.read_bytes() for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"))
+end = time.monotonic() + 60
+while time.monotonic() < end and not waits():
+    time.sleep(0.1)
+time.sleep(3)
+"""
+
+
+def test_psutil_that_somebody_removed_is_installed_again_though_dpkg_is_busy(host, play):
     host.check_output("apt-get -qq remove python3-psutil")
     assert play(TUNE, check=True).stats["failures"] == 0
     assert not host.package("python3-psutil").is_installed
+    host.check_output("systemd-run --quiet --collect python3 -c %s", HOLD_LOCK)
+    host.check_output("timeout 20 sh -c 'until test -e /run/molecule-lock; do sleep 0.1; done'; rm /run/molecule-lock")
     assert play(TUNE).stats["changed"] == 1
     assert host.package("python3-psutil").is_installed
 
