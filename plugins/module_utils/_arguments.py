@@ -129,6 +129,7 @@ MINER_SERVICE: Arguments = {
     "secrets": {"type": "dict", "default": {}, "no_log": True},
     "upstream": {"type": "dict", "default": {}},
     "gate": {"type": "dict", "default": {}},
+    "peers": {"type": "list", "elements": "dict", "default": []},
     "keep": {"type": "int", "default": 3},
     "root": {"type": "path", "default": "/opt/precog"},
     "state_root": {"type": "path", "default": "/var/lib/precog-miner"},

@@ -61,6 +61,7 @@ class Outcome:
     instances: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
     releases: list[dict[str, Any]] = field(default_factory=list)
+    answers: dict[str, Any] = field(default_factory=dict)
 
     def result(self) -> dict[str, Any]:
         """Return what the module returns."""
@@ -69,6 +70,7 @@ class Outcome:
             "changed": self.changed,
             "release": self.release,
             "releases": self.releases,
+            "answers": self.answers,
             "settings": self.settings,
             "summary": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
             "diff": self.diff,
@@ -84,6 +86,7 @@ def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcom
     work = rollout.Rollout(host, params)
     store = work.store
     outcome = _deployed(host, params, work, label(params["label"]), check_mode=check_mode)
+    outcome.answers = work.answers
     outcome.releases = [
         {"name": name, **store.about(name)._asdict(), "current": name == store.current} for name in store.names()
     ]

@@ -49,6 +49,7 @@ LONGEST_TEXT = 120  # characters of an answer that are shown
 MOST_TEXTS = 5  # kinds of wrong answers that are told
 POLL_S = 0.1  # between looks at whether an instance is ready
 PATIENCE_S = 1.0  # for one such look: a socket of systemd takes a connection whether or not a process will answer it
+PEERS_S = 900  # older answers of other hosts are not compared with
 BLOCKS = 6  # of requests, over which memory is looked at
 NUDGE_S = 1.0  # between requests that have an instance fetch newer prices than it has
 CONTROL = "/control"
@@ -170,11 +171,13 @@ class Demand(NamedTuple):
     :ivar whole: its predictions are near the source's prices, its intervals are as wide as intervals are, its answers
         are its own model's, it keeps no memory for each request, and it is no slower than before.
     :ivar prices: lowest and highest price that the source gave lately, USD, by asset.
+    :ivar peers: lowest and highest prediction of other hosts that passed their gates in this run.
     """
 
     fresh: bool
     whole: bool
     prices: Mapping[str, tuple[float, float]] = {}
+    peers: Mapping[str, tuple[float, float]] = {}
 
 
 FORM = Demand(fresh=False, whole=False)  # while the source is down, for a release that was good before
@@ -398,6 +401,7 @@ def verdict(instance: Instance, before: Figures | None, after: Figures, limits: 
     if demand.whole:
         problems += _wrong_p99(baseline, after, limits)
         problems += far_prices(after, limits, demand.prices)
+        problems += far_prices(after, limits, demand.peers, "other hosts that just passed their gate answer")
         problems += _wrong_widths(after, limits)
         problems += _wrong_models(after)
         problems += _leak(after, limits)
@@ -455,10 +459,32 @@ def _old_prices(after: Figures, limits: Limits) -> list[str]:
     return [f"the newest price of an answer is {after.age_s:.0f} s old; {limit}"]
 
 
-def far_prices(after: Figures, limits: Limits, prices: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Return that predictions are too far from what the source gave lately: the farthest one, and for which assets.
+def peers_prices(peers: Iterable[object], now: float) -> dict[str, tuple[float, float]]:
+    """Return the lowest and the highest of other hosts' predictions, USD, by asset. Pure.
 
-    :param prices: lowest and highest price of the source, USD, by asset.
+    :param peers: their `answers`, as the module returns them.
+    :param now: seconds since the epoch; what was answered more than PEERS_S ago is passed over.
+    """
+    found: dict[str, list[float]] = {}
+    for peer in peers:
+        told = peer if isinstance(peer, dict) else {}
+        at = _number(told.get("at"))
+        if at is None or abs(now - at) > PEERS_S:
+            continue
+        for asset, value in _table(told, "predictions").items():
+            price = _price(value)
+            if price is not None:
+                found.setdefault(asset, []).append(price)
+    return {asset: (min(all_), max(all_)) for asset, all_ in found.items()}
+
+
+def far_prices(
+    after: Figures, limits: Limits, prices: Mapping[str, tuple[float, float]], who: str = "its source says"
+) -> list[str]:
+    """Return that predictions are too far from what they should be: the farthest one, and for which assets. Pure.
+
+    :param prices: lowest and highest price that they are compared with, USD, by asset.
+    :param who: whose prices these are.
     """
     far: dict[str, tuple[float, str]] = {}
     for asset, (low, high) in prices.items():
@@ -467,7 +493,7 @@ def far_prices(after: Figures, limits: Limits, prices: Mapping[str, tuple[float,
         beyond = [(off, price) for off, price in offs if off > limits.price_tolerance]
         if beyond:
             off, price = max(beyond)
-            told = f"is {price:g} where its source says {low:g} to {high:g}, {off:.1%} away"
+            told = f"is {price:g} where {who} {low:g} to {high:g}, {off:.1%} away"
             far[asset] = off, f"{told}, in {len(beyond)} of {len(given)} answers"
     if not far:
         return []

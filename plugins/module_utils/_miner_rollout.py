@@ -324,6 +324,8 @@ class Rollout:
     """One run on one host.
 
     :ivar figures: what was measured of the instances that run now, by name.
+    :ivar answers: what the instances of a new release predicted at the gate that they passed, for other hosts to
+        compare theirs with: `at`, seconds since the epoch, and `predictions`, USD by asset.
     :ivar started: the names of the instances that were started, forward or back.
     :ivar warnings: what went wrong, but does not make a release a bad one.
     """
@@ -338,6 +340,7 @@ class Rollout:
         self.figures: dict[str, gate.Figures] = {}
         self.started: set[str] = set()
         self.warnings: list[str] = []
+        self.answers: dict[str, Any] = {}
         self._doubts: list[str] = []
         self._asked: dict[source.Source, tuple[float, source.Market]] = {}
 
@@ -453,7 +456,9 @@ class Rollout:
         if trouble:
             self._warn(f"the source of prices gives none ({trouble}), so the form of the answers alone was checked")
             return gate.FORM
-        return gate.Demand(fresh=True, whole=not known, prices=market.prices)
+        # A simulator of the host's own has prices of its own.
+        peers = [] if asked.address[0] in LOCAL else self._params["peers"]
+        return gate.Demand(True, not known, market.prices, gate.peers_prices(peers, time.time()))
 
     def _warn(self, warning: str) -> None:
         if warning not in self.warnings:
@@ -552,9 +557,17 @@ class Rollout:
             problems = problems if demand.fresh else self._examined(instance, begun, before, demand)
         if problems:
             raise HostError(";\n  ".join(problems))
+        if demand.whole and demand.prices and self._asked_afar(release, instance):
+            predictions = {**self.answers.get("predictions", {}), **self.figures[instance.name].prices}
+            self.answers = {"at": time.time(), "predictions": predictions}
         if known:
             far = gate.far_prices(self.figures[instance.name], self._limits, demand.prices)
             self._doubts += [f"{instance.name}: {one}" for one in far]
+
+    def _asked_afar(self, release: Release, instance: Instance) -> bool:
+        """Tell whether an instance has its prices from somewhere that other hosts may ask too."""
+        asked = self._source(release, instance)
+        return asked is not None and asked.address[0] not in LOCAL
 
     def _examined(
         self, instance: Instance, begun: Begun, before: gate.Figures | None, demand: gate.Demand
@@ -646,6 +659,7 @@ class Rollout:
             with noting(faults):
                 self._restore_secret(path, data, turn.secrets[path].owner)
         self.figures.clear()
+        self.answers.clear()
         self._doubts.clear()
         if turn.previous is None:
             return self._leave_nothing(turn, first, faults)

@@ -102,6 +102,14 @@ options:
     description: What the gate holds an instance to, where that differs from its defaults.
     type: dict
     default: {}
+  peers:
+    description:
+      - What this module returned as RV(answers) on other hosts a few minutes ago. A new release whose predictions are
+        too far from theirs is rejected.
+      - It is left out for an instance whose source of prices is on its own host.
+    type: list
+    elements: dict
+    default: []
   keep:
     description: How many good releases are kept, at least 1.
     type: int
@@ -169,6 +177,17 @@ release:
   description: The release that was wanted.
   returned: always
   type: str
+answers:
+  description: What the instances of a new release predicted at the gate that they passed; empty for none.
+  returned: success or failure of a gate, and O(state) is V(present)
+  type: dict
+  contains:
+    at:
+      description: When, in seconds since the epoch.
+      type: float
+    predictions:
+      description: USD by asset.
+      type: dict
 releases:
   description: The releases that are kept on the host.
   returned: success or failure of a gate, and O(state) is V(present)

@@ -431,6 +431,30 @@ def test_release_that_was_good_before_needs_form_and_fresh_prices_and_with_its_s
         assert len(gate.verdict(instance(), told_of(), told_of(**after), gate.limits({}), demand)) == problems
 
 
+def test_predictions_that_differ_from_other_hosts_are_told():
+    demand = WHOLE._replace(peers={"btc": (99000.0, 99100.0)})
+    told = gate.verdict(instance(), None, told_of(judgements=answers(90000.0)), gate.limits({}), demand)
+    assert told == [
+        "the prediction of btc is 90000 where other hosts that just passed their gate answer 99000 to 99100, 9.1% "
+        "away, in 1 of 1 answers; the limit is 5.0% (gate price_tolerance)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("peers", "prices"),
+    [
+        ([], {}),
+        ([{"at": NOW, "predictions": {"btc": 5, "eth": 1}}], {"btc": (5, 5), "eth": (1, 1)}),
+        ([{"at": NOW - 800, "predictions": {"btc": 5}}, {"at": NOW + 800, "predictions": {"btc": 6}}], {"btc": (5, 6)}),
+        ([{"at": NOW - 1000, "predictions": {"btc": 5}}], {}),
+        ([{"at": str(NOW), "predictions": {"btc": 5}}], {}),
+        ([None, "x", {}, {"at": NOW, "predictions": []}, {"at": NOW, "predictions": {"btc": -1, "eth": "x"}}], {}),
+    ],
+)
+def test_answers_of_other_hosts_are_compared_with_while_they_are_young(peers, prices):
+    assert gate.peers_prices(peers, NOW) == prices
+
+
 def test_range_of_the_sources_prices_is_as_good_as_a_price():
     after = told_of(judgements=answers(80000.0, 103000.0))
     assert gate.far_prices(after, gate.limits({}), {"btc": (84000.0, 99000.0)}) == []

@@ -5,6 +5,8 @@ The host and its systemd are made up; what runs on it answers over HTTP, and so 
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _miner, _miner_rollout, _miner_source
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
@@ -75,9 +77,9 @@ class Fleet:
         self.factors[release], self.ages[release] = factor, age_s
         know(self.host, plan)
 
-    def roll(self, release, secrets=None):
+    def roll(self, release, secrets=None, peers=()):
         if not secrets:
-            return roll(self.host, release, gate=GATE)
+            return roll(self.host, release, gate=GATE, peers=list(peers))
         store = store_of(self.host)
         store.save(self.host.plans[release], {})
         work = _miner_rollout.Rollout(self.host, {**PARAMS, "gate": GATE})
@@ -146,6 +148,38 @@ def test_going_back_to_wrong_prices_is_warned_of(fleet):
     outcome = fleet.roll("previous")
     assert (outcome.failure, fleet.host.current()) == ("", "first")
     assert "this release was good before, but one: the prediction of btc is 900000" in outcome.warnings[0]
+
+
+# -- other hosts ------------------------------------------------------------------------------------------------------
+
+
+def test_new_release_is_compared_with_other_hosts_that_passed(fleet, monkeypatch):
+    monkeypatch.setattr(_miner_rollout, "LOCAL", ())
+    fleet.make("first")
+    answers = fleet.roll("first").answers
+    assert answers["predictions"] == PRICES
+    other = {**answers, "predictions": {**PRICES, "btc": 99000.0}}
+    fleet.make("second")
+    failure = fleet.roll("second", peers=[other]).failure
+    assert "btc is 90000 where other hosts that just passed their gate answer 99000 to 99000" in failure
+    assert (fleet.roll("second", peers=[answers]).failure, fleet.host.current()) == ("", "second")
+
+
+def test_way_back_is_compared_with_no_other_host(fleet, monkeypatch):
+    monkeypatch.setattr(_miner_rollout, "LOCAL", ())
+    fleet.make("first")
+    fleet.make("second")
+    other = {**fleet.roll("first").answers, "predictions": {"btc": 99000.0}}
+    assert fleet.roll("second").failure == ""
+    outcome = fleet.roll("previous", peers=[other])
+    assert (outcome.failure, outcome.answers, fleet.host.current()) == ("", {}, "first")
+
+
+def test_prices_of_a_hosts_own_simulator_are_compared_with_no_other_host(fleet):
+    fleet.make("first")
+    other = {"at": time.time(), "predictions": {"btc": 99000.0}}
+    outcome = fleet.roll("first", peers=[other])
+    assert (outcome.failure, outcome.answers) == ("", {})
 
 
 # -- useless answers --------------------------------------------------------------------------------------------------
