@@ -1,25 +1,19 @@
-"""The cache of forecasts: against a model of it, its bounds and its size, its clock, and the layer on disk."""
+"""The cache of forecasts: against a model of it, its bounds and its size, and its clock."""
 
 from __future__ import annotations
 
 import gc
-import json
 import random
-import sqlite3
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from precog_runtime import cache as cache_module
-from precog_runtime.cache import FILE, DiskCache, Key, PredictionCache
+from precog_runtime.cache import Key, PredictionCache
 from precog_runtime.metrics import Metrics
 from precog_runtime.settings import Settings
 from precog_runtime.types import Forecast
@@ -40,56 +34,13 @@ def made(number: float) -> Forecast:
     return Forecast(number + 1.0, number + 0.5, number + 1.5)
 
 
-def counted(metrics: Metrics, layer: str, result: str) -> float:
-    labels = {"layer": layer, "result": result}
-    return metrics.registry.get_sample_value("precog_cache_requests_total", labels) or 0.0
-
-
-def errors(metrics: Metrics, kind: str) -> float:
-    return metrics.registry.get_sample_value("precog_errors_total", {"kind": kind}) or 0.0
+def counted(metrics: Metrics, result: str) -> float:
+    return metrics.registry.get_sample_value("precog_cache_requests_total", {"result": result}) or 0.0
 
 
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-class Open:
-    """Opens caches over one folder, and closes them at the end."""
-
-    def __init__(self, folder: Path, clock: Clock) -> None:
-        self.folder, self.clock = folder, clock
-        self.metrics = Metrics()
-        self.opened: list[DiskCache] = []
-
-    def disk(self, **settings: float) -> DiskCache:
-        self.opened.append(DiskCache(Settings(state_dir=str(self.folder), **settings), self.metrics, self.clock))
-        return self.opened[-1]
-
-    def both(self, **settings: float) -> PredictionCache:
-        disk = self.disk(**settings)
-        return PredictionCache(Settings(**settings), self.metrics, self.clock, disk)
-
-    def rows(self) -> list[tuple[object, ...]]:
-        self.opened[-1].store.flush()
-        connection = sqlite3.connect(self.folder / FILE)
-        found = connection.execute("SELECT model, asset, timestamp, version, stored, value FROM forecasts").fetchall()
-        connection.close()
-        return found
-
-    def write(self, sql: str, *args: object) -> None:
-        self.opened[-1].store.flush()
-        with sqlite3.connect(self.folder / FILE) as connection:
-            connection.execute(sql, args)
-        connection.close()
-
-
-@pytest.fixture
-def opened(tmp_path: Path, clock: Clock):
-    opened = Open(tmp_path, clock)
-    yield opened
-    for disk in opened.opened:
-        disk.close()
 
 
 OTHERS: list[Key] = [
@@ -102,14 +53,10 @@ OTHERS: list[Key] = [
 
 
 @pytest.mark.parametrize("other", OTHERS)
-@pytest.mark.parametrize("layer", ["memory", "disk"])
-def test_another_model_asset_timestamp_or_version_is_another_entry(opened: Open, other: Key, layer: str) -> None:
-    cache = opened.both()
+def test_another_model_asset_timestamp_or_version_is_another_entry(clock: Clock, other: Key) -> None:
+    cache = PredictionCache(Settings(), Metrics(), clock)
     cache.put(KEY, made(1))
     cache.put(other, made(2))
-    if layer == "disk":
-        opened.opened[-1].store.flush()
-        cache = opened.both()
     assert (cache.get(KEY), cache.get(other)) == (made(1), made(2))
 
 
@@ -120,24 +67,19 @@ def test_the_key_of_another_is_a_miss(clock: Clock, other: Key) -> None:
     cache.put(KEY, FORECAST)
     assert cache.get(other) is None
     assert cache.get(KEY) is FORECAST
-    assert (counted(metrics, "memory", "hit"), counted(metrics, "memory", "miss")) == (1, 1)
+    assert (counted(metrics, "hit"), counted(metrics, "miss")) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("passed_s", "there"), [(0, True), (599, True), (599.999, True), (600, False), (601, False), (1e9, False)]
 )
-@pytest.mark.parametrize("layer", ["memory", "disk"])
-def test_time_to_live_to_the_second(opened: Open, passed_s: float, there: bool, layer: str) -> None:
-    cache = opened.both()
+def test_time_to_live_to_the_second(clock: Clock, passed_s: float, there: bool) -> None:
+    cache = PredictionCache(Settings(), Metrics(), clock)
     cache.put(KEY, FORECAST)
-    opened.opened[-1].store.flush()
-    if layer == "disk":
-        cache = opened.both()
-    opened.clock.time += passed_s
+    clock.time += passed_s
     assert (cache.get(KEY) == FORECAST) is there
     cache.clean()
     assert len(cache) == there
-    assert len(opened.rows()) == there
 
 
 def test_putting_again_begins_the_time_anew(clock: Clock) -> None:
@@ -148,21 +90,6 @@ def test_putting_again_begins_the_time_anew(clock: Clock) -> None:
     clock.time += 500
     assert cache.get(KEY) == made(2)
     assert len(cache) == 1
-
-
-def test_promotion_does_not_lengthen_a_life(opened: Open) -> None:
-    opened.both().put(KEY, FORECAST)
-    opened.opened[-1].store.flush()
-    opened.clock.time += 500
-    cache = opened.both()
-    assert cache.get(KEY) == FORECAST
-    assert counted(opened.metrics, "disk", "hit") == 1
-    opened.clock.time += 99
-    assert cache.get(KEY) == FORECAST
-    assert counted(opened.metrics, "disk", "hit") == 1
-    assert counted(opened.metrics, "memory", "hit") == 1
-    opened.clock.time += 1
-    assert cache.get(KEY) is None
 
 
 def test_a_clock_that_goes_back_harms_nothing(clock: Clock) -> None:
@@ -180,17 +107,6 @@ def test_a_clock_that_goes_back_harms_nothing(clock: Clock) -> None:
     assert cache.get(KEY) == FORECAST
     clock.time += 1
     assert cache.get(KEY) is None  # not a million seconds later
-
-
-@pytest.mark.parametrize(("back_s", "there"), [(1, True), (599, True), (600, False), (1e6, False)])
-def test_a_row_from_the_future_is_not_kept_for_ever(opened: Open, back_s: float, there: bool) -> None:
-    opened.both().put(KEY, FORECAST)
-    opened.opened[-1].store.flush()
-    opened.clock.time -= back_s
-    cache = opened.both()
-    assert (cache.get(KEY) == FORECAST) is there
-    cache.clean()
-    assert len(opened.rows()) == there
 
 
 KEYS = st.tuples(st.sampled_from(["m", "n" * 50]), st.sampled_from(["btc", "eth"]), st.integers(0, 12), st.just(7))
@@ -381,116 +297,3 @@ def test_what_is_used_often_outlives_what_is_used_once(clock: Clock) -> None:
         cache.put(("scan", "btc", number, 0), made(number))
         if number % 10 == 0:
             assert cache.get(KEY) is FORECAST
-
-
-def test_one_row_for_one_key_and_a_miss_is_counted_in_both_layers(opened: Open) -> None:
-    cache = opened.both()
-    assert cache.get(KEY) is None
-    for number in range(5):
-        cache.put(KEY, made(number))
-    rows = opened.rows()
-    assert [row[:4] for row in rows] == [("default", "btc", 1_700_000_100, "12345")]
-    assert json.loads(str(rows[0][5])) == {"point": 5.0, "low": 4.5, "high": 5.5}
-    assert counted(opened.metrics, "memory", "miss") == counted(opened.metrics, "disk", "miss") == 1
-
-
-def test_numbers_come_back_to_the_last_bit_and_numpy_s_are_taken(opened: Open) -> None:
-    cache = opened.both()
-    exact = Forecast(0.1 + 0.2, 1e-9, 123456789.123456789)
-    cache.put(KEY, Forecast(*(np.float64(each) for each in (exact.point, exact.low, exact.high))))
-    opened.opened[-1].store.flush()
-    assert opened.both().get(KEY) == exact
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        "{",
-        "null",
-        "[]",
-        "1",
-        '{"point": 1.0}',
-        '{"point": 1.0, "low": 1.0, "high": null}',
-        "\x00",
-        b"\x80\x04pickle",
-    ],
-)
-@pytest.mark.parametrize("column", ["value", "value and crc"])
-def test_a_damaged_row_is_a_miss_and_goes(opened: Open, value: object, column: str) -> None:
-    cache = opened.both()
-    cache.put(KEY, FORECAST)
-    cache.put(OTHERS[0], FORECAST)
-    opened.write("UPDATE forecasts SET value = ? WHERE model = 'default'", value)
-    if column == "value and crc":
-        crc = cache_module._crc(cache_module._columns(KEY), opened.clock.time, value)
-        opened.write("UPDATE forecasts SET crc = ? WHERE model = 'default'", crc)
-    cache = opened.both()
-    assert cache.get(KEY) is None
-    assert errors(opened.metrics, "cache_row") == 1
-    assert [row[0] for row in opened.rows()] == ["other"]
-    assert cache.get(OTHERS[0]) == FORECAST
-
-
-def test_a_row_with_one_digit_changed_is_a_miss(opened: Open) -> None:
-    opened.both().put(KEY, FORECAST)
-    opened.write("UPDATE forecasts SET value = replace(value, '64000.5', '65000.5')")
-    assert opened.both().get(KEY) is None
-    assert opened.rows() == []
-
-
-def test_a_row_under_the_key_of_another_is_a_miss(opened: Open) -> None:
-    opened.both().put(KEY, FORECAST)
-    opened.write("UPDATE forecasts SET asset = 'eth'")
-    assert opened.both().get(("default", "eth", *KEY[2:])) is None
-
-
-def test_the_bound_on_disk_holds_and_the_oldest_go_first(opened: Open) -> None:
-    disk = opened.disk(disk_cache_mb=1)
-    sizes: list[int] = []
-    for number in range(12_000):
-        opened.clock.time += 0.01
-        disk.put(("default", "btc", number, number), made(number))
-        if number % 1000 == 999:
-            disk.store.flush()
-            sizes.append((opened.folder / FILE).stat().st_size)
-    disk.clean()
-    stored = sorted(int(str(row[2])) for row in opened.rows())
-    disk.close()
-    assert stored == list(range(12_000 - len(stored), 12_000))
-    assert len(stored) > 4000  # no more than needed goes
-    assert max(sizes) <= 1.5e6
-    assert (opened.folder / FILE).stat().st_size <= 1.1e6
-
-
-def test_another_process_sees_what_was_put(opened: Open) -> None:
-    disk = opened.disk()
-    disk.put(KEY, FORECAST)
-    assert disk.store.flush()
-    code = f"""if True:
-        import sys
-        sys.path.insert(0, {str(Path(cache_module.__file__).parents[1])!r})
-        from precog_runtime.cache import *
-        disk = DiskCache(Settings(state_dir={str(opened.folder)!r}), Metrics(), lambda: {opened.clock.time})
-        print(disk.get({KEY!r}).forecast)
-        disk.put({OTHERS[1]!r}, Forecast(3.0, 2.0, 4.0))
-        disk.close()
-    """
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30)
-    assert done.stdout.strip() == str(FORECAST), done.stderr
-    kept = disk.get(OTHERS[1])
-    assert kept is not None
-    assert kept.forecast == Forecast(3.0, 2.0, 4.0)
-
-
-def test_without_a_usable_disk_memory_serves(tmp_path: Path, clock: Clock) -> None:
-    (tmp_path / "file").write_text("in the way")
-    metrics = Metrics()
-    settings = Settings(state_dir=str(tmp_path / "file"))
-    cache = PredictionCache(settings, metrics, clock, DiskCache(settings, metrics, clock))
-    cache.put(KEY, FORECAST)
-    assert cache.get(KEY) is FORECAST
-    assert cache.get(OTHERS[0]) is None
-    cache.clean()
-    cache.close()
-    assert errors(metrics, "store_unavailable") > 0

@@ -30,8 +30,7 @@ CALLS: dict[str, Callable[[Metrics, str], None]] = {
     "request front": lambda metrics, name: metrics.request(name, "full", 0.1),
     "request outcome": lambda metrics, name: metrics.request("serve", name, 0.1),
     "api": lambda metrics, name: metrics.api(name, 0.1),
-    "cache layer": lambda metrics, name: metrics.cache(name, "hit"),
-    "cache result": lambda metrics, name: metrics.cache("memory", name),
+    "cache result": lambda metrics, name: metrics.cache(name),
     "error": lambda metrics, name: metrics.error(name),
     "age": lambda metrics, name: metrics.age(name, 1.0),
     "answer": lambda metrics, name: metrics.answer(name, 1.0, True),
@@ -195,18 +194,17 @@ def test_what_is_counted_is_what_is_scraped() -> None:
 def test_the_hit_ratio_looks_back_on_the_latest_lookups_only() -> None:
     metrics = Metrics()
 
-    def ratio(layer: str) -> Any:
-        return sample(metrics, "precog_cache_hit_ratio", layer=layer)
+    def ratio() -> Any:
+        return sample(metrics, "precog_cache_hit_ratio")
 
-    assert math.isnan(ratio("memory"))
+    assert math.isnan(ratio())
     for result in ("hit", "hit", "hit", "miss"):
-        metrics.cache("memory", result)
-    metrics.cache("disk", "miss")
-    assert (ratio("memory"), ratio("disk")) == (0.75, 0)
+        metrics.cache(result)
+    assert ratio() == 0.75
     for _ in range(RATIO_WINDOW):
-        metrics.cache("memory", "miss")
-    assert ratio("memory") == 0
-    assert sample(metrics, "precog_cache_requests_total", layer="memory", result="hit") == 3
+        metrics.cache("miss")
+    assert ratio() == 0
+    assert sample(metrics, "precog_cache_requests_total", result="hit") == 3
 
 
 def test_all_that_can_fail_is_there_from_the_start_at_0() -> None:

@@ -14,26 +14,28 @@ def rows(path, table):
         return file.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
 
 
-def test_a_forecast_is_kept_on_disk_and_an_answer_logged(tmp_path):
+def test_an_answer_is_logged_and_no_forecast_is_kept_on_disk(tmp_path):
     async def test():
         async with world(quiet(state_dir=str(tmp_path))) as made:
             assert len((await made.ask()).assets) == 3
 
     run(test)
-    assert rows(tmp_path / "forecasts.sqlite", "forecasts") == 3
     assert rows(tmp_path / "predictions.sqlite", "answers") == 3
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("forecasts")]
 
 
 def test_each_minute_what_is_old_is_removed_from_cache_and_log(tmp_path):
     async def test():
         settings = quiet(state_dir=str(tmp_path), cache_ttl_s=60.0, retention_days=0.01)
         async with world(settings) as made:
+            cache = made.runtime.engine._forecaster._cache
             await made.ask()
+            assert len(cache) == 3
             await asyncio.sleep(settings.retention_days * 86400 + 120)
+            assert len(cache) == 0
             await made.ask()
 
     run(test)
-    assert rows(tmp_path / "forecasts.sqlite", "forecasts") == 3
     assert rows(tmp_path / "predictions.sqlite", "requests") == 1
 
 

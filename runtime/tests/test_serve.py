@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import socket
 import sqlite3
@@ -181,13 +180,6 @@ class Brief:
 """
 
 
-def of_mark(folder, mark):
-    """The forecasts on disk for a timestamp: asset, JSON and when they were stored."""
-    with sqlite3.connect(folder / "forecasts.sqlite") as file:
-        found = "SELECT asset, value, stored FROM forecasts WHERE timestamp = ? ORDER BY asset"
-        return file.execute(found, (mark,)).fetchall()
-
-
 def logged(folder):
     with sqlite3.connect(folder / "predictions.sqlite") as file:
         return file.execute("SELECT asset, point FROM answers ORDER BY asset").fetchall()
@@ -199,19 +191,17 @@ def test_its_event_loop_is_uvloops(market):
         assert "/uvloop/loop." in maps
 
 
-def test_killed_and_started_again_it_has_its_log_its_cache_and_its_prices(market, tmp_path):
+def test_killed_and_started_again_it_has_its_log_and_its_prices(market, tmp_path):
     (tmp_path / "brief_model.py").write_text(BRIEF)
     model = f"{tmp_path / 'brief_model.py'}:Brief"
     options = ("--port", 0, "--state-dir", tmp_path, "--window-s", 7200, "--mark-s", 0, "--model", model)
     with running("serve", *options, "--api-url", market.url) as command:
         wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
-        mark = int(time.time()) // 60 * 60 - 60  # its prices are all there by now, so the forecast stays the same
+        mark = int(time.time()) // 60 * 60 - 60  # its prices are all there by now, so the forecast will be the same
         before = call(f"{command.url}/predict", {"timestamp": mark})[1]
         wait_until((tmp_path / "window.npz").exists)
-        wait_until(lambda: len(of_mark(tmp_path, mark)) == 3 and len(logged(tmp_path)) == 3)
-        kept = of_mark(tmp_path, mark)
+        wait_until(lambda: len(logged(tmp_path)) == 3)
         command.end(signal.SIGKILL)
-    assert {asset: json.loads(value)["point"] for asset, value, _ in kept} == before["predictions"]
     assert logged(tmp_path) == sorted(before["predictions"].items())
     # The source is away now: what there is was kept.
     with running("serve", *options, "--api-url", "http://127.0.0.1:9/v4", "--log-level", "error") as command:
@@ -219,11 +209,6 @@ def test_killed_and_started_again_it_has_its_log_its_cache_and_its_prices(market
         assert code == 200
         assert set(after["predictions"]) == EVERYTHING
         assert (after["predictions"], after["intervals"]) == (before["predictions"], before["intervals"])
-        hits = re.search(
-            r'precog_cache_requests_total{layer="disk",result="hit"} (\S+)', call(f"{command.url}/metrics")[1]
-        )
-        assert float(hits[1]) >= 3
         assert call(f"{command.url}/readyz")[0] == 200
         assert command.end() == 0
-    assert of_mark(tmp_path, mark) == kept  # not made anew
     assert logged(tmp_path) == sorted(2 * [*before["predictions"].items()])

@@ -39,6 +39,10 @@ def test_values_are_converted(name, value, expected):
 BAD = [
     ({"pol_s": 1}, "--pol-s: there is no setting 'pol_s'. Did you mean poll_s?"),
     ({"zzz": 1}, "doctor --list-settings"),
+    (
+        {"disk_cache_mb": 64},
+        "--disk-cache-mb: the setting disk_cache_mb was removed: forecasts are cached in memory",
+    ),
     ({"poll_s": "fast"}, "--poll-s: poll_s is 'fast', not a number. Its default is 5.0"),
     ({"poll_s": True}, "not a number"),
     ({"poll_s": "nan"}, "not a number"),
@@ -80,6 +84,11 @@ def test_a_missing_file_is_named(tmp_path):
 def test_the_environment_is_named_where_it_is_wrong():
     with pytest.raises(SettingError, match=r"^PRECOG_RUNTIME_POLL_S: poll_s is 'x'"):
         load(environ={"PRECOG_RUNTIME_POLL_S": "x"})
+
+
+def test_a_removed_setting_in_the_environment_is_refused_as_removed():
+    with pytest.raises(SettingError, match=r"^PRECOG_RUNTIME_DISK_CACHE_MB: .* was removed: .*\. Leave it out$"):
+        load(environ={"PRECOG_RUNTIME_DISK_CACHE_MB": "64"})
 
 
 def test_the_key_is_never_shown():

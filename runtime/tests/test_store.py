@@ -335,7 +335,7 @@ def test_a_lock_that_another_process_keeps_is_told_and_waited_for_no_longer(
     store.close()
 
 
-def test_a_reader_waits_neither_for_a_slow_close_nor_for_long(path: str) -> None:
+def test_a_reader_waits_neither_for_a_slow_close_nor_for_long(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics, closing, held = Metrics(), threading.Event(), threading.Event()
 
     class Slow:
@@ -353,8 +353,10 @@ def test_a_reader_waits_neither_for_a_slow_close_nor_for_long(path: str) -> None
     assert time.monotonic() - began < 1
     held.set()
     assert store.flush()
+    monkeypatch.setattr(store_module, "READ_S", 0.01)
     with store._read_lock:
-        assert store.query(COUNT, patience_s=0.01) == []
+        assert store.query(COUNT) == []
+    monkeypatch.undo()
     assert errors(metrics, "store_read") == 1
     assert store.query(COUNT) == [(1,)]
     store.close()
@@ -459,16 +461,15 @@ def test_schema_and_journal_are_as_said(path: str) -> None:
     assert store_module.LINGER_S <= 0.2
 
 
-def test_kill_9_at_any_moment_leaves_cache_and_log_whole(tmp_path: Path) -> None:
+def test_kill_9_at_any_moment_leaves_the_log_whole(tmp_path: Path) -> None:
     told = run_script("killed.py", tmp_path, 20, 5)
     assert isinstance(told, list)
     assert len(told) == 20
     for each in told:
         assert each["signal"] == 9
-        assert each["cache"]["integrity"] == each["log"]["integrity"] == "ok"
-        assert each["cache"]["rows"] >= each["promised"][0]
-        assert each["log"]["rows"] >= each["promised"][1]
-        assert not each["log"].get("torn")
-        assert not each["log"].get("orphans")
-    assert min(told[-1]["promised"]) > 100
+        assert each["integrity"] == "ok"
+        assert each["rows"] >= each["promised"]
+        assert not each.get("torn")
+        assert not each.get("orphans")
+    assert told[-1]["promised"] > 100
     assert not list(tmp_path.glob("*.damaged-*"))

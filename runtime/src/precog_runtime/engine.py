@@ -138,7 +138,7 @@ class Engine:
                 return None
             parts.append(part)
         for _ in parts:
-            self._metrics.cache("memory", "hit")
+            self._metrics.cache("hit")
         return self._told(checked, parts, at, hit=True)
 
     def _prepared(self, asset: str, timestamp: int, at: int) -> Part | None:

@@ -42,12 +42,11 @@ RATIO_WINDOW = 1000  # lookups that the hit ratio is taken over
 FRONTS = ("axon", "serve")
 OUTCOMES = ("full", "partial", "none")
 REFUSED = ("400", "401", "403", "404")  # by the axon: unreadable, not verified, forbidden, no such synapse
-LAYERS = ("memory", "disk")
 RESULTS = ("hit", "miss")
 KINDS = (
     *("internal", "setting", "source", "rate_limited", "refused", "model", "model_slow", "busy"),  # of the errors
     *("slow_caller", "crowded", "bad_http"),
-    *("worker", "patience", "late", "no_data", "asset_refused", "bad_row", "garbage", "garbage_page", "cache_row"),
+    *("worker", "patience", "late", "no_data", "asset_refused", "bad_row", "garbage", "garbage_page"),
     *("state", "store_damaged", "store_full", "store_read", "store_row", "store_unavailable", "monitor", "label"),
 )
 API_OUTCOMES = ("ok", "rate_limited", "server_error", "refused", "timeout", "dropped")
@@ -134,11 +133,10 @@ class Metrics:
         """Count a request to the source."""
         self._api[(outcome,)].observe(seconds)
 
-    def cache(self, layer: str, result: str) -> None:
-        """Count a lookup in the cache: "hit" or "miss" in "memory" or on "disk"."""
-        self._lookups[layer, result].inc()
-        if layer in self._latest:
-            self._latest[layer].add(result == "hit")
+    def cache(self, result: str) -> None:
+        """Count a lookup in the cache of forecasts: "hit" or "miss"."""
+        self._lookups[(result,)].inc()
+        self._latest.add(result == "hit")
 
     def error(self, kind: str) -> None:
         """Count something that failed."""
@@ -246,19 +244,16 @@ class Metrics:
         )
         self._lookups = self._counter(
             "precog_cache_requests_total",
-            "Lookups in the cache of forecasts, by layer (memory, disk) and result (hit, miss)",
-            ["layer", "result"],
-            [(layer, result) for layer in LAYERS for result in RESULTS],
+            "Lookups in the cache of forecasts, by result (hit, miss)",
+            ["result"],
+            [(result,) for result in RESULTS],
         )
-        self._latest = {layer: _Latest() for layer in LAYERS}
-        ratios = self._gauge(
+        self._latest = _Latest()
+        Gauge(
             "precog_cache_hit_ratio",
-            f"Part of hits among the latest {RATIO_WINDOW} lookups of a layer of the cache",
-            ["layer"],
-            [(layer,) for layer in LAYERS],
-        )
-        for layer, latest in self._latest.items():
-            ratios[(layer,)].set_function(latest.ratio)
+            f"Part of hits among the latest {RATIO_WINDOW} lookups in the cache of forecasts",
+            registry=self.registry,
+        ).set_function(self._latest.ratio)
         self._errors = self._counter(
             "precog_errors_total", "What failed, by kind", ["kind"], [(kind,) for kind in KINDS], more=32
         )

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from precog_runtime.cache import DiskCache, PredictionCache
+from precog_runtime.cache import PredictionCache
 from precog_runtime.engine import Engine
 from precog_runtime.forecast import model as models
 from precog_runtime.forecast.baseline import UpstreamRule
@@ -95,9 +95,7 @@ async def open_runtime(
         stack.push_async_callback(source.close)
         market = Market(source, settings, metrics, wall)
         stack.push_async_callback(market.close)
-        disk = DiskCache(settings, metrics, now) if settings.state_dir else None
-        cache = PredictionCache(settings, metrics, now, disk)
-        stack.callback(cache.close)
+        cache = PredictionCache(settings, metrics, now)
         log = PredictionLog(settings, metrics, wall)
         stack.callback(log.close)
         executor = executor or stack.enter_context(executors.made(settings.executor))
@@ -142,7 +140,7 @@ def _look_at_state(settings: Settings, metrics: Metrics) -> None:
     trouble = folder_trouble(settings.state_dir) if settings.state_dir else ""
     if trouble:
         metrics.error("state")
-        told = "Cache, log and prices are in memory only until it can be used. Give a folder that can be written"
+        told = "Log and prices are in memory only until it can be used. Give a folder that can be written"
         logger.error("state_dir is %r: %s. %s", settings.state_dir, trouble, told)
 
 

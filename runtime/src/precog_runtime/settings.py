@@ -47,10 +47,9 @@ class Settings:
         a time up to 120 s ahead, and clocks differ.
     :ivar max_assets: how many assets one request may name; the rest is refused.
     :ivar model: the model's name: "default", "upstream", an entry point, or path/to/file.py:Name.
-    :ivar cache_mb: bound of the cache in memory, MB.
+    :ivar cache_mb: bound of the cache of forecasts, MB.
     :ivar cache_ttl_s: how long a forecast is kept.
-    :ivar state_dir: folder of the cache on disk and of the log of predictions; "" keeps both in memory only.
-    :ivar disk_cache_mb: bound of the cache on disk, MB.
+    :ivar state_dir: folder of the newest prices and of the log of predictions; "" keeps both in memory only.
     :ivar retention_days: how long the log of predictions keeps rows.
     :ivar min_workers: lower bound of the worker pool.
     :ivar max_workers: upper bound; 0 means the number of CPUs, 4 at the most.
@@ -87,7 +86,6 @@ class Settings:
     cache_mb: float = 8.0
     cache_ttl_s: float = 600.0
     state_dir: str = ""
-    disk_cache_mb: float = 64.0
     retention_days: float = 30.0
     min_workers: int = 1
     max_workers: int = 0
@@ -138,7 +136,6 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "max_assets": (1, 1000),
     "cache_mb": (0.1, 4096),
     "cache_ttl_s": (1, 86400),
-    "disk_cache_mb": (1, 65536),
     "retention_days": (0.01, 3650),
     "min_workers": (1, 256),
     "max_workers": (0, 256),
@@ -151,6 +148,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "warn_fds_ratio": (0.01, 1),
     "warn_lag_s": (0.001, 3600),
 }
+
+_REMOVED = {"disk_cache_mb": "forecasts are cached in memory only (cache_mb)"}  # settings of the past: what is instead
 
 
 def load(
@@ -186,6 +185,8 @@ def _from_file(path: str) -> dict[str, Any]:
 
 def _converted(name: str, value: Any, where: str) -> Any:
     known = {each.name: each.default for each in fields(Settings)}
+    if name in _REMOVED:
+        raise SettingError(f"{where}: the setting {name} was removed: {_REMOVED[name]}. Leave it out")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean {near[0]}?" if near else "`precog-runtime doctor --list-settings` lists them"

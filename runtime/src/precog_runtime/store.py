@@ -1,4 +1,4 @@
-"""One SQLite file, written by one thread in batches: the rows of the disk cache and of the log of predictions.
+"""One SQLite file, written by one thread in batches: the log of predictions.
 
 Write-ahead log with synchronous=NORMAL (https://www.sqlite.org/wal.html): whoever reads never waits for whoever writes,
 a committed transaction survives the death of the process, and the file is whole after a loss of power, at the price of
@@ -140,12 +140,9 @@ class Store:
                 return
         self._metrics.error("store_full")
 
-    def query(self, sql: str, args: Sequence[Any] = (), patience_s: float = READ_S) -> list[tuple[Any, ...]]:
-        """Return what is on disk (see `flush`); nothing, and counted, if it can't be read.
-
-        :param patience_s: how long to wait for other readers.
-        """
-        if not self._read_lock.acquire(timeout=patience_s):
+    def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return what is on disk (see `flush`); nothing, and counted, if it can't be read."""
+        if not self._read_lock.acquire(timeout=READ_S):
             self._metrics.error("store_read")
             return []
         try:
