@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-ROOT = "/run/systemd/system"
-# The unit of an instance under another name. Its folders are those of the instance, which runs on.
+UNITS, ROOT = "/etc/systemd/system", "/run/systemd/system"
+# The unit of an instance under another name. Its folders are those of the instance, which goes on running.
 OVER = """[Unit]
 OnFailure=
 [Service]
 Type=oneshot
 Restart=no
 WatchdogSec=0
-RuntimeDirectory=
 ExecStart=
 ExecStart=/opt/precog/current/environment/bin/python -c 'import precog.miners.miner, precog.miners.base_miner'
 """
@@ -27,8 +26,9 @@ def imported(name, host, miners):
     one, unit = miners[0], "molecule-imports@main.service"
 
     def run(changes=""):
-        host.check_output("cp /etc/systemd/system/precog-miner@.service %s/molecule-imports@.service", ROOT)
-        host.check_output("mkdir -p %s/%s.d && printf %%s %s >%s/%s.d/90.conf", ROOT, unit, OVER + changes, ROOT, unit)
+        host.check_output("cp %s/precog-miner@.service %s/molecule-imports@.service", UNITS, ROOT)
+        host.check_output("mkdir -p %s/%s.d && cp %s/%s.d/* %s/%s.d", ROOT, unit, UNITS, one.service, ROOT, unit)
+        host.check_output("printf %%s %s >%s/%s.d/90.conf", OVER + changes, ROOT, unit)
         host.check_output("systemctl daemon-reload")
         since = host.check_output("date +%s.%N")
         code = host.run("systemctl start %s", unit).rc
