@@ -10,6 +10,7 @@ from pathlib import Path
 
 import build_collection
 import pytest
+import sanity
 import yaml
 from ansible_collections.precog.fleet.plugins.action import python_env as action
 
@@ -28,10 +29,12 @@ def wheels_of(artifact):
         return {member.name: archive.extractfile(member).read() for member in members}
 
 
-def test_artifact_holds_the_wheel_that_a_checkout_makes(tmp_path):
+def test_artifact_holds_what_it_should_and_the_wheel_that_a_checkout_makes(tmp_path):
     made_here = action.built(ROOT / "runtime")
-    wheels = wheels_of(build_collection.build(tmp_path / "dist"))
-    assert wheels == {f"roles/python_env/files/{made_here.name}": made_here.read_bytes()}
+    artifact = build_collection.build(tmp_path / "dist")
+    assert wheels_of(artifact) == {f"roles/python_env/files/{made_here.name}": made_here.read_bytes()}
+    with tarfile.open(artifact) as archive:
+        assert sanity.content_problems({member.name for member in archive if not member.isdir()}) == []
 
 
 def test_requirements_name_the_artifact_and_nothing_from_galaxy(tmp_path):
