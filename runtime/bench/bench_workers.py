@@ -66,7 +66,7 @@ async def measure(rounds: int, workers: int) -> None:
         ways = {
             "in a row": in_a_row,
             f"{workers} threads": pooled(pool, "numpy"),
-            f"{workers} processes, shared memory": pooled(pool, "python"),
+            f"{workers} processes": pooled(pool, "python"),
             f"multiprocessing.Pool({workers})": by_theirs,
         }
         try:

@@ -1,4 +1,4 @@
-"""The worker pool: real processes, real shared memory, real kills."""
+"""The worker pool: real processes, real kills."""
 
 from __future__ import annotations
 
@@ -26,16 +26,12 @@ from worker_jobs import (
     LARGE,
     bad_result,
     begun,
-    blocks,
     echo,
     exit_politely,
     hang,
-    keep,
     leave,
-    let_go,
     limited,
     look,
-    mapped,
     meet,
     refuse,
     stop,
@@ -48,7 +44,7 @@ from worker_jobs import (
 from precog_runtime.errors import ModelError
 from precog_runtime.metrics import Metrics
 from precog_runtime.types import Series
-from precog_runtime.workers import WorkerPool, shared, sizing
+from precog_runtime.workers import WorkerPool, sizing
 from precog_runtime.workers import pool as workers_pool
 from precog_runtime.workers.pool import WorkerDied
 from precog_runtime.workers.sizing import SLACK_S, Sizer
@@ -103,7 +99,6 @@ def pooled(
         return asyncio.run(main())
     finally:
         assert {each.pid for each in workers()} <= before
-        assert blocks() == []
 
 
 # Where the work is done.
@@ -119,32 +114,6 @@ def test_numpy_work_is_done_in_a_thread_and_python_work_in_a_process_that_is_use
         assert await pool.run("python", where) == first
         assert value(metrics, "precog_worker_task_duration_seconds_count", kind="numpy", outcome="ok") == 1
         assert value(metrics, "precog_worker_task_duration_seconds_count", kind="python", outcome="ok") == 2
-
-    pooled(body)
-
-
-def test_a_large_array_is_seen_in_shared_memory_read_only_and_without_a_copy() -> None:
-    async def body(pool: WorkerPool, _metrics: Metrics) -> None:
-        seen = await pool.run("python", look, LARGE)
-        assert seen["sum"] == LARGE.sum()
-        assert (seen["owns"], seen["writes"]) == (False, False)
-        assert len(seen["blocks"]) == 1
-        assert not Path(seen["blocks"][0]).exists()
-        assert LARGE.flags.writeable
-        assert await pool.run("python", mapped) == []
-        small = await pool.run("python", look, LARGE[:10].copy())
-        assert small["blocks"] == []
-
-    pooled(body)
-
-
-def test_arrays_deep_in_the_arguments_are_shared_too() -> None:
-    series = Series(np.arange(50_000), LARGE[:50_000])
-
-    async def body(pool: WorkerPool, _metrics: Metrics) -> None:
-        assert await pool.run("python", total, series) == total(series)
-        with shared.packed(total, [series]) as message:
-            assert len(message) < 2000
 
     pooled(body)
 
@@ -170,30 +139,6 @@ def test_whatever_can_be_pickled_arrives_and_comes_back_as_it_was() -> None:
             back, seen = await pool.run("python", echo, case)
             np.testing.assert_equal(back, case)
             np.testing.assert_equal(pickle.loads(seen), case)
-
-    pooled(body)
-
-
-def test_a_view_that_a_function_keeps_stays_valid_and_its_block_goes_with_it() -> None:
-    async def body(pool: WorkerPool, _metrics: Metrics) -> None:
-        (block,) = await pool.run("python", keep, LARGE)
-        assert not Path(block).exists()
-        assert len(await pool.run("python", mapped)) == 1
-        await pool.run("python", let_go)
-        assert await pool.run("python", mapped) == []
-
-    pooled(body)
-
-
-def test_without_room_in_shared_memory_arrays_go_by_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage:
-        free = LARGE.nbytes - 1
-
-    monkeypatch.setattr(shared.shutil, "disk_usage", lambda _folder: Usage)
-
-    async def body(pool: WorkerPool, _metrics: Metrics) -> None:
-        seen = await pool.run("python", look, LARGE)
-        assert (seen["sum"], seen["blocks"]) == (LARGE.sum(), [])
 
     pooled(body)
 
@@ -247,22 +192,19 @@ def test_a_worker_that_ends_fails_its_own_task_only(
         assert isinstance(died, WorkerDied)
         assert told in str(died)
         assert died.kind == "worker"
-        assert [each["sum"] for each in fine] == [LARGE.sum()] * 4
+        assert fine == [LARGE.sum()] * 4
         assert value(metrics, "precog_worker_task_duration_seconds_count", kind="python", outcome="died") == 1
 
     pooled(body)
 
 
-def test_a_worker_killed_at_work_leaves_no_shared_memory(tmp_path: Path) -> None:
+def test_a_worker_killed_at_work_fails_its_task_and_is_replaced(tmp_path: Path) -> None:
     async def body(pool: WorkerPool, _metrics: Metrics) -> None:
         task = asyncio.ensure_future(pool.run("python", hang, tmp_path / "mark", LARGE))
-        pid, names = await begun(tmp_path / "mark")
-        assert len(names) == 1
-        assert Path(names[0]).exists()
+        pid = await begun(tmp_path / "mark")
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(WorkerDied, match="hang was killed by signal 9"):
             await task
-        assert not Path(names[0]).exists()
         assert (await pool.run("python", where))[0] != pid
 
     pooled(body)
@@ -284,13 +226,12 @@ def test_a_worker_killed_while_idle_harms_no_task() -> None:
 def test_cancelling_kills_the_process_at_work_and_frees_its_place(tmp_path: Path) -> None:
     async def body(pool: WorkerPool, metrics: Metrics) -> None:
         task = asyncio.ensure_future(pool.run("python", hang, tmp_path / "mark", LARGE))
-        pid, names = await begun(tmp_path / "mark")
+        pid = await begun(tmp_path / "mark")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert (await pool.run("python", where))[0] != pid
         assert gone(pid)
-        assert not Path(names[0]).exists()
         name = "precog_worker_task_duration_seconds_count"
         assert value(metrics, name, kind="python", outcome="cancelled") == 1
         assert value(metrics, "precog_worker_tasks", state="busy") == 0
@@ -538,8 +479,7 @@ def test_close_ends_tasks_at_work_and_tasks_that_wait(tmp_path: Path) -> None:
         tasks = [asyncio.ensure_future(pool.run("python", hang, mark, LARGE)) for mark in [*marks, tmp_path / "never"]]
         found = [await begun(mark) for mark in marks]
         pool.close()
-        assert all(gone(pid) for pid, _ in found)
-        assert not any(Path(name).exists() for _, names in found for name in names)
+        assert all(gone(pid) for pid in found)
         assert workers() == []
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(each) for each in outcomes] == [WorkerDied] * 3
@@ -575,7 +515,6 @@ ALL_ENDS = """
         await work.begun(Path({mark!r}))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await pool.run("python", work.keep, work.LARGE)
         pool.close()
 """
 
@@ -615,20 +554,18 @@ def test_an_interpreter_that_ends_waits_for_no_thread_that_hangs(tmp_path: Path,
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_processes_and_shared_memory_go_when_the_parent_is_killed(tmp_path: Path) -> None:
+def test_processes_go_when_the_parent_is_killed(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     command = script(tmp_path, f"await pool.run('python', work.hang, Path({str(mark)!r}), work.LARGE)")
 
     async def main() -> None:
         parent = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
-            pid, names = await begun(mark)
-            assert Path(names[0]).exists()
+            pid = await begun(mark)
         finally:
             parent.kill()
             parent.wait()
         await until(lambda: gone(pid), "the worker gone")
-        await until(lambda: not Path(names[0]).exists(), "the block gone")
 
     asyncio.run(main())
 
@@ -644,8 +581,7 @@ def executors() -> list[Callable[[], Executor]]:
 def test_an_executor_that_is_given_runs_all_and_stays_the_callers(make: Callable[[], Executor]) -> None:
     async def body(pool: WorkerPool, _metrics: Metrics) -> None:
         for kind in ("numpy", "python"):
-            seen = await pool.run(kind, look, LARGE)
-            assert (seen["sum"], seen["blocks"]) == (LARGE.sum(), [])
+            assert await pool.run(kind, look, LARGE) == LARGE.sum()
             with pytest.raises(KeyError, match="no such thing"):
                 await pool.run(kind, refuse, LARGE)
         results = await asyncio.gather(*(pool.run("python", total, Series(np.arange(n), LARGE[:n])) for n in range(8)))

@@ -37,7 +37,7 @@ FAILURES = (SLOW, BUSY, ModelError.kind, WorkerDied.kind)  # what a model's good
 
 
 def run_model(model: Model, asset: str, timestamp: int, times: Ints, prices: Floats) -> Forecast:
-    """Call a model; in a function of its own with plain arrays, so that a worker process gets them by shared memory."""
+    """Call a model; in a function of its own, so that it can be sent to a worker process."""
     return model.forecast(asset, timestamp, Series(times, prices))
 
 

@@ -1,4 +1,4 @@
-"""Where models do their work: threads for numpy, processes with shared memory for pure Python, or any executor."""
+"""Where models do their work: threads for numpy, processes for pure Python, or any executor."""
 
 from precog_runtime.workers.pool import WorkerPool
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from precog_runtime.errors import ModelError
-from precog_runtime.workers import shared, sizing
+from precog_runtime.workers import calls, sizing
 from precog_runtime.workers.executors import Renewed
 from precog_runtime.workers.threads import Threads
 
@@ -43,7 +43,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         # A daemon, so that an interpreter that ends without close() takes it along.
-        self._process = context.Process(target=shared.serve, args=(theirs,), name="precog-worker", daemon=True)
+        self._process = context.Process(target=calls.serve, args=(theirs,), name="precog-worker", daemon=True)
         self._killed = self._used = False
         try:
             self._process.start()
@@ -182,12 +182,12 @@ class _Task:
 
         :raises WorkerDied: the process died.
         """
-        with shared.packed(self.function, self.arguments) as message:
-            reply = None
-            while reply is None:
-                with suppress(_NotBegun):
-                    reply = self._called(processes, message)
-        return shared.unpacked(reply)
+        message = calls.packed(self.function, self.arguments)
+        reply = None
+        while reply is None:
+            with suppress(_NotBegun):
+                reply = self._called(processes, message)
+        return calls.unpacked(reply)
 
     def _called(self, processes: _Processes, message: bytes) -> bytes:
         process = processes.take()
@@ -269,8 +269,7 @@ class WorkerPool:
         or an executor that was given, can't be stopped: its task is abandoned, and its place goes to others. With
         MOST_ABANDONED of those still at work no more are begun, as each may hang for good.
 
-        :param kind: "numpy" (in a thread) or "python" (in a process: function, arguments and result are pickled; large
-            arrays are seen there read-only, and only during the call).
+        :param kind: "numpy" (in a thread) or "python" (in a process: function, arguments and result are pickled).
         :raises ModelError: the function or an argument can't be sent to a process, or the kind isn't known.
         :raises WorkerDied: the process died, the pool is closed, or too many tasks hang. Other tasks aren't harmed.
         :raises Exception: what the function raises.
@@ -323,7 +322,7 @@ class WorkerPool:
             if not turn.done():
                 turn.set_exception(WorkerDied("the worker pool is closed"))
         self._processes.close()
-        concurrent.futures.wait(self._remote, END_S)  # they give back their shared memory
+        concurrent.futures.wait(self._remote, END_S)  # they wait for the processes that were killed
         self._threads.close()
         self._metrics.workers(0)
 
