@@ -96,9 +96,14 @@ def _record(host: Host, ledger: Ledger, jobs: Sequence[Job]) -> None:
         for change in job.changes:
             if change.original is not None:
                 originals[change.name] = change.original
-        for path in job.files_changed:
-            if path not in ledger.files:
-                ledger.files[path] = _original_file(host, path, job.files_before[path])
+        for path, content in job.files.items():
+            found = job.files_before[path]
+            # One that needs no change is noted too, if it is ours and was lost from the ledger.
+            if path not in ledger.files and (content != found or (found or b"").startswith(HEADER.encode())):
+                ledger.files[path] = _original_file(host, path, found)
+            if path in ledger.files and content is not None and content != found:
+                # Both, as this run may be cut off before or after the file is in place.
+                ledger.files[path].written = (ledger.files[path].written or b"") + content
 
 
 def _original_file(host: Host, path: str, content: bytes | None) -> OriginalFile:
@@ -203,6 +208,8 @@ def _close(ledger: Ledger, jobs: Sequence[Job]) -> None:
             original = ledger.files.get(path)
             if original is not None and content == original.content and not originals:
                 del ledger.files[path]
+            elif original is not None:
+                original.written = content
 
 
 def _is_untouched(subsystem: Subsystem, change: Change, known: Original | None) -> bool:

@@ -42,6 +42,7 @@ KERNEL_TUNING: Arguments = {
         "default": "unmanaged",
     },
     "name": {"type": "str", "default": "99-zz-precog-fleet"},
+    "only_file": {"type": "bool", "default": False},
     **_ON_UNSUPPORTED,
     **_SHARED_KERNEL,
 }

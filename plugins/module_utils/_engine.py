@@ -34,6 +34,7 @@ UNSUPPORTED = "unsupported"
 UNKNOWN = "unknown"
 REFUSED = "refused"
 BLOCK = 4096  # bytes; what the ledger takes at the least
+MOST_TOLD = 5  # lines
 HEADER = "# Managed by precog.fleet"
 
 STATUSES = (OK, CHANGED, DRIFTED, OVERRIDDEN, UNSUPPORTED, UNKNOWN, REFUSED)
@@ -173,6 +174,7 @@ class Report:
     changed: bool
     changes: list[Change]
     diff: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def failures(self, *, on_unsupported: str = "report") -> list[Change]:
         """Return the settings for which the task has to fail."""
@@ -242,12 +244,15 @@ def run(host: Host, subsystems: Sequence[Subsystem], *, check_mode: bool) -> Rep
             ledger = Ledger.load(host)
             jobs = [Job.make(host, subsystem, ledger, True) for subsystem in subsystems]
             _expect_room(host, jobs)
-            return _report(jobs)
+            return _report(jobs, _losses(ledger, jobs))
         with host.lock(_ledger.LOCK):
             ledger = Ledger.load(host)
             jobs = [Job.make(host, subsystem, ledger, False) for subsystem in subsystems]
             for path in [path for subsystem in subsystems for path in subsystem.paths]:
                 host.sweep(path)
+            warnings = _losses(ledger, jobs)
+            if ledger.warning:
+                ledger.save(always=True)
             if all(job.is_settled(ledger) for job in jobs):
                 for job in jobs:
                     job.leave()
@@ -256,7 +261,7 @@ def run(host: Host, subsystems: Sequence[Subsystem], *, check_mode: bool) -> Rep
                 from ansible_collections.precog.fleet.plugins.module_utils import _apply
 
                 _apply.apply(host, ledger, jobs)
-            return _report(jobs)
+            return _report(jobs, warnings)
     except OSError as error:
         raise HostError(f"{told(error)}. Nothing was changed. {remedy(error)}") from error
 
@@ -351,7 +356,37 @@ def _expect_room(host: Host, jobs: Sequence[Job]) -> None:
         host.expect_room(_ledger.PATH, BLOCK)
 
 
-def _report(jobs: Sequence[Job]) -> Report:
+def _losses(ledger: Ledger, jobs: Sequence[Job]) -> list[str]:
+    """Return a warning for what can't be restored: originals that were lost, and lines of others in our files."""
+    warnings = [ledger.warning] if ledger.warning else []
+    for path, before in ((path, before) for job in jobs for path, before in job.files_before.items()):
+        if before is None or not before.startswith(HEADER.encode()):
+            continue
+        known = ledger.files.get(path)
+        if known is None:
+            warnings.append(
+                f"{path} was written by this collection, but the ledger of originals ({_ledger.PATH}) knows nothing of "
+                "it: the ledger was lost. What was there before the first run is not known, so a rollback removes this "
+                f"file and takes the values of now for the originals. Restore the ledger, or {_ledger.COPY}, from a "
+                "backup, then run again"
+            )
+    return warnings + [warning for job in jobs for path in job.files_changed if (warning := _added(job, path, ledger))]
+
+
+def _added(job: Job, path: str, ledger: Ledger) -> str:
+    """Say which lines of a managed file go that this collection did not write; "" for none."""
+    before, known = job.files_before[path] or b"", ledger.files.get(path)
+    if known is None or known.written is None or not before.startswith(HEADER.encode()):
+        return ""
+    kept = {*known.written.splitlines(), *(job.files[path] or b"").splitlines()}
+    lines = [line.decode("utf-8", "backslashreplace") for line in before.splitlines() if line and line not in kept]
+    more = f" and {len(lines) - MOST_TOLD} more" if len(lines) > MOST_TOLD else ""
+    shown = "; ".join(lines[:MOST_TOLD])
+    hint = "Keep lines of your own in a file of your own"
+    return f"{path}: lines that somebody else wrote there are removed: {shown}{more}. {hint}" if lines else ""
+
+
+def _report(jobs: Sequence[Job], warnings: list[str]) -> Report:
     diff: list[dict[str, str]] = []
     for job in jobs:
         diff += [_file_diff(path, job.files_before[path], job.files[path]) for path in job.files_changed]
@@ -360,6 +395,7 @@ def _report(jobs: Sequence[Job]) -> Report:
         changed=any(job.changed for job in jobs),
         changes=[change for job in jobs for change in job.changes],
         diff=diff,
+        warnings=warnings,
     )
 
 

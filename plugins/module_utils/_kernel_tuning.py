@@ -44,6 +44,7 @@ def subsystems(params: dict[str, Any], facts: Mapping[str, Any]) -> list[engine.
         path=_profiles.Path(params["bandwidth_mbit"], params["round_trip_ms"]),
         memory=facts.get("virtual_memory", {}).get("total"),
         apply_shared=shared,
+        only_file=params["only_file"],
     )
     mode = params["transparent_hugepage"]
     return [keys, TransparentHugePages(mode if present and mode != UNMANAGED else None, apply_shared=shared)]

@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
 
 if TYPE_CHECKING:
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ansible_collections.precog.fleet.plugins.module_utils._host import Host, StagedFile
 
 FOLDER = "/var/lib/precog-fleet"
 PATH = f"{FOLDER}/ledger.json"
+# Of another folder: who clears one away by mistake leaves the other.
+COPY = "/var/backups/precog-fleet/ledger.json"
 LOCK = f"{FOLDER}/lock"
 VERSION = 1
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, binascii.Error)
 
 
 @dataclass
@@ -67,42 +70,62 @@ class Original:
 
 @dataclass
 class OriginalFile:
-    """A managed file before its first change: `content` is None where there was none."""
+    """A managed file before its first change: `content` is None where there was none.
+
+    :ivar written: what this collection wrote there last, so that lines of others are told apart; None if not known.
+    """
 
     content: bytes | None
     meta: Meta | None
+    written: bytes | None = None
 
 
 class Ledger:
-    """The originals of one host, by owner (the managed file that makes a setting persistent)."""
+    """The originals of one host, by owner (the managed file that makes a setting persistent).
+
+    :ivar warning: "" or that the ledger was lost, and is read from its copy.
+    """
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self.settings: dict[str, dict[str, Original]] = {}
         self.files: dict[str, OriginalFile] = {}
         self._saved = b""
+        self.warning = ""
 
     @classmethod
     def load(cls, host: Host) -> Ledger:
-        """Read the host's ledger; one that is not there is empty.
+        """Read the host's ledger, or its copy; one that is not there is empty.
 
-        :raises HostError: it can't be read or understood.
+        :raises HostError: it can't be read or parsed, and its copy can't either.
         """
-        ledger = cls(host)
         try:
-            text = host.read_bytes(PATH)
+            return cls._read(host, PATH)
         except FileNotFoundError:
-            return ledger
+            what, cause = "is missing", None
         except OSError as error:
             raise HostError(f"cannot read the ledger of originals {PATH}: {error.strerror}") from error
+        except DAMAGE as error:
+            what, cause = f"is damaged ({error})", error
         try:
-            ledger._decode(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+            ledger = cls._read(host, COPY)
+        except (OSError, *DAMAGE):
+            if cause is None:
+                return cls(host)
             raise HostError(
-                f"the ledger of originals {PATH} is damaged ({error}). Nothing was changed. Restore it from a backup; "
-                f"or move it aside, and the values of now become the originals that a rollback returns to."
-            ) from error
-        ledger._saved = text
+                f"the ledger of originals {PATH} {what}. Nothing was changed. Restore it from a backup; "
+                f"or move it aside, and {COPY}, and the values of now become the originals that a rollback returns to."
+            ) from cause
+        if ledger.settings or ledger.files:
+            ledger.warning = f"the ledger of originals {PATH} {what}; its copy {COPY} is used instead. Find out why"
+        ledger._saved = b""
+        return ledger
+
+    @classmethod
+    def _read(cls, host: Host, path: str) -> Ledger:
+        ledger = cls(host)
+        ledger._saved = host.read_bytes(path)
+        ledger._decode(json.loads(ledger._saved))
         return ledger
 
     def of(self, owner: str) -> dict[str, Original]:
@@ -118,7 +141,16 @@ class Ledger:
         data = self._encode()
         if data == (self._saved or Ledger(self._host)._encode()) and not always:
             return
-        self._host.stage(PATH, data, Meta(0o600, os.geteuid(), os.getegid())).commit()
+        staged: list[StagedFile] = []
+        try:
+            for path in (PATH, COPY):
+                staged.append(self._host.stage(path, data, Meta(0o600, os.geteuid(), os.getegid())))
+        except OSError:
+            for file in staged:
+                file.discard()
+            raise
+        for file in staged:
+            file.commit()
         self._saved = data
 
     def _encode(self) -> bytes:
@@ -133,6 +165,7 @@ class Ledger:
                 path: {
                     "content": None if file.content is None else base64.b64encode(file.content).decode(),
                     "meta": list(file.meta) if file.meta else None,
+                    **({} if file.written is None else {"written": base64.b64encode(file.written).decode()}),
                 }
                 for path, file in sorted(self.files.items())
             },
@@ -146,7 +179,8 @@ class Ledger:
             self.settings[owner] = {name: _original(original) for name, original in originals.items()}
         for path, file in document["files"].items():
             content = None if file["content"] is None else base64.b64decode(file["content"], validate=True)
-            self.files[path] = OriginalFile(content, _meta(file["meta"]))
+            written = base64.b64decode(file["written"], validate=True) if "written" in file else None
+            self.files[path] = OriginalFile(content, _meta(file["meta"]), written)
 
 
 def _original(fields: Any) -> Original:

@@ -47,4 +47,4 @@ def tune(
 def _warnings(subsystems: Sequence[engine.Subsystem], report: engine.Report) -> list[str]:
     overridden = [change for change in report.changes if change.verdict == engine.OVERRIDDEN]
     told = [warning for subsystem in subsystems for warning in subsystem.warnings]
-    return told + [f"{change.name}: {change.overridden_by}" for change in overridden]
+    return report.warnings + told + [f"{change.name}: {change.overridden_by}" for change in overridden]

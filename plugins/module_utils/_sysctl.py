@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -176,6 +177,7 @@ class Sysctl(engine.Subsystem):
         path: _profiles.Path = _profiles.DEFAULT_PATH,
         memory: int | None = None,
         apply_shared: bool = False,
+        only_file: bool = False,
     ) -> None:
         self.owner = f"{FOLDER}/{name}.conf"
         self.modules_file = f"{MODULES_FOLDER}/{name}.conf"
@@ -186,6 +188,7 @@ class Sysctl(engine.Subsystem):
         self._path = path
         self._memory = memory
         self._apply_shared = apply_shared
+        self._only_file = only_file
         self._fragments: Sequence[loading.Fragment] = ()
         self._plan = Plan([], {}, {})
         self._ours: set[str] = set()
@@ -247,7 +250,17 @@ class Sysctl(engine.Subsystem):
         self._fragments = state.fragments
         self._ours = {path for path in self.paths if engine.is_ours(host, path)}
         self._plan = make_plan(state, request, owner=self.owner, apply_shared=self._apply_shared)
-        return self._plan.changes
+        others = [owner for owner in ledger.settings if self._is_another(owner, ledger)] if self._only_file else []
+        told = {owner: _renamed(owner) for owner in sorted(others)}
+        if self._present:
+            self.warnings = list(told.values())
+            return self._plan.changes
+        left = [Change(owner, malformed=True, status=engine.REFUSED, reason=why) for owner, why in told.items()]
+        return [*self._plan.changes, *left]
+
+    def _is_another(self, owner: str, ledger: Ledger) -> bool:
+        """Tell whether the ledger has originals of another file of this kind."""
+        return owner != self.owner and os.path.dirname(owner) == FOLDER and bool(ledger.settings[owner])
 
     # -- applying -----------------------------------------------------------------------------------------------
 
@@ -290,6 +303,15 @@ class Sysctl(engine.Subsystem):
         for change in changes:
             if change.status != engine.UNKNOWN and not change.malformed:
                 _settle(change, boots)
+
+
+def _renamed(owner: str) -> str:
+    name = os.path.basename(owner)[: -len(".conf")]
+    return (
+        f"this host was tuned under another kernel_tuning_file_name too, {name!r}, whose values are still in force. "
+        "Roll them back by that name: ansible-playbook playbooks/rollback.yml --tags kernel_tuning "
+        f"-e kernel_tuning_file_name={name}"
+    )
 
 
 def _settle(change: Change, boots: Sequence[loading.Boot]) -> None:

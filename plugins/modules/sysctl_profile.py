@@ -63,6 +63,12 @@ options:
       - The default sorts behind C(99-sysctl.conf), which Debian ships.
     type: str
     default: 99-zz-precog-fleet
+  only_file:
+    description:
+      - Whether this module writes no other file on this host. Then one by another O(name) is a warning, and fails the
+        task where O(state) is V(absent), since what it changed is still in force.
+    type: bool
+    default: false
   on_unsupported:
     description: Whether a key that this host can't have, or that belongs to a shared kernel, fails the task.
     type: str

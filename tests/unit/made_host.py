@@ -346,7 +346,7 @@ def snapshot(host: MadeHost, *, ledger: bool = True) -> dict[str, tuple]:
         for name in [*folders, *names]:
             place = Path(folder) / name
             path = "/" + str(place.relative_to(host.tree))
-            if name != BESIDE and (ledger or not path.startswith("/var/lib/precog-fleet")):
+            if name != BESIDE and (ledger or not path.startswith(("/var/lib/precog-fleet", "/var/backups"))):
                 found[path] = _look(place)
     return found
 

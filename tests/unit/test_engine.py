@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import fcntl
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._ledger import COPY
 from ansible_collections.precog.fleet.tests.unit import made_host
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
@@ -231,7 +233,7 @@ def test_a_killed_run_leaves_nothing_that_the_next_does_not_mend(memory, prepare
 
 
 def test_killed_before_the_files_are_in_place_the_ledger_knows_the_originals(host):
-    host.steps_to_live = 3  # the file and the ledger are staged
+    host.steps_to_live = 5  # the file is staged, the ledger and its copy are in place
     with pytest.raises(Killed):
         apply(host, {SWAP: 10})
     host.steps_to_live = None
@@ -450,7 +452,8 @@ def test_what_is_in_the_file_and_the_ledger(host):
         "companions": {},
         "moved": True,
     }
-    assert ledger["files"] == {OURS: {"content": None, "meta": None}}
+    written = base64.b64encode(host.at(OURS).read_bytes()).decode()
+    assert ledger["files"] == {OURS: {"content": None, "meta": None, "written": written}}
 
 
 def test_trap_ip_forward_only_managed_keys_are_written(host):
@@ -460,7 +463,7 @@ def test_trap_ip_forward_only_managed_keys_are_written(host):
     apply(host, {SWAP: 10})
 
     assert host.kernel_writes == [("/proc/sys/vm/swappiness", "10")]
-    assert host.file_writes == [OURS, LEDGER, LEDGER]
+    assert host.file_writes == [OURS, LEDGER, COPY, LEDGER, COPY]
 
 
 def test_trap_order_maxima_before_vectors_and_ip_forward_before_interfaces(host):

@@ -98,12 +98,14 @@ def test_the_audit_of_a_tuned_host_is_clean(play):
 
 
 def test_a_host_that_can_not_be_looked_at_is_no_drift(host, play):
-    ledger = "/var/lib/precog-fleet/ledger.json"
-    host.check_output("cp -p %s %s.kept && echo '{' > %s", ledger, ledger, ledger)
+    ledgers = ("/var/lib/precog-fleet/ledger.json", "/var/backups/precog-fleet/ledger.json")
+    for ledger in ledgers:
+        host.check_output("cp -p %s %s.kept && echo '{' > %s", ledger, ledger, ledger)
     try:
         assert "is damaged" in play(AUDIT, code=2).output
     finally:
-        host.check_output("mv %s.kept %s", ledger, ledger)
+        for ledger in ledgers:
+            host.check_output("mv %s.kept %s", ledger, ledger)
 
 
 def test_an_audit_without_root_could_not_look(play):
