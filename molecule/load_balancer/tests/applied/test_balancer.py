@@ -154,6 +154,10 @@ def test_outage_of_the_source_stops_neither_repair_nor_going_back_nor_answers(ho
         before = process_ids(host)
         run = own_market(miner_service_release="previous")
         assert set(process_ids(host)).isdisjoint(before)
+        # It lasts: the inventory still makes the release that was left.
+        before = process_ids(host)
+        assert "was withdrawn on this host" in own_market("2", code=2).output
+        assert process_ids(host) == before
     assert told["failures"] == []
     assert told["answers"] > 100
     assert [each for each in seen if "UP" not in each.values()] == []
