@@ -60,8 +60,8 @@ class Run:
     hosts: dict
 
     def touched(self) -> set[str]:
-        """The hosts that the run came to."""
-        return {name for name, host in self.hosts.items() if any(host["stats"].values())}
+        """The hosts that the release came to; all of them are asked before whether they can be reached."""
+        return {name for name, host in self.hosts.items() if host["settings"]}
 
 
 class Client(threading.Thread):
