@@ -73,11 +73,12 @@ def place(tmp_path_factory):
     collection = folder / "collections/ansible_collections/precog/fleet"
     shutil.copytree(ROOT / "playbooks", collection / "playbooks")
     shutil.copytree(ROOT / "meta", collection / "meta")
-    for kind in ("filter", "plugin_utils"):
-        shutil.copytree(ROOT / "plugins" / kind, collection / "plugins" / kind)
+    for part in ("filter", "plugin_utils"):
+        shutil.copytree(ROOT / "plugins" / part, collection / "plugins" / part)
     for kind in ("action", "modules"):
         (collection / "plugins" / kind).mkdir()
-        shutil.copy(ROOT / f"plugins/{kind}/audit_verdict.py", collection / "plugins" / kind)
+        for name in ("inventory_check", "audit_verdict"):
+            shutil.copy(ROOT / f"plugins/{kind}/{name}.py", collection / "plugins" / kind)
     shutil.copy(ROOT / "galaxy.yml", collection)
     for role in (ROOT / "roles").iterdir():
         tasks = collection / "roles" / role.name / "tasks"
@@ -91,13 +92,14 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def play(place, tmp_path):
-    """Runs playbooks/NAME.yml on an inventory."""
+    """Runs playbooks/NAME.yml, or a playbook of another path, on an inventory."""
 
     def run(name: str, inventory: dict, *options: str) -> Run:
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PRECOG_"))}
+        playbook = name if "/" in name else f"precog.fleet.{name}"
         done = subprocess.run(
-            ["ansible-playbook", "-i", str(tmp_path / "hosts.yml"), f"precog.fleet.{name}", *options],
+            ["ansible-playbook", "-i", str(tmp_path / "hosts.yml"), playbook, *options],
             cwd=place,
             env={
                 **kept,
@@ -134,7 +136,7 @@ PLAYS = {
     "tune": ("Tune the hosts", "precog_batches", [1, 7]),
 }
 # No task is run: only the batches are of interest.
-NOTHING = ("--tags", "none", "--skip-tags", "always")
+NOTHING = ("--tags", "load_balancer", "--skip-tags", "always")
 
 
 @pytest.fixture(params=PLAYS)
@@ -172,10 +174,56 @@ def test_a_part_of_the_fleet_has_its_batches_too(batched):
     assert run(fleet(8, group={variable: [2, 6]}), "--limit", "m4,m5,m6") == [2, 1]
 
 
-@pytest.mark.parametrize("inventory", [{"other": {"hosts": {"x": HERE}}}, {"precog": {"children": {"miners": {}}}}])
-def test_a_fleet_without_hosts_is_no_error(batched, inventory):
+def test_a_fleet_without_miners_is_no_error(batched):
     run, _variable, _default = batched
-    assert sum(run(inventory)) == 0
+    assert sum(run({"precog": {"hosts": {"x": HERE}}})) in (0, 1)
+
+
+# -- what can only be a mistake ----------------------------------------------------------------------------------------
+
+OTHER = {"other": {"hosts": {"x": HERE}}}
+MISTAKES = [
+    (OTHER, (), "The inventory has no host in the group precog (its groups: other): put the hosts there."),
+    ({"precog": {"children": {"miners": {}}}}, (), "The inventory has no host in the group precog"),
+    ({"precogs": OTHER["other"]}, (), "a group precogs, but no host in a group precog: rename it to precog"),
+    ({"precog": {"children": {"miner": OTHER["other"]}}}, (), "group miners: rename it to miners"),
+    (None, ("--tags", "kernel_tunning"), "No task has the tag kernel_tunning (the tags: cpu_governor, kernel_tuning"),
+    (None, ("--skip-tags", "miner,swop"), "No task has the tag swop"),
+]
+
+
+@pytest.mark.parametrize(
+    ("playbook", "mistake"),
+    [
+        *(("tune", mistake) for mistake in MISTAKES),
+        *((playbook, MISTAKES[2]) for playbook in ("miner", "audit", "rollback", "site")),
+    ],
+)
+def test_a_mistyped_group_or_tag_is_an_error_before_any_host(play, playbook, mistake):
+    inventory, options, told = mistake
+    run = play(playbook, inventory or fleet(2), *options)
+    assert run.code == 2, run.output
+    assert told in run.output
+    assert "Nothing was touched." in run.output
+    assert (run.done, "TASK" in run.output) == (set(), False)
+
+
+@pytest.mark.parametrize("option", ["--syntax-check", "--list-hosts", "--list-tasks", "--list-tags"])
+def test_what_only_lists_minds_no_inventory(play, option):
+    assert play("site", OTHER, option).code == 0
+
+
+def test_a_playbook_of_others_may_have_tags_of_its_own(play, place):
+    own = {"hosts": "all", "gather_facts": False, "tasks": [{"ansible.builtin.ping": None, "tags": ["mine"]}]}
+    (place / "mine.yml").write_text(yaml.safe_dump([own, {"ansible.builtin.import_playbook": "precog.fleet.rollback"}]))
+    assert play(str(place / "mine.yml"), fleet(2), "--tags", "mine").code == 0
+
+
+@pytest.mark.parametrize("playbook", ["audit", "site"])
+def test_an_audit_of_no_host_is_an_error(play, playbook):
+    run = play(playbook, {**fleet(1), **OTHER}, "--limit", "x")
+    assert run.code == 2
+    assert "Nothing was audited: --limit x leaves none of the fleet's hosts." in run.output
 
 
 # -- hosts that fail, or are lost --------------------------------------------------------------------------------------
