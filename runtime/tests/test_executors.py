@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from processes import call, done, running, wait_until
+from simulated import SimulatedMarket
 
 from precog_runtime.errors import SettingError
-from precog_runtime.market.simulated import SimulatedMarket
 from precog_runtime.runtime import open_runtime
 from precog_runtime.settings import Settings
 from precog_runtime.types import Request

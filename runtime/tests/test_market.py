@@ -20,11 +20,9 @@ from precog_runtime.market import budget
 from precog_runtime.market import market as module
 from precog_runtime.market.coinmetrics import CoinMetrics
 from precog_runtime.market.market import Market, believed, gap, lagging
-from precog_runtime.market.simulated import SimulatedMarket
 from precog_runtime.metrics import Metrics
 from precog_runtime.settings import Settings
-from precog_runtime.simulator.prices import prices
-from precog_runtime.types import PriceSource, Series
+from precog_runtime.types import Series
 
 ASSETS = ("btc", "eth", "tao_bittensor")
 YEAR_2030 = 1_893_456_000
@@ -736,26 +734,6 @@ def test_close_ends_what_runs() -> None:
         assert made.market._flight is None
 
     with_api(work)
-
-
-@pytest.mark.parametrize("seconds", [60, 3000])
-def test_the_simulated_market_is_a_source(seconds: int) -> None:
-    async def work() -> None:
-        now = Clock()
-        source = SimulatedMarket(7, "calm", now, publish_delay_s=2.5)
-        assert isinstance(source, PriceSource)
-        first = START - seconds
-        found = await source.fetch(ASSETS, first, START, 5)
-        for asset in ASSETS:
-            wanted = prices(asset, first, START - 3, 7, "calm")
-            assert shown(found[asset]) == shown(wanted)
-        assert not await source.fetch(ASSETS, START - 2, START, 5)
-        market = Market(source, Settings(), Metrics(), now)
-        await market.fill(600, 5)
-        assert [market.age(asset, START) for asset in ASSETS] == [3.0] * 3
-        await source.close()
-
-    asyncio.run(work())
 
 
 def test_the_assets_of_these_tests() -> None:

@@ -10,11 +10,11 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import psutil
+from simulated import SimulatedMarket
 from world import EPOCH, InlineExecutor, run
 
 from precog_runtime import forecaster
 from precog_runtime.errors import SourceError
-from precog_runtime.market.simulated import SimulatedMarket
 from precog_runtime.runtime import open_runtime
 from precog_runtime.settings import Settings
 from precog_runtime.simulator.prices import prices

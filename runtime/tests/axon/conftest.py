@@ -49,9 +49,9 @@ def fixed():
 @pytest.fixture(scope="session")
 def background(tmp_path_factory):
     from axon.loopback import wait_until
+    from simulated import SimulatedMarket
 
     from precog_runtime.axon.forward import Background
-    from precog_runtime.market.simulated import SimulatedMarket
     from precog_runtime.settings import Settings
 
     settings = Settings(window_s=7200, monitor_s=0, state_dir=str(tmp_path_factory.mktemp("state")))

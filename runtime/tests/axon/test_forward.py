@@ -18,12 +18,12 @@ from axon.challenge import Challenge
 from axon.loopback import EVERYTHING, ago, free_port, question, wait_until
 from bittensor.core.axon import Axon
 from processes import Manager
+from simulated import SimulatedMarket
 
 from precog_runtime.axon import answering
 from precog_runtime.axon.forward import Background, asked, drop_in, forward_by
 from precog_runtime.axon.verify import announced
 from precog_runtime.errors import ModelError, SettingError
-from precog_runtime.market.simulated import SimulatedMarket
 from precog_runtime.settings import Settings
 
 HERE = Path(__file__).resolve().parent

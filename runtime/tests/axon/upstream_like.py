@@ -33,7 +33,7 @@ forward = drop_in(source=SimulatedMarket(1, "mixed"))
 
 
 def main(port):
-    from precog_runtime.market.simulated import SimulatedMarket
+    from simulated import SimulatedMarket
 
     module = types.ModuleType("ours")
     module.SimulatedMarket = SimulatedMarket
