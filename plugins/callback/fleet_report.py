@@ -66,7 +66,7 @@ STATUSES = ("ok", "changed", "drifted", "overridden", "unsupported", "refused", 
 # What is told below the table, the most urgent first.
 FINDINGS = ("refused", "unknown", "overridden", "drifted", "unsupported")
 RELEASE = "miner_release"
-WITH_VALUES = ("refused", "unknown", "overridden", "drifted")
+WITH_VALUES = ("refused", "overridden", "drifted")
 DONE = ("changed", "drifted")  # in a row of a run, not of an audit
 RUN_TIME = "run time"
 DISK = "disk"
@@ -82,7 +82,7 @@ REPAIRS = {
 STATS = ("ok", "changed", "failures", "unreachable", "skipped", "rescued", "ignored")
 
 MAX_ROWS = 20
-MAX_FINDINGS = 12  # lines per status
+MAX_FINDINGS = 20  # lines per status
 MAX_CHANGES = 200  # lines with -v; without it as many as findings
 MAX_NAMES = 4
 MAX_HOSTS = 4
@@ -259,13 +259,22 @@ def values(setting: Setting) -> str:
     desired, now, later = (show(setting.get(key)) for key in ("desired", "after", "persisted"))
     if setting["status"] == "drifted" and setting.get("desired") is None:
         return ""
+    if setting["status"] in ("refused", "unknown"):
+        return f"is {now}" if now != desired and setting["status"] == "refused" else ""
     parts = [f"{desired} expected"]
-    if now != desired and setting["status"] != "unknown":
+    if now != desired:
         parts.append(f"is {now}")
     decides = setting["status"] == "overridden" or DISK in str(setting.get("where"))
     if decides and later not in (desired, now):
         parts.append(f"the next boot gives {later}")
     return ", ".join(parts)
+
+
+def label(setting: Setting) -> str:
+    """Return a setting's name, with the value that can't be had."""
+    if setting["status"] not in ("refused", "unknown") or setting.get("desired") is None:
+        return str(setting["name"])
+    return f"{setting['name']} = {show(setting['desired'])}"
 
 
 def findings(hosts: Hosts) -> list[Line]:
@@ -277,7 +286,7 @@ def findings(hosts: Hosts) -> list[Line]:
             for setting in settings:
                 if setting["status"] == status:
                     group = reasons.setdefault(str(setting.get("reason") or ""), {})
-                    group.setdefault((setting["name"], values(setting)), []).append(host)
+                    group.setdefault((label(setting), values(setting)), []).append(host)
         part: list[Line] = []
         for reason, group in sorted(reasons.items()):
             part += reason_lines(status, reason, group)
@@ -288,7 +297,7 @@ def findings(hosts: Hosts) -> list[Line]:
 def reason_lines(status: str, reason: str, group: Mapping[tuple[str, str], Sequence[str]]) -> list[Line]:
     """Return the lines of one reason: settings with the same values on the same hosts share one.
 
-    :param group: the hosts by a setting's name and values.
+    :param group: the hosts by a setting's label and values.
     """
     together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (name, explained), names in sorted(group.items()):

@@ -87,7 +87,7 @@ DEFAULTS = {"miner_service_environment": "/opt/env"} | {
 @pytest.mark.parametrize(
     ("role", "told"),
     [
-        ("kernel_tuning", ["unknown: 2 setting(s) can't be applied:", "  net.bad (1 expected) on m1"]),
+        ("kernel_tuning", ["unknown: 2 setting(s) can't be applied:", "  net.bad = 1 on m1"]),
         ("miner_service", ["refused: main: p99 is 900 ms; the limit is 500.", f"    {SENTENCE}"]),
         ("swap", ["failed: m1", "  problem 0"]),
     ],

@@ -178,7 +178,7 @@ def test_findings_are_grouped_by_reason_and_the_urgent_stand_first():
     hosts["m2"].append(setting("net.z", "drifted", reason="changed by hand at run time", persisted_before="2"))
     assert texts(fleet_report.findings(hosts)) == [
         "refused: EINVAL",
-        "  net.y (2 expected, is 1) on m2",
+        "  net.y = 2 (is 1) on m2",
         "overridden: /etc/sysctl.d/zz.conf:3",
         "  net.x (2 expected, the next boot gives 9) on m1",
         "drifted: changed by hand at run time",
@@ -205,7 +205,7 @@ def test_findings_of_500_hosts_stay_readable():
 
 def test_a_reason_from_a_host_cannot_steer_the_terminal():
     lines = texts(fleet_report.findings({"m": [setting("a", "unknown", reason="odd\x1b[2J\nline")]}))
-    assert lines == ["unknown: odd?[2J", "    line", "  a (2 expected) on m"]
+    assert lines == ["unknown: odd?[2J", "    line", "  a = 2 on m"]
 
 
 def test_no_findings_no_lines():
@@ -311,7 +311,7 @@ def test_a_run_ends_with_the_table_and_the_document(play, tmp_path):
         "m2     1        2        1           -            -        -        1",
         "",
         "unknown: did you mean net.good?",
-        "  net.bad (2 expected) on m2",
+        "  net.bad = 2 on m2",
         "drifted",
         "  net.d (1 -> 2; next boot: unset -> 2) on m1, m2",
         "changed:",
