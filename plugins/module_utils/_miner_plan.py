@@ -149,7 +149,7 @@ def plan(params: Mapping[str, Any], commit: str) -> Plan:
     secrets = {one.name: _secrets(one, context, notes) for one in wanted}
     _one_address(wanted, secrets, notes)
     if notes.problems:
-        raise HostError("\n".join(notes.problems))
+        raise HostError(_told(notes.problems))
     made = [_make(one, secrets[one.name], context) for one in wanted]
     files = {path: file for one in made for path, file in one.files.items()}
     files[RELEASE_FILE] = _record(context, commit, made)
@@ -164,6 +164,11 @@ def plan(params: Mapping[str, Any], commit: str) -> Plan:
     )
 
 
+def _told(problems: Iterable[str]) -> str:
+    """Return problems with the module's arguments, each by the variable of the role that it is given by."""
+    return "\n".join(f"miner_service_{problem}" for problem in problems)
+
+
 def upstream(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of upstream's engine over their defaults.
 
@@ -172,7 +177,7 @@ def upstream(params: Mapping[str, Any]) -> dict[str, Any]:
     notes = Notes()
     options = _upstream_options(params["upstream"], notes)
     if notes.problems:
-        raise HostError("\n".join(notes.problems))
+        raise HostError(_told(notes.problems))
     return options
 
 

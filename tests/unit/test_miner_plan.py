@@ -66,9 +66,12 @@ def plan(given=None, /, commit=COMMIT, **params):
 
 
 def problems(given=None, /, **params):
+    """What is said of arguments that can't be used, without the role's prefix, which each has."""
     with pytest.raises(HostError) as caught:
         plan(given, **params)
-    return str(caught.value).split("\n")
+    told = str(caught.value).split("\n")
+    assert all(one.startswith("miner_service_") for one in told), told
+    return [one.removeprefix("miner_service_") for one in told]
 
 
 def variables(made, name="main"):
