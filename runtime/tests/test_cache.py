@@ -1,4 +1,4 @@
-"""The cache of forecasts: against a model of it, its bounds and its size, and its clock."""
+"""The cache of forecasts: against a model of it, its time to live, its bound, and its metrics."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from precog_runtime import cache as cache_module
-from precog_runtime.cache import Key, PredictionCache
+from precog_runtime.cache import ENTRY_BYTES, Key, PredictionCache
 from precog_runtime.metrics import Metrics
 from precog_runtime.settings import Settings
 from precog_runtime.types import Forecast
@@ -36,6 +35,10 @@ def made(number: float) -> Forecast:
 
 def counted(metrics: Metrics, result: str) -> float:
     return metrics.registry.get_sample_value("precog_cache_requests_total", {"result": result}) or 0.0
+
+
+def evictions(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("precog_cache_evictions_total")
 
 
 @pytest.fixture
@@ -92,23 +95,6 @@ def test_putting_again_begins_the_time_anew(clock: Clock) -> None:
     assert len(cache) == 1
 
 
-def test_a_clock_that_goes_back_harms_nothing(clock: Clock) -> None:
-    cache = PredictionCache(Settings(cache_mb=0.1), Metrics(), clock)
-    chance = random.Random(3)
-    for number in range(3000):
-        clock.time += chance.choice([-3600, -1, 0, 1, 5, 700])
-        cache.put(("m", "btc", number, 0), made(number))
-        assert cache.get(("m", "btc", number, 0)) == made(number)
-        if number % 50 == 0:
-            cache.clean()
-    clock.time -= 1e6
-    cache.put(KEY, FORECAST)
-    clock.time += 599
-    assert cache.get(KEY) == FORECAST
-    clock.time += 1
-    assert cache.get(KEY) is None  # not a million seconds later
-
-
 KEYS = st.tuples(st.sampled_from(["m", "n" * 50]), st.sampled_from(["btc", "eth"]), st.integers(0, 12), st.just(7))
 
 
@@ -141,12 +127,6 @@ class AgainstAModel(RuleBasedStateMachine):
     def wait(self, passed_s: int) -> None:
         self.clock.time += passed_s
         self.moment += passed_s
-        self.cache.get(("", "", 0, 0))  # the cache sees the clock before it is set back
-
-    @rule(back_s=st.integers(1, 1000))
-    def set_back(self, back_s: int) -> None:
-        self.clock.time -= back_s
-        self.cache.get(("", "", 0, 0))
 
     @rule()
     def clean(self) -> None:
@@ -163,7 +143,6 @@ class AgainstAModel(RuleBasedStateMachine):
     def bounded(self) -> None:
         if hasattr(self, "cache"):
             assert self.cache.nbytes <= self.cache_mb * 1e6
-            assert self.cache.size <= self.cache_mb * 1e6
 
 
 AgainstAModel.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
@@ -203,9 +182,8 @@ def test_the_bound_holds_whatever_is_asked(clock: Clock, pattern: Callable[[int]
 
 @pytest.mark.parametrize(("count", "times"), [(1500, 1), (1500, 2), (3100, 1), (3100, 2), (20000, 1)])
 def test_the_bytes_are_what_python_takes(clock: Clock, count: int, times: int) -> None:
-    """Entries, replaced ones, and ghosts, with nothing shared between keys."""
+    """Entries and replaced ones, with nothing shared between keys."""
     cache = PredictionCache(Settings(cache_mb=4), Metrics(), clock)
-    cache._size = cache._most
     gc.collect()
     tracemalloc.start()
     for _ in range(times):
@@ -217,79 +195,6 @@ def test_the_bytes_are_what_python_takes(clock: Clock, count: int, times: int) -
     assert 0.5 * cache.nbytes < taken <= cache.nbytes
 
 
-def ask(cache: PredictionCache, keys: range) -> int:
-    """Ask for keys as the engine does, making what is missing; return how many were there."""
-    hits = 0
-    for number in keys:
-        key = ("m", "btc", number, 0)
-        if cache.get(key) is None:
-            cache.put(key, made(number))
-        else:
-            hits += 1
-    return hits
-
-
-def test_misses_that_more_room_would_have_saved_make_it_grow_until_there_are_none(clock: Clock) -> None:
-    cache = PredictionCache(Settings(cache_mb=4), Metrics(), clock)
-    least = cache.size
-    rounds = [ask(cache, range(1000)) for _ in range(12)]
-    assert rounds[0] == 0
-    assert rounds[-1] == 1000
-    assert cache.size > least
-    size = cache.size
-    ask(cache, range(1000))
-    assert cache.size == size  # and then it stays
-
-
-def test_keys_that_never_come_back_do_not_make_it_grow(clock: Clock) -> None:
-    cache = PredictionCache(Settings(cache_mb=4), Metrics(), clock)
-    least = cache.size
-    ask(cache, range(20_000))
-    assert cache.size == least
-    for _ in range(50):  # nor does a high hit rate: it has what it needs
-        ask(cache, range(20))
-    assert cache.size == least
-
-
-def test_what_had_expired_anyway_does_not_make_it_grow(clock: Clock) -> None:
-    cache = PredictionCache(Settings(cache_mb=4), Metrics(), clock)
-    least = cache.size
-    for _ in range(5):
-        ask(cache, range(1000))
-        clock.time += 600
-    assert cache.size == least
-
-
-def test_long_disuse_makes_it_shrink_and_a_lull_does_not(clock: Clock) -> None:
-    cache = PredictionCache(Settings(cache_mb=4, cache_ttl_s=300), Metrics(), clock)
-    least = cache.size
-    for _ in range(12):
-        ask(cache, range(1000))
-    grown = cache.size
-    sizes = []
-    for _ in range(120):
-        clock.time += 60
-        cache.clean()
-        ask(cache, range(5))
-        sizes.append(cache.size)
-    assert sizes[: cache_module.SHRINK_AFTER - 1] == [grown] * (cache_module.SHRINK_AFTER - 1)
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1] == least
-
-
-def test_steady_use_neither_grows_nor_shrinks_it(clock: Clock) -> None:
-    cache = PredictionCache(Settings(cache_mb=4), Metrics(), clock)
-    for _ in range(12):
-        ask(cache, range(1000))
-    sizes = set()
-    for _ in range(60):
-        ask(cache, range(1000))
-        cache.clean()
-        clock.time += 60
-        sizes.add(cache.size)
-    assert len(sizes) == 1
-
-
 def test_what_is_used_often_outlives_what_is_used_once(clock: Clock) -> None:
     cache = PredictionCache(Settings(cache_mb=0.1), Metrics(), clock)
     cache.put(KEY, FORECAST)
@@ -297,3 +202,38 @@ def test_what_is_used_often_outlives_what_is_used_once(clock: Clock) -> None:
         cache.put(("scan", "btc", number, 0), made(number))
         if number % 10 == 0:
             assert cache.get(KEY) is FORECAST
+
+
+def test_lack_of_room_is_counted_as_eviction_and_expiry_is_not(clock: Clock) -> None:
+    metrics = Metrics()
+    cache = PredictionCache(Settings(cache_mb=0.1), metrics, clock)
+    room = 100_000 // ENTRY_BYTES
+    for number in range(room):
+        cache.put(("m", "btc", number, 0), made(number))
+    assert evictions(metrics) == 0
+    cache.put(("m", "btc", 0, 0), made(0))  # takes no more room
+    assert evictions(metrics) == 0
+    for number in range(room, room + 7):
+        cache.put(("m", "btc", number, 0), made(number))
+    assert evictions(metrics) == 7
+    clock.time += 600
+    cache.clean()
+    assert (len(cache), evictions(metrics)) == (0, 7)
+
+
+def test_the_metric_of_the_size_follows_the_load(clock: Clock) -> None:
+    metrics = Metrics()
+    cache = PredictionCache(Settings(), metrics, clock)
+    sizes = []
+    for count in (0, 50, 200):
+        for number in range(count):
+            cache.put(("m", "btc", number, clock.time), made(number))
+        sizes.append(metrics.registry.get_sample_value("precog_cache_bytes"))
+        clock.time += 300
+    assert sizes == [0, 50 * ENTRY_BYTES, 250 * ENTRY_BYTES]
+    clock.time += 299
+    cache.clean()
+    assert metrics.registry.get_sample_value("precog_cache_bytes") == 200 * ENTRY_BYTES
+    clock.time += 1
+    cache.clean()
+    assert metrics.registry.get_sample_value("precog_cache_bytes") == 0

@@ -138,6 +138,14 @@ class Metrics:
         self._lookups[(result,)].inc()
         self._latest.add(result == "hit")
 
+    def cache_evicted(self) -> None:
+        """Count a forecast that the cache dropped for lack of room, before its time."""
+        self._evictions.inc()
+
+    def cache_size(self, nbytes: int) -> None:
+        """Report how many bytes the cache of forecasts uses."""
+        self._cache_bytes.set(nbytes)
+
     def error(self, kind: str) -> None:
         """Count something that failed."""
         self._errors[(kind,)].inc()
@@ -254,6 +262,12 @@ class Metrics:
             f"Part of hits among the latest {RATIO_WINDOW} lookups in the cache of forecasts",
             registry=self.registry,
         ).set_function(self._latest.ratio)
+        self._evictions = Counter(
+            "precog_cache_evictions_total",
+            "Forecasts that the cache dropped for lack of room (cache_mb), before their time",
+            registry=self.registry,
+        )
+        self._cache_bytes = Gauge("precog_cache_bytes", "Size of the cache of forecasts", registry=self.registry)
         self._errors = self._counter(
             "precog_errors_total", "What failed, by kind", ["kind"], [(kind,) for kind in KINDS], more=32
         )

@@ -95,7 +95,7 @@ async def open_runtime(
         stack.push_async_callback(source.close)
         market = Market(source, settings, metrics, wall)
         stack.push_async_callback(market.close)
-        cache = PredictionCache(settings, metrics, now)
+        cache = PredictionCache(settings, metrics, clock)
         log = PredictionLog(settings, metrics, wall)
         stack.callback(log.close)
         executor = executor or stack.enter_context(executors.made(settings.executor))
