@@ -187,7 +187,7 @@ def test_the_default_beats_upstreams_rule(regime, over_all_regimes):
     (ours,) = (
         row
         for row in over_all_regimes
-        if (row["market"], row["asset"], row["model"]) == (regime, "all", DefaultModel.name)
+        if (row["market"], row["asset"], row["model"], row["prices"]) == (regime, "all", DefaultModel.name, "mark")
     )
     assert ours["forecasts"] == 3 * 145
     assert ours["score_ratio"] > 1.3
@@ -198,10 +198,11 @@ def test_the_default_beats_upstreams_rule(regime, over_all_regimes):
 def test_the_table(capsys):
     code, out, err = command("--regime", "calm", "--hours", "1", "--asset", "btc", "--model", "upstream", capsys=capsys)
     assert code == 0
-    title, row = out.splitlines()
-    assert title.split()[:3] == ["market", "asset", "model"]
-    assert row.split()[:5] == ["calm", "btc", "upstream", "13", "0"]
+    title, row, later = out.splitlines()
+    assert title.split()[:4] == ["market", "asset", "model", "prices"]
+    assert row.split()[:6] == ["calm", "btc", "upstream", "mark", "13", "0"]
     assert row.split()[-2:] == ["1.000", "1.00"]
+    assert later.split()[:7] == ["calm", "btc", "upstream", "+5", "s", "13", "0"]
     assert err == "calm done\n"
 
 
@@ -335,3 +336,35 @@ def test_without_upstream_there_are_no_ratios(capsys):
     code, out, _ = command("--regime", "calm", "--hours", "1", "--model", "default", "--json", capsys=capsys)
     assert code == 0
     assert {row["score_ratio"] for row in json.loads(out)} == {None}
+
+
+def test_answer_made_later_sees_the_newest_price_and_is_scored_from_the_mark():
+    seen = []
+
+    class Seeing(Knowing):
+        def forecast(self, asset, timestamp, series):
+            seen.append((timestamp, int(series.times[-1])))
+            last = float(series.prices[-1])
+            return Forecast(last, last - 1, last + 1)
+
+    at_mark, later = (backtest([Seeing()], ["btc"], reader(straight()), 300, 300, 300, later_s=s)[0] for s in (0, 12))
+    assert seen == [(300, 300), (312, 312)]
+    assert (at_mark.prices, later.prices) == ("mark", "+12 s")
+    # The price rises all the time: 12 s of the hour's 3600 are known by then.
+    assert later.point_error == pytest.approx(at_mark.point_error * 3588 / 3600)
+
+
+def test_newest_prices_are_nearer_to_what_comes_than_those_of_the_mark(over_all_regimes):
+    ratios = {}
+    for row in over_all_regimes:
+        if (row["asset"], row["model"]) == ("all", DefaultModel.name):
+            ratios.setdefault(row["market"], {})[row["prices"]] = row["point_error"]
+    assert set(ratios) == set(REGIMES)
+    assert np.mean([each["+5 s"] / each["mark"] for each in ratios.values()]) < 1
+
+
+@pytest.mark.parametrize("later_s", ["-1", "3600"])
+def test_later_than_the_horizon_is_refused(later_s, capsys):
+    code, _, err = command("--later-s", later_s, capsys=capsys)
+    assert code == 2
+    assert f"--later-s is {later_s}: give 0 to 3599 seconds" in err

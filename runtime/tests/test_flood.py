@@ -22,12 +22,16 @@ GROWTH = 1.2  # of the memory before; what is kept of a request, a row of the lo
 DELAY = 5.0  # times the latency under as many requests that are all prepared
 
 
-@pytest.mark.parametrize("mark_s", [300, 0], ids=["marks", "no marks"])
-def test_flood_of_timestamps_takes_no_memory_and_delays_no_prepared_answer(mark_s):
+BASES = [("newest", 300), ("mark", 300), ("mark", 0)]
+
+
+@pytest.mark.parametrize(("basis", "mark_s"), BASES, ids=["newest prices", "marks", "no marks"])
+def test_flood_of_timestamps_takes_no_memory_and_delays_no_prepared_answer(basis, mark_s):
     with (
         running("simulate-market", "--port", 0, "--rate-limit", 0, "--regime", "calm") as market,
         running(
             *("serve", "--port", 0, "--api-url", market.url, "--api-requests", 1000, "--mark-s", mark_s),
+            *("--price-basis", basis),
             *("--window-s", LOOKBACK_S + 3600, "--max-past-s", LOOKBACK_S, "--log-level", "error"),
         ) as serve,
     ):

@@ -13,9 +13,9 @@ from world import EPOCH, LEVELS, Spy, Stuck, quiet, run, use, virtual, walk, wor
 from precog_runtime.market.snapshot import NAME, save
 from precog_runtime.prefetch import AFTER_S, BEFORE_S, next_due, to_prepare
 from precog_runtime.settings import Settings
-from precog_runtime.types import Series
+from precog_runtime.types import NEWEST, Series
 
-SETTINGS = Settings()
+SETTINGS = Settings(price_basis="mark")
 
 DUE = [
     (0.0, 1.0),
@@ -49,12 +49,18 @@ def test_it_is_always_later_and_never_long(now, poll_s, mark_s):
 @given(st.floats(0.2, 300))
 def test_no_mark_is_missed(poll_s):
     settings = Settings(poll_s=poll_s)
-    now, seen = float(EPOCH + 20), []
-    while now < EPOCH + 320:
+    now, seen = float(EPOCH + 40), []
+    while now < EPOCH + 340:
         now = next_due(now, settings)
         seen.append(now - EPOCH)
-    for second in range(300 - BEFORE_S, 300 + AFTER_S):
+    for second in range(300 - BEFORE_S, 300 + AFTER_S["newest"]):
         assert second in seen
+
+
+@pytest.mark.parametrize(("into", "due"), [(10.0, 11.0), (31.5, 32.0), (32.0, 37.0)])
+def test_newest_prices_are_polled_each_second_until_the_last_validator_has_its_answer(into, due):
+    assert next_due(EPOCH + into, Settings()) == EPOCH + due
+    assert to_prepare(EPOCH + into, Settings()) == [NEWEST]
 
 
 def test_without_marks_it_only_polls():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from precog_runtime import timestamps
 from precog_runtime.requests import LONGEST_NAME, check
 from precog_runtime.settings import Settings
-from precog_runtime.types import Request
+from precog_runtime.types import NEWEST, Request
 
 SETTINGS = Settings()
 NOW = 1_795_473_900.25
@@ -104,6 +104,7 @@ def test_nothing_that_is_sent_does_harm(timestamp, assets):
 
 
 MARK = int(NOW) // 300 * 300
+MARKS = Settings(price_basis="mark")
 SECONDS = [
     (MARK - 3000, MARK - 3000),
     (MARK - 3001, MARK - 3000),
@@ -114,12 +115,14 @@ SECONDS = [
 
 @pytest.mark.parametrize(("timestamp", "second"), SECONDS)
 def test_timestamp_between_marks_has_the_forecast_of_the_nearest(timestamp, second):
-    assert checked(timestamp).second == second
-    assert checked(timestamp).timestamp == timestamp
-    assert checked(timestamp, settings=Settings(mark_s=0)).second == timestamp
+    assert checked(timestamp, settings=MARKS).second == second
+    assert checked(timestamp, settings=MARKS).timestamp == timestamp
+    assert checked(timestamp, settings=Settings(price_basis="mark", mark_s=0)).second == timestamp
+    assert checked(timestamp).second == NEWEST
 
 
 @pytest.mark.parametrize("offset", [-10, -1, 0, 1, 10])
 def test_the_present_has_forecasts_of_its_own(offset):
-    assert checked(int(NOW) + offset).second == int(NOW) + offset
-    assert checked().second == int(NOW)
+    assert checked(int(NOW) + offset, settings=MARKS).second == int(NOW) + offset
+    assert checked(settings=MARKS).second == int(NOW)
+    assert checked().second == NEWEST

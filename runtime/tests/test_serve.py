@@ -194,7 +194,8 @@ def test_its_event_loop_is_uvloops(market):
 def test_killed_and_started_again_it_has_its_log_and_its_prices(market, tmp_path):
     (tmp_path / "brief_model.py").write_text(BRIEF)
     model = f"{tmp_path / 'brief_model.py'}:Brief"
-    options = ("--port", 0, "--state-dir", tmp_path, "--window-s", 7200, "--mark-s", 0, "--model", model)
+    options = ("--port", 0, "--state-dir", tmp_path, "--window-s", 7200, "--mark-s", 0, "--price-basis", "mark")
+    options += ("--model", model)
     with running("serve", *options, "--api-url", market.url) as command:
         wait_until(lambda: call(f"{command.url}/readyz")[0] == 200)
         mark = int(time.time()) // 60 * 60 - 60  # its prices are all there by now, so the forecast will be the same

@@ -167,8 +167,13 @@ class World:
 
 
 def quiet(**changes: Any) -> Settings:
-    """Settings without work in the background but for a poll each five minutes; windows are short, to be quick."""
-    return Settings(**{"mark_s": 0, "poll_s": 300.0, "window_s": 7200, "monitor_s": 0.0, **changes})
+    """Settings without work in the background but for a poll each five minutes; windows are short, to be quick.
+
+    Prices are those up to the timestamp, so that a test can ask for any second; test_newest.py is about the newest.
+    """
+    return Settings(
+        **{"mark_s": 0, "price_basis": "mark", "poll_s": 300.0, "window_s": 7200, "monitor_s": 0.0, **changes}
+    )
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from precog_runtime.errors import NoPrices, RequestRefused, SourceError
 from precog_runtime.forecaster import Made, Table
 from precog_runtime.requests import Checked, check
 from precog_runtime.settings import RESERVE_S
-from precog_runtime.types import Answer, AssetAnswer, Request
+from precog_runtime.types import NEWEST, Answer, AssetAnswer, Request
 
 if TYPE_CHECKING:
     from precog_runtime.forecaster import Forecaster
@@ -103,7 +103,7 @@ class Engine:
         return answer
 
     async def prepare(self, timestamp: int) -> None:
-        """Make the forecasts for a timestamp from the data that there is, so that `ready` has them."""
+        """Make the forecasts for a timestamp, or NEWEST, from the data that there is, so that `ready` has them."""
         deadline = self.clock() + self.settings.deadline_s
         await self._all(self.settings.assets, timestamp, deadline, {}, ahead=True)
 
@@ -238,15 +238,16 @@ class Engine:
         return RequestRefused(f"a bug: {kind}")
 
     def _at(self, timestamp: int) -> int:
-        """Return the second by which the prices' age is told: the timestamp, or now while that is still to come."""
-        return min(timestamp, int(self.now()))
+        """Return the second by which the prices' age is told: now, or the timestamp where that counts and is past."""
+        now = int(self.now())
+        return now if timestamp == NEWEST else min(timestamp, now)
 
     def _newest(self, asset: str, timestamp: int) -> int:
         """Return the second of the newest price that an answer may be made from.
 
         :raises NoPrices: there is none, or it is too old.
         """
-        newest = self._market.last(asset, timestamp)
+        newest = self._market.newest(asset, timestamp)
         if newest is None:
             raise self._too_old(math.inf)
         age_s = float(self._at(timestamp) - newest)
@@ -290,4 +291,6 @@ class Engine:
         self._metrics.request(front, outcome, latency)
         for asset, one in answer.assets.items():
             self._metrics.answer(asset, one.age_s, bool(one.degraded))
+            if one.price_time is not None and answer.timestamp is not None:
+                self._metrics.lead(asset, one.price_time - answer.timestamp)
         self._log.record(front, request, answer, latency)

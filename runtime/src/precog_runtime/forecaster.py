@@ -14,7 +14,7 @@ from precog_runtime.errors import ModelError, RequestRefused
 from precog_runtime.forecast.degrade import widen
 from precog_runtime.forecast.model import check as check_forecast
 from precog_runtime.settings import RESERVE_S
-from precog_runtime.types import AssetAnswer, Floats, Forecast, Ints, Model, Series
+from precog_runtime.types import NEWEST, AssetAnswer, Floats, Forecast, Ints, Model, Series
 from precog_runtime.workers.pool import WorkerDied
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Made:
     def _answer(self, age_s: float, stale: bool) -> AssetAnswer:
         reasons = [*([f"prices are {age_s:.0f} s old"] if stale else []), *([self.trouble] if self.trouble else [])]
         forecast = widen(self.forecast, age_s) if stale else self.forecast
-        return AssetAnswer(self.asset, forecast, age_s, self.model, "; ".join(reasons))
+        return AssetAnswer(self.asset, forecast, age_s, self.model, "; ".join(reasons), self.newest)
 
 
 class Table(dict[tuple[str, int], Made]):
@@ -82,6 +82,11 @@ class Table(dict[tuple[str, int], Made]):
         if len(self) >= KEPT:
             del self[next(iter(self))]
         self[made.asset, timestamp] = made
+
+
+def _beginning(timestamp: int, newest: int) -> int:
+    """Return the second at which the model's horizon begins: the newest price's, where no timestamp counts."""
+    return newest if timestamp == NEWEST else timestamp
 
 
 class _Busy(ModelError):
@@ -139,7 +144,8 @@ class Forecaster:
     async def forecast(self, asset: str, timestamp: int, newest: int, deadline: float, ahead: bool = False) -> Made:
         """Return the model's forecast, or the one of a fallback shortly before the deadline.
 
-        :param newest: second of the newest price up to the timestamp.
+        :param timestamp: or NEWEST.
+        :param newest: second of the newest price that it may be made from.
         :param ahead: nobody has asked yet: it is queued however many requests wait.
         :raises RequestRefused: no model could make one.
         """
@@ -172,6 +178,7 @@ class Forecaster:
         return replace(made, trouble=trouble, _told=None)
 
     def _by_fallback(self, asset: str, timestamp: int, newest: int) -> Made:
+        timestamp = _beginning(timestamp, newest)
         for model in self.fallbacks:
             series = self._series(model, asset, timestamp, newest)
             try:
@@ -189,6 +196,7 @@ class Forecaster:
         return self._market.series(asset, min(timestamp - model.lookback_s, newest), timestamp)
 
     def _key(self, asset: str, timestamp: int, newest: int) -> Key:
+        timestamp = _beginning(timestamp, newest)
         start = min(timestamp - self.model.lookback_s, newest)
         return self.model.name, asset, timestamp, self._market.version(asset, start, timestamp)
 
@@ -235,7 +243,7 @@ class Forecaster:
         def take() -> Sequence[Any]:
             one, series = self._take(model, asset, timestamp, newest)
             taken.append(one)
-            return model, asset, timestamp, series.times, series.prices
+            return model, asset, _beginning(timestamp, one.newest), series.times, series.prices
 
         try:
             made = await asyncio.wait_for(self._pool.run_with(model.kind, run_model, take), self._settings.deadline_s)
@@ -253,8 +261,8 @@ class Forecaster:
 
     def _take(self, model: Model, asset: str, timestamp: int, newest: int) -> tuple[_Taken, Series]:
         """Take the prices of a forecast whose turn has come."""
-        newest = self._market.last(asset, timestamp) or newest  # there may be newer ones by now
-        series = self._series(model, asset, timestamp, newest)
+        newest = self._market.newest(asset, timestamp) or newest  # there may be newer ones by now
+        series = self._series(model, asset, _beginning(timestamp, newest), newest)
         key = self._key(asset, timestamp, newest)
         self._making[key] = self._queued.pop((asset, timestamp))
         return _Taken(key, newest, self._market.changes, float(series.prices[-1])), series

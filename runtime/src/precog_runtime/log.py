@@ -6,8 +6,9 @@
 - requests: one row a request. time (of the answer), front, caller, timestamp (asked for; NULL if not understood),
   latency_s, outcome (full, partial, none), hit (1 if all was ready), refused (how many names were refused).
 - answers: one row an asset answered. request_id, asset, timestamp, point, low, high, age_s, model, degraded ("" if
-  not); NULL until the hour has passed: realised (price at timestamp + 3600), hour_low, hour_high (range of the hour's
-  prices), seconds (how many prices of the hour there were), inside (share of them within low..high), error, score.
+  not), price_time (second of the newest price used); NULL until the hour has passed: realised (price at timestamp +
+  3600), hour_low, hour_high (range of the hour's prices), seconds (how many prices of the hour there were), inside
+  (share of them within low..high), error, score.
 - refusals: request_id, asset (name as asked for, "" for the whole request), reason; the first few of each request.
 - log: a view of requests and answers side by side, with times as text. `SELECT * FROM log ORDER BY id DESC LIMIT 10`
 
@@ -33,7 +34,7 @@ import numpy as np
 from precog_runtime.forecast.score import coverage, interval_score, point_error
 from precog_runtime.metrics import Metrics
 from precog_runtime.settings import Settings
-from precog_runtime.store import MEMORY, Row, Schema, Statement, Store
+from precog_runtime.store import MEMORY, Column, Row, Schema, Statement, Store
 from precog_runtime.types import HORIZON_S, Answer, Request, Series
 
 FILE = "predictions.sqlite"
@@ -56,7 +57,7 @@ _SCHEMA = Schema(
         """CREATE TABLE IF NOT EXISTS answers (
             request_id INTEGER NOT NULL REFERENCES requests (id) ON DELETE CASCADE, asset TEXT NOT NULL,
             timestamp INTEGER NOT NULL, point REAL NOT NULL, low REAL NOT NULL, high REAL NOT NULL, age_s REAL NOT NULL,
-            model TEXT NOT NULL, degraded TEXT NOT NULL,
+            model TEXT NOT NULL, degraded TEXT NOT NULL, price_time INTEGER,
             realised REAL, hour_low REAL, hour_high REAL, seconds INTEGER, inside REAL, error REAL, score REAL,
             PRIMARY KEY (request_id, asset)) WITHOUT ROWID""",
         """CREATE TABLE IF NOT EXISTS refusals (
@@ -70,15 +71,16 @@ _SCHEMA = Schema(
         """CREATE VIEW IF NOT EXISTS log AS SELECT
             id, datetime(time, 'unixepoch') AS answered, front, caller, latency_s, outcome, hit, refused,
             datetime(coalesce(answers.timestamp, requests.timestamp), 'unixepoch') AS asked_for,
-            asset, point, low, high, age_s, model, degraded,
+            asset, point, low, high, age_s, datetime(price_time, 'unixepoch') AS priced, model, degraded,
             realised, hour_low, hour_high, seconds, inside, error, score
             FROM requests LEFT JOIN answers ON request_id = id""",
     ),
+    added=(Column("answers", "price_time", "INTEGER", view="log"),),
 )
 _REQUEST = """INSERT INTO requests (time, front, caller, timestamp, latency_s, outcome, hit, refused)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
-_ANSWER = """INSERT INTO answers (request_id, asset, timestamp, point, low, high, age_s, model, degraded)
-    VALUES (last_insert_rowid(), ?, ?, ?, ?, ?, ?, ?, ?)"""
+_ANSWER = """INSERT INTO answers (request_id, asset, timestamp, point, low, high, age_s, model, degraded, price_time)
+    VALUES (last_insert_rowid(), ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _REFUSAL = "INSERT OR IGNORE INTO refusals (request_id, asset, reason) VALUES (last_insert_rowid(), ?, ?)"
 # In this order, so that the next call can go on behind the last row of this one.
 _DUE = """SELECT timestamp, asset, low, high, point FROM answers
@@ -227,6 +229,7 @@ def _answers(answer: Answer) -> list[tuple[Any, ...]]:
             float(each.age_s),
             _text(each.model),
             _text(each.degraded),
+            each.price_time,
         )
         for name, each in answer.assets.items()
     ]

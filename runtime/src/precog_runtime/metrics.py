@@ -33,6 +33,8 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST  # of what Metrics.text() returns
 # Seconds: from a ready answer to one that waited for the source until its deadline.
 LATENCIES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 # Seconds: from prices of the timestamp itself to the limit of what is answered.
+# Seconds: from prices up to the timestamp to those of the validator that is answered last, and beyond.
+LEADS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 32.0, 60.0, 3600.0)
 AGES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 
 OTHER = "other"
@@ -162,13 +164,18 @@ class Metrics:
     def answer(self, asset: str, age_s: float, degraded: bool) -> None:
         """Count the answer for one asset.
 
-        :param age_s: by how much its newest price is older than the timestamp.
+        :param age_s: by how much its newest price is older than the answer, or its timestamp.
         :param degraded: whether it is made from old prices or by the fallback model.
         """
         if self._known(asset):
             self._answers[(asset,)].observe(age_s)
             if degraded:
                 self._degraded[(asset,)].inc()
+
+    def lead(self, asset: str, seconds: float) -> None:
+        """Tell by how much an answer's newest price is later than its timestamp; a negative number counts as 0."""
+        if self._known(asset):
+            self._leads[(asset,)].observe(max(0.0, seconds))
 
     def forecast(self, asset: str, model: str, made: Forecast, seconds: float) -> None:
         """Tell a forecast that a model made in so many seconds."""
@@ -285,10 +292,17 @@ class Metrics:
         self._skew.set(math.nan)
         self._answers = self._histogram(
             "precog_answer_age_seconds",
-            "By how much the newest price of an answer is older than its timestamp, by asset",
+            "By how much the newest price of an answer is older than the answer, or its timestamp, by asset",
             ["asset"],
             assets,
             buckets=AGES,
+        )
+        self._leads = self._histogram(
+            "precog_answer_price_lead_seconds",
+            "By how much the newest price of an answer is later than its timestamp, by asset",
+            ["asset"],
+            assets,
+            buckets=LEADS,
         )
         self._degraded = self._counter(
             "precog_degraded_answers_total",

@@ -8,6 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from precog_runtime.errors import RateLimited, SourceError
+from precog_runtime.types import NEWEST
 
 if TYPE_CHECKING:
     from precog_runtime.engine import Engine
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BEFORE_S, AFTER_S = 2, 10  # around a mark: the window is brought up to date each second
+# Around a mark the window is brought up to date each second. Validators look for a mark each 12 s, ask then, and wait
+# for 20 s: the newest price counts until the last has its answer. Prices of the mark itself are all there after 10 s.
+BEFORE_S, AFTER_S = 2, {"newest": 12 + 20, "mark": 10}
 RETRY_S = 1.0  # between attempts at the first prices
 LEAST_PAUSE_S = 0.1  # before another attempt, whatever the source says
 RECENT_S = 120.0  # prices that a restart has kept are that old at the most: they are saved each minute
@@ -34,16 +37,18 @@ def next_due(now: float, settings: Settings) -> float:
     """
     if settings.mark_s:
         into = now % settings.mark_s
-        if into < AFTER_S or settings.mark_s - into <= BEFORE_S:
+        if into < AFTER_S[settings.price_basis] or settings.mark_s - into <= BEFORE_S:
             return float(int(now) + 1)
         return min(now + settings.poll_s, now - into + settings.mark_s - BEFORE_S)
     return now + settings.poll_s
 
 
 def to_prepare(now: float, settings: Settings) -> list[int]:
-    """Return the marks that requests may name about now, seconds since the epoch: the last, and one soon to come."""
+    """Return what requests may ask for about now: NEWEST, or the last mark, and one soon to come, where marks count."""
     if not settings.mark_s:
         return []
+    if settings.price_basis == "newest":
+        return [NEWEST]
     last = int(now // settings.mark_s) * settings.mark_s
     return [last, last + settings.mark_s] if last + settings.mark_s - now <= BEFORE_S + settings.poll_s else [last]
 

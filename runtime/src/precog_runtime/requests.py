@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from precog_runtime import timestamps
 from precog_runtime.errors import RequestRefused
+from precog_runtime.types import NEWEST
 
 if TYPE_CHECKING:
     from precog_runtime.settings import Settings
@@ -46,17 +47,21 @@ def check(request: Request, settings: Settings, now: float) -> Checked:
         return Checked(timestamp, refused={"": "assets is no list of names"})
     if not request.assets:
         return Checked(timestamp, refused={"": f"no asset is named. This miner answers {', '.join(settings.assets)}"})
-    return _assets(timestamp, forecast_second(timestamp, settings.mark_s, now), request.assets, settings)
+    return _assets(timestamp, forecast_second(timestamp, settings, now), request.assets, settings)
 
 
-def forecast_second(timestamp: int, mark_s: int, now: float) -> int:
-    """Return the second whose forecasts answer a timestamp: itself if it is the present, else the nearest mark.
+def forecast_second(timestamp: int, settings: Settings, now: float) -> int:
+    """Return the second whose forecasts answer a timestamp: NEWEST where all are made from the newest prices.
 
-    So whoever asks for each second of an hour has 12 marks forecast, not 3600 seconds. Validators name marks.
+    With prices of marks it is the timestamp itself if it is the present, else the nearest mark: whoever asks for each
+    second of an hour has 12 marks forecast, not 3600 seconds. Validators name marks. Without marks (`mark_s` 0) each
+    second has forecasts of its own.
 
-    :param mark_s: seconds between marks; with 0 there are none, and each second has forecasts of its own.
     :param now: seconds since the epoch.
     """
+    if settings.price_basis == "newest":
+        return NEWEST
+    mark_s = settings.mark_s
     if not mark_s or abs(timestamp - int(now)) <= PRESENT_S:
         return timestamp
     return (timestamp + mark_s // 2) // mark_s * mark_s

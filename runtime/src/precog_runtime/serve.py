@@ -46,6 +46,9 @@ def body(answer: Answer) -> dict[str, Any]:
         "predictions": answer.predictions(),
         "intervals": answer.intervals(),
         "age_s": {name: one.age_s for name, one in answer.assets.items()},
+        "price_time": {
+            name: timestamps.text(one.price_time) for name, one in answer.assets.items() if one.price_time is not None
+        },
         "models": {name: one.model for name, one in answer.assets.items()},
         "degraded": {name: one.degraded for name, one in answer.assets.items() if one.degraded},
         "refused": dict(answer.refused),

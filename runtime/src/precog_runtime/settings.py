@@ -22,6 +22,7 @@ PREFIX = "PRECOG_RUNTIME_"
 LOG_LEVEL = f"{PREFIX}LOG_LEVEL"  # of the commands, not of the runtime
 COMMUNITY = "https://community-api.coinmetrics.io/v4"
 PAID = "https://api.coinmetrics.io/v4"
+BASES = ("newest", "mark")
 RESERVE_S = 0.25  # of a deadline, kept for the answer itself once waiting is given up
 
 
@@ -38,6 +39,8 @@ class Settings:
     :ivar window_s: how much of each asset is kept in memory.
     :ivar poll_s: how often the window is brought up to date between marks.
     :ivar mark_s: validators ask at multiples of this; ahead of each the forecasts are made. 0 turns prefetch off.
+    :ivar price_basis: "newest": an answer is made from the newest price known when it is given; "mark": from prices
+        up to the timestamp, never later ones.
     :ivar fresh_s: prices up to this much older than the timestamp are used without waiting for newer ones.
     :ivar patience_s: how long a request waits for newer prices at the most.
     :ivar deadline_s: time for a request whose caller names none.
@@ -75,6 +78,7 @@ class Settings:
     window_s: int = 86400
     poll_s: float = 5.0
     mark_s: int = 300
+    price_basis: str = "newest"
     fresh_s: float = 2.0
     patience_s: float = 1.0
     deadline_s: float = 10.0
@@ -109,6 +113,8 @@ class Settings:
         for asset in self.assets:
             if not asset or asset != asset.lower() or not asset.replace("_", "").replace(".", "").isalnum():
                 _refuse("assets", asset, "it is no name of an asset. The API's names are like btc or tao_bittensor")
+        if self.price_basis not in BASES:
+            _refuse("price_basis", self.price_basis, f"give one of {', '.join(BASES)}")
         if not self.api_url.startswith(("http://", "https://")):
             _refuse("api_url", self.api_url, f"it is no URL. Give one like {COMMUNITY}")
         if self.api_key and not _keeps_the_key(self.api_url):

@@ -58,17 +58,32 @@ _ROW_ERRORS = (
 )
 
 
+class Column(NamedTuple):
+    """A column that a file of an earlier release lacks.
+
+    :ivar kind: its type in SQL; no NOT NULL, as there are rows.
+    :ivar view: made anew where the column is added.
+    """
+
+    table: str
+    name: str
+    kind: str
+    view: str
+
+
 class Schema(NamedTuple):
     """What a file holds.
 
     :ivar application: PRAGMA application_id, so that a file of another kind is known as such.
     :ivar version: PRAGMA user_version; counted up when the tables change.
     :ivar statements: make tables, indexes and views, each "IF NOT EXISTS".
+    :ivar added: columns of theirs that came later.
     """
 
     application: int
     version: int
     statements: tuple[str, ...]
+    added: tuple[Column, ...] = ()
 
 
 class _NotOurs(Exception):
@@ -340,6 +355,11 @@ class Store:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         connection.execute("BEGIN IMMEDIATE")
+        for column in self._schema.added:
+            there = [row[1] for row in connection.execute(f"PRAGMA table_info({column.table})")]
+            if there and column.name not in there:
+                connection.execute(f"DROP VIEW IF EXISTS {column.view}")
+                connection.execute(f"ALTER TABLE {column.table} ADD COLUMN {column.name} {column.kind}")
         for statement in self._schema.statements:
             connection.execute(statement)
         if found != wanted:

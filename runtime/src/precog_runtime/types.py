@@ -15,6 +15,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+# As the second of a forecast: made from the newest prices that are known, whatever timestamp is asked for.
+NEWEST = 0
 HORIZON_S = 3600  # validators compare with the price, and with the range of prices, of the hour after the timestamp
 
 
@@ -101,9 +103,11 @@ class Request:
 class AssetAnswer:
     """The answer for one asset.
 
-    :ivar age_s: by how many seconds the newest price used is older than the timestamp (0 if it is not).
+    :ivar age_s: by how many seconds the newest price used is older than the moment of the answer, or, where prices of
+        marks are used, than the timestamp (0 if it is not).
     :ivar model: name of the model that made it.
     :ivar degraded: why it is not what it is on a good day ("stale", "model failed: ..."), "" if it is.
+    :ivar price_time: second of the newest price used.
     """
 
     asset: str
@@ -111,6 +115,7 @@ class AssetAnswer:
     age_s: float
     model: str
     degraded: str = ""
+    price_time: int | None = None
 
 
 @dataclass(frozen=True)

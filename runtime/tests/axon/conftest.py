@@ -54,7 +54,8 @@ def background(tmp_path_factory):
     from precog_runtime.axon.forward import Background
     from precog_runtime.settings import Settings
 
-    settings = Settings(window_s=7200, monitor_s=0, state_dir=str(tmp_path_factory.mktemp("state")))
+    # Prices of marks, so that there are timestamps whose answers are not ready.
+    settings = Settings(window_s=7200, monitor_s=0, price_basis="mark", state_dir=str(tmp_path_factory.mktemp("state")))
     made = Background(settings, SimulatedMarket(1, "mixed"))
     wait_until(lambda: all(age < 5 for age in made.runtime.engine.ages().values()))
     yield made

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 Read = Callable[[str, int, int], Series]
 BASELINE = "upstream"
+MARK = "mark"
 EPOCH = 1_760_000_400  # where simulated prices begin: any fixed time makes runs comparable; a multiple of 300 s
 ALL = "all"
+# Validators ask 0 to 12 s after a mark: 6 s in the mean, at which the newest price is about a second old.
+LATER_S = 5
 # Columns of prices: ours, and Coin Metrics'.
 PRICE_COLUMNS = ("price", "ReferenceRateUSD")
 
@@ -41,6 +44,7 @@ class Result:
     :ivar coverage: share of the horizon's prices within the interval, %.
     :ivar width: of the interval, % of the point.
     :ivar score: the validators' interval score, 0 to 1.
+    :ivar prices: which prices it saw: MARK, those up to the time of the forecast, or those of so many seconds after it.
     """
 
     model: str
@@ -52,6 +56,7 @@ class Result:
     coverage: float
     width: float
     score: float
+    prices: str = MARK
 
 
 def backtest(
@@ -62,14 +67,16 @@ def backtest(
     end: int,
     step_s: int,
     told: Callable[[float], None] | None = None,
+    later_s: int = 0,
 ) -> list[Result]:
     """Have each model forecast at `start`, every `step_s` seconds, to `end`, and score it by what came then.
 
-    A model sees prices up to the time of its forecast only.
+    A model sees prices up to the time of its forecast only, or to the moment at which a late validator is answered.
 
     :param read: gives an asset's prices between two times, both included; from the longest lookback before `start` to a
         horizon after `end`.
     :param told: called with the share that is done, 0 to 1.
+    :param later_s: the forecast is made so many seconds after that time, from prices up to then, and scored as ever.
     :returns: one for each asset and model, in that order.
     :raises ModelError: a model failed, or gave no forecast.
     """
@@ -81,12 +88,14 @@ def backtest(
             after = read(asset, timestamp, timestamp + HORIZON_S)
             if len(after) and after.times[-1] == timestamp + HORIZON_S:
                 for model, row in zip(models, rows, strict=True):
-                    before = read(asset, timestamp - model.lookback_s, timestamp)
+                    moment = timestamp + later_s
+                    before = read(asset, moment - model.lookback_s, moment)
                     if len(before):
-                        row.append(_scored(_forecast(model, asset, timestamp, before), after.prices))
+                        row.append(_scored(_forecast(model, asset, moment, before), after.prices))
             if told:
                 told((number + (at + 1) / len(times)) / len(assets))
-        results += [_result(model, asset, row, len(times)) for model, row in zip(models, rows, strict=True)]
+        prices = f"+{later_s} s" if later_s else MARK
+        results += [_result(model, asset, row, len(times), prices) for model, row in zip(models, rows, strict=True)]
     return results
 
 
@@ -107,11 +116,11 @@ def _scored(made: Forecast, prices: Floats) -> tuple[float, ...]:
     )
 
 
-def _result(model: Model, asset: str, rows: list[tuple[float, ...]], times: int) -> Result:
+def _result(model: Model, asset: str, rows: list[tuple[float, ...]], times: int, prices: str) -> Result:
     table = np.array(rows) if rows else np.full((1, 4), np.nan)
-    means = [float(value) for value in table.mean(axis=0)]
+    error, inside, width, score = (float(value) for value in table.mean(axis=0))
     median = float(np.median(table[:, 0]))
-    return Result(model.name, asset, len(rows), times - len(rows), means[0], median, *means[1:])
+    return Result(model.name, asset, len(rows), times - len(rows), error, median, inside, width, score, prices)
 
 
 def _slices(series: Mapping[str, Series]) -> Read:
@@ -252,6 +261,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step", type=_positive(int), default=300, metavar="S", help="between forecasts (default: %(default)s)"
     )
+    parser.add_argument(
+        "--later-s",
+        type=int,
+        default=LATER_S,
+        metavar="S",
+        help="score also answers made from the newest price so long after the mark; 0: only from prices up to the mark "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
 
@@ -277,17 +294,23 @@ def run(arguments: argparse.Namespace) -> int:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ModelError(f"two models are called {twice!r}. Give each a name of its own")
-    results = {}
+    results: dict[str, list[Result]] = {}
+    if not 0 <= arguments.later_s < HORIZON_S:
+        raise SettingError(f"--later-s is {arguments.later_s}: give 0 to {HORIZON_S - 1} seconds")
     for market in _markets(arguments, max(model.lookback_s for model in models)):
-        results[market.name] = backtest(
-            models,
-            list(market.series),
-            _slices(market.series),
-            market.start,
-            market.end,
-            arguments.step,
-            partial(_progress, market.name),
-        )
+        results[market.name] = []
+        moments = list(dict.fromkeys((0, arguments.later_s)))
+        for number, later_s in enumerate(moments):
+            results[market.name] += backtest(
+                models,
+                list(market.series),
+                _slices(market.series),
+                market.start,
+                market.end,
+                arguments.step,
+                partial(_progress, market.name, number, len(moments)),
+                later_s,
+            )
     rows = [row for name, found in results.items() for row in _rows(name, found)]
     if not any(row["forecasts"] for row in rows):
         raise SettingError(
@@ -311,8 +334,13 @@ def _markets(arguments: argparse.Namespace, lookback_s: int) -> Iterator[_Market
         yield _simulated(regime, assets, arguments.seed, arguments.hours, lookback_s)
 
 
-def _progress(name: str, share: float) -> None:
-    """Show what is done, on stderr: in place on a terminal, else once a market is through."""
+def _progress(name: str, number: int, count: int, share: float) -> None:
+    """Show what is done, on stderr: in place on a terminal, else once a market is through.
+
+    :param number: of the pass over the market, from 0, of `count`.
+    :param share: of that pass.
+    """
+    share = (number + share) / count
     if sys.stderr.isatty():
         print(f"\r{name} {share:4.0%}", end="\n" if share == 1 else "", file=sys.stderr, flush=True)
     elif share == 1:
@@ -321,12 +349,13 @@ def _progress(name: str, share: float) -> None:
 
 def _rows(market: str, results: Sequence[Result]) -> list[dict[str, Any]]:
     """Return the results of a market, and their means over its assets, each with its ratios to upstream's rule."""
-    names = dict.fromkeys(result.model for result in results)
-    means = [_mean([each for each in results if each.model == name]) for name in names]
+    kinds = dict.fromkeys((result.model, result.prices) for result in results)
+    means = [_mean([each for each in results if (each.model, each.prices) == kind]) for kind in kinds]
     several = means if len({result.asset for result in results}) > 1 else []
     rows = []
     for result in [*results, *several]:
-        base = next((each for each in [*results, *means] if (each.model, each.asset) == (BASELINE, result.asset)), None)
+        wanted = (BASELINE, result.asset, MARK)  # upstream's miner takes prices up to the mark
+        base = next((each for each in [*results, *means] if (each.model, each.asset, each.prices) == wanted), None)
         row: dict[str, Any] = {"market": market, **asdict(result)}
         row["error_ratio"] = result.point_error / base.point_error if base and base.point_error else None
         row["score_ratio"] = result.score / base.score if base and base.score else None
@@ -342,7 +371,9 @@ def _mean(results: Sequence[Result]) -> Result:
     figures = np.array(
         [[each.point_error, each.median_error, each.coverage, each.width, each.score] for each in results]
     ).mean(axis=0)
-    return Result(results[0].model, ALL, counts[0], counts[1], *(float(value) for value in figures))
+    error, median, inside, width, score = (float(value) for value in figures)
+    one = results[0]
+    return Result(one.model, ALL, counts[0], counts[1], error, median, inside, width, score, one.prices)
 
 
 # Title, key and format of each column.
@@ -350,6 +381,7 @@ COLUMNS = (
     ("market", "market", "s"),
     ("asset", "asset", "s"),
     ("model", "model", "s"),
+    ("prices", "prices", "s"),
     ("forecasts", "forecasts", "d"),
     ("skipped", "skipped", "d"),
     ("error %", "point_error", ".4f"),

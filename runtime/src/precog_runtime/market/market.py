@@ -14,7 +14,7 @@ import numpy as np
 from precog_runtime.errors import RateLimited, SourceError
 from precog_runtime.market.budget import LONGEST_RESET_S, background, urgent
 from precog_runtime.market.window import Window, ordered
-from precog_runtime.types import Series
+from precog_runtime.types import NEWEST, Series
 
 if TYPE_CHECKING:
     from precog_runtime.metrics import Metrics
@@ -75,6 +75,10 @@ class Market:
     def last(self, asset: str, second: int) -> int | None:
         """Return the newest second up to `second` that has a price, None if there is none."""
         return self.windows[asset].last(second)
+
+    def newest(self, asset: str, second: int) -> int | None:
+        """Return the newest second with a price that a forecast for `second` is made from, None if there is none."""
+        return self.windows[asset].newest if second == NEWEST else self.last(asset, second)
 
     def age(self, asset: str, second: int) -> float:
         """Return how many seconds older than `second` the newest price up to it is; infinity if there is none."""
