@@ -42,7 +42,9 @@ from ansible_collections.precog.fleet.plugins.plugin_utils._names import is_list
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-FLEET, MINERS, BALANCERS = "precog", "miners", "load_balancers"
+FLEET = "precog"
+MINERS = "miners"
+BALANCERS = "load_balancers"
 
 
 def fleet_audited(groups: Mapping[str, Sequence[str]], has_looked: bool) -> str:

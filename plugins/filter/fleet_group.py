@@ -47,7 +47,8 @@ from ansible_collections.precog.fleet.plugins.plugin_utils import _names as name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-FLEET, MINERS = "precog", "miners"
+FLEET = "precog"
+MINERS = "miners"
 
 
 def fleet_group(groups: Mapping[str, Sequence[str]], name: str) -> str:
