@@ -25,7 +25,8 @@ options:
 """
 
 EXAMPLES = r"""
-- hosts: "{{ groups | precog.fleet.fleet_audited(hostvars is defined) }}"
+- name: Audit
+  hosts: "{{ groups | precog.fleet.fleet_audited(hostvars is defined) }}"
 """
 
 RETURN = r"""

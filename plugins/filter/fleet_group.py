@@ -29,7 +29,8 @@ options:
 """
 
 EXAMPLES = r"""
-- hosts: "{{ groups | precog.fleet.fleet_group('precog') }}"
+- name: Tune the hosts
+  hosts: "{{ groups | precog.fleet.fleet_group('precog') }}"
 """
 
 RETURN = r"""
