@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import psutil
+import pytest
 from simulated import SimulatedMarket
 from world import EPOCH, InlineExecutor, run
 
@@ -82,6 +83,7 @@ def a_day(state_dir):
     return sizes, blocks, [str(answer) for answer in wrong], stale
 
 
+@pytest.mark.full
 def test_a_day_with_a_burst_each_five_minutes(tmp_path):
     # In a process of its own: what other tests leave behind would be let go, or grow, meanwhile.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
