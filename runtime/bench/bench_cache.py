@@ -1,6 +1,6 @@
 """Whether a cache whose size is steered by its misses does better than a plain one with a time to live: side by side.
 
-    bin/bench-runtime cache [--hours 2] [--rounds 5]
+    bin/bench-runtime cache [--hours 2] [--rounds 5] [--price-basis mark]
 
 What the cache is asked for is recorded on the real path (prefetcher, market, engine, forecaster) over simulated prices,
 in time that passes only when nothing is left to do. Streams: `validators`, 64 requests within 12 s of each mark; `and
@@ -43,14 +43,14 @@ class Lookup(NamedTuple):
     key: Key
 
 
-def recorded(hours: float, mark_s: int, callers: bool) -> list[Lookup]:
+def recorded(hours: float, price_basis: str, mark_s: int, callers: bool) -> list[Lookup]:
     """Return the lookups that a runtime makes in so many hours."""
     sys.path.append(str(TESTS))
     world = import_module("world")
     epoch = world.EPOCH
     found: list[Lookup] = []
     chance = random.Random(7)
-    settings = Settings(mark_s=mark_s, monitor_s=0.0, window_s=8 * 3600, model="upstream")
+    settings = Settings(price_basis=price_basis, mark_s=mark_s, monitor_s=0.0, window_s=8 * 3600, model="upstream")
 
     async def live() -> None:
         loop = asyncio.get_running_loop()
@@ -130,12 +130,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=2.0, help="of simulated time (2)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each cache (5)")
+    parser.add_argument("--price-basis", default=Settings().price_basis, help="the setting price_basis (%(default)s)")
     arguments = parser.parse_args()
     caches = {"time to live": PredictionCache, "steered size": GhostCache}
     titles = "".join(f"{each:>9}" for each in ("lookups", "hit %", "evicted", "peak kB", "get us", "put us"))
     print(f"{'stream':14}{'cache_mb':>9}  {'cache':14}{titles}")
     for name, (mark_s, callers) in STREAMS.items():
-        lookups = recorded(arguments.hours, mark_s, callers)
+        lookups = recorded(arguments.hours, arguments.price_basis, mark_s, callers)
         for cache_mb in (Settings().cache_mb, 1.0):
             rounds = [[replayed(lookups, cache_mb, kind) for kind in caches.values()] for _ in range(arguments.rounds)]
             for label, runs in zip(caches, zip(*rounds, strict=True), strict=True):
