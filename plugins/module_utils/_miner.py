@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_bounds as bounds
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_diff as difference
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
+from ansible_collections.precog.fleet.plugins.module_utils import _miner_guarded as guarded
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan, _processes, _psutil
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 UPSTREAM = "upstream"
 RELEASE = "miner_release"
+GUARD = "miner_guard"
 GIT = "/usr/bin/git"
 ONLINE_CPUS = "/sys/devices/system/cpu/online"
 MEMORY = "/proc/meminfo"
@@ -202,9 +204,12 @@ def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outc
     store = Store(host, params["root"])
     users = rollout.our_users(host)
     secrets = [units.SECRETS] if host.exists(units.SECRETS) else []
-    found = [*rollout.ours(host), *store.names(), *secrets, *users]
+    guard = guarded.there(host, params["root"])
+    found = [*rollout.ours(host), *store.names(), *secrets, *users, *guard]
     row = _row("miner", None, ", ".join(found) or None, None, units.UNIT_ROOT)
     if found and not check_mode:
+        # First of all: if this run is killed, nothing may bring a release back.
+        guarded.remove(host, params["root"])
         faults = rollout.leave_nothing(host, gate.limits(params["gate"]).drain_s)
         if faults:
             raise HostError(f"Not all could be stopped: {' '.join(map(str, faults))} Mend that, then run again")
@@ -311,7 +316,8 @@ def _foreseen(host: Host, work: rollout.Rollout, plan: Plan, outcome: Outcome) -
     todo = work.todo(release, plan.secrets, seen)
     outcome.changed, outcome.release = True, plan.release
     told = Told(work, release, todo, seen, seen.live, release.name, work.store.past().trying)
-    outcome.settings = [*_release_rows(told), *(_instance_row(one, told) for one in release.instances)]
+    guard = _guard_rows(host, work.store.root, check_mode=True)
+    outcome.settings = [*guard, *_release_rows(told), *(_instance_row(one, told) for one in release.instances)]
     files = {path: file.data for path, file in plan.files.items()}
     outcome.diff = _diff(host, work.store, seen, todo, release.name, files, plan.secrets)
     return outcome
@@ -345,13 +351,15 @@ def _roll(
     check_mode: bool,
 ) -> Outcome:
     """Bring a release that lies on the host about."""
+    # Before anything is switched: a run that is killed leaves it to the guard to go back.
+    guard = _guard_rows(host, work.store.root, check_mode=check_mode)
     seen = rollout.look(host, work.store, release, secrets)
     todo, cut_short = work.todo(release, secrets, seen), work.store.past().trying
     runs = not todo.idle and not check_mode
     files = difference.files(host, work.store.folder(release.name)) if todo.switch else {}
     shown = _diff(host, work.store, seen, todo, release.name, files, secrets)
     failure = work.carry_out(release, todo, secrets, seen) if runs else None
-    outcome = Outcome(not todo.idle, release.name, warnings=work.warnings, diff=shown)
+    outcome = Outcome(bool(guard) or not todo.idle, release.name, guard, work.warnings, shown)
     outcome.failure = failure.text if failure else ""
     try:
         now = systemd.look(host, seen.live) if runs else seen.live
@@ -364,6 +372,17 @@ def _roll(
             raise
         outcome.warnings.append(f"not all of this host's instances can be told of: {error}")
     return outcome
+
+
+def _guard_rows(host: Host, root: str, *, check_mode: bool) -> list[dict[str, Any]]:
+    """See to it that the guard is in place; return its row, none where it was."""
+    amiss = guarded.amiss(host, root)
+    if not amiss:
+        return []
+    if not check_mode:
+        guarded.install(host, root)
+    row = _row(GUARD, "in place", "missing or changed", "in place", guarded.program(root))
+    return [{**row, "reason": f"it goes back after a rollout that was cut short; repaired: {', '.join(amiss)}"}]
 
 
 def _tell(host: Host, outcome: Outcome, told: Told, in_force: Mapping[str, bytes]) -> None:

@@ -91,6 +91,11 @@ class Store:
         self._host = host
         self._root = root
 
+    @property
+    def root(self) -> str:
+        """The folder of the releases and of `current`."""
+        return self._root
+
     def folder(self, release: str) -> str:
         """Return where a release lies."""
         return f"{self._root}/releases/{release}"

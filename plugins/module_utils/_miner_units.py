@@ -28,6 +28,8 @@ SECRETS = "/etc/precog-miner"
 CACHES = "/var/cache/precog-fleet"
 # A folder of root's for each instance: what tells it something is there, and it can write nothing in /run.
 RUN = f"/run/{SERVICE}"
+# Goes back from a release that a run left untested; not named as instances are.
+GUARD = "precog-fleet-guard.service"
 
 NOTICE = "# Written by precog.fleet.miner_service; a file beside it named 20-....conf can add to it."
 # Five tries, then a pause. RestartSteps would do it too, but its count never goes back while a service is well.
@@ -119,7 +121,8 @@ def _template(places: Places) -> bytes:
         [Unit]
         Description=Precog miner %i
         Wants=network-online.target
-        After=network-online.target
+        # At boot the guard goes first, so that no untested release answers.
+        After=network-online.target {GUARD}
         # A crash loop ends in a pause, after which the timer tries again.
         StartLimitIntervalSec={TRIES_WITHIN_S}
         StartLimitBurst={TRIES}

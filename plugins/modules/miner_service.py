@@ -217,8 +217,8 @@ settings:
     name:
       description:
         - V(miner:) and the instance's name; of a limit, V(:) and its name too.
-        - V(miner_release) for a release that takes the place of another, or whose files were damaged; V(miner) for the
-          host.
+        - V(miner_release) for a release that takes the place of another, or whose files were damaged; V(miner_guard)
+          if the guard was missing or changed; V(miner) for the host.
       type: str
     desired:
       description: What the instance is to run, and that it is active; soft and hard limit.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_rollout
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_gate import Figures
+from ansible_collections.precog.fleet.plugins.module_utils._miner_guarded import TIMER
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import DIGEST, File, Instance, Plan
 from ansible_collections.precog.fleet.plugins.module_utils._miner_source import Market
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Store
@@ -148,6 +150,8 @@ class MadeSystemd(Host):
 
     def _properties(self, unit: str, units: list[str]) -> dict[str, str]:
         known = self.known()
+        if unit == TIMER:
+            return {"ActiveState": "active" if known.get("guarded") else "inactive"}
         name, kind = _parts(unit)
         if kind == "socket":
             active, process = name in known["sockets"], None
@@ -188,7 +192,9 @@ class MadeSystemd(Host):
 
     def _stop(self, units, _argv):
         known = self.known()
-        for unit in units:
+        if TIMER in units:
+            known["guarded"] = False
+        for unit in (unit for unit in units if unit != TIMER):
             name, kind = _parts(unit)
             if kind == "socket":
                 known["sockets"].pop(name, None)
@@ -205,7 +211,10 @@ class MadeSystemd(Host):
 
     def _restart(self, units, _argv):
         known = self.known()
-        for unit in units:
+        if TIMER in units:
+            assert self.at(f"{UNITS}/{TIMER}").is_file()
+            known["guarded"] = True
+        for unit in (unit for unit in units if unit != TIMER):
             name, kind = _parts(unit)
             if kind == "socket":
                 known["sockets"].pop(name, None)
@@ -215,6 +224,20 @@ class MadeSystemd(Host):
                 self._begin(known, name)
         self._remember(known)
         return ""
+
+    def reboot(self) -> None:
+        """Start anew, as far as the sockets: the services wait for the guard."""
+        known = self.known()
+        for name in list(known["processes"]):
+            self._end(known, name)
+        known.update(sockets={}, failed=[], read=self._on_disk())
+        for unit in self.enabled():
+            name, kind = _parts(unit)
+            # Of two units that a killed run left with one port, the first has it.
+            with suppress(HostError):
+                if kind == "socket":
+                    self._listen(known, name)
+        self._remember(known)
 
     def _listen(self, known: dict, name: str) -> None:
         text = self._unit(known, f"precog-miner@{name}.socket")

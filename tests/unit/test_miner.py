@@ -1,7 +1,7 @@
 """What a run of miner_service finds and tells, on a made host: files below a folder, and what systemctl says."""
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_diff
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_diff, _miner_guarded
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import File, Instance, Plan
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Store
@@ -18,17 +18,21 @@ class MadeHost(Host):
     """A host whose systemctl shows one instance.
 
     :ivar shown: what it says of the unit.
+    :ivar guarded: what it says of the guard's timer.
     :ivar asked: the commands that were run.
     """
 
     def __init__(self, root):
         super().__init__(root)
+        self.guarded = "active"
         self.asked = []
         self.shown = {"ActiveState": "active", "SubState": "running", "MainPID": "7", "UnitFileState": "enabled"}
 
     def run(self, argv):
         self.asked.append(argv)
         assert argv[:2] == ["systemctl", "show"], argv
+        if "--value" in argv:
+            return f"{self.guarded}\n"
         fields = {"Id": "precog-miner@main.service", **self.shown, "NRestarts": "0"}
         return "".join(f"{name}={value}\n" for name, value in fields.items())
 
@@ -45,6 +49,8 @@ def host(tmp_path):
     store.note(Past(("one",)))
     for name, data in UNITS.items():
         made.stage(f"/etc/systemd/system/{name}", data).commit()
+    for path, (data, meta) in _miner_guarded.files("/opt/precog").items():
+        made.stage(path, data, meta).commit()
     made.stage("/proc/7/environ", b"PRECOG_MINER_DIGEST=0123456789ab\0PYTHONOPTIMIZE=1\0SECRET=x\0").commit()
     made.stage("/proc/7/limits", LIMITS.format(4096, 8192).encode()).commit()
     made.stage("/etc/passwd", b"root:x:0:0::/root:/bin/sh\nprecog-miner:x:990:990::/:/usr/sbin/nologin\n").commit()
@@ -62,7 +68,25 @@ def test_what_runs_as_wanted_is_ok_and_one_look(host):
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert rows["miner:main"]["before"] == rows["miner:main"]["after"] == "0123456789ab active"
     assert rows["miner:main:nofile"]["after"] == "4096:8192"
-    assert len(host.asked) == 1
+    assert len(host.asked) == 2  # the instances, and the guard's timer
+
+
+def test_missing_or_edited_guard_is_a_change_that_an_audit_reports(host):
+    host.remove("/opt/precog/guard")
+    host.stage("/etc/systemd/system/precog-fleet-guard.timer", b"[Timer]\n").commit()
+    outcome, rows = found(host)
+    assert outcome.changed
+    assert rows["miner_guard"]["status"] == "changed"
+    for path in ("/opt/precog/guard", "/etc/systemd/system/precog-fleet-guard.timer"):
+        assert path in rows["miner_guard"]["reason"]
+    assert rows["miner:main"]["status"] == "ok"
+
+
+def test_guard_whose_timer_does_not_run_is_a_change(host):
+    host.guarded = "inactive"
+    outcome, rows = found(host)
+    assert outcome.changed
+    assert rows["miner_guard"]["reason"].endswith("precog-fleet-guard.timer")
 
 
 def test_another_release_is_a_change_of_what_the_next_start_runs(host):
