@@ -381,8 +381,10 @@ def _guard_rows(host: Host, root: str, *, check_mode: bool) -> list[dict[str, An
         return []
     if not check_mode:
         guarded.install(host, root)
-    row = _row(GUARD, "in place", "missing or changed", "in place", guarded.program(root))
-    return [{**row, "reason": f"it goes back after a rollout that was cut short; repaired: {', '.join(amiss)}"}]
+    row = _row(GUARD, "in place", "not in place", "in place", guarded.program(root))
+    return [
+        {**row, "reason": f"it goes back after a rollout that was cut short; missing or changed: {', '.join(amiss)}"}
+    ]
 
 
 def _tell(host: Host, outcome: Outcome, told: Told, in_force: Mapping[str, bytes]) -> None:
