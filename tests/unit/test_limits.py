@@ -686,7 +686,7 @@ def test_the_module_fails_with_all_that_failed_and_warns_of_overrides(run, host,
     told = run(parameters={"*": {"nofile": "x"}}, services={"minr": {"nofile": 5}})
     assert told["failed"]
     assert told["msg"].startswith(
-        "2 setting(s) can't be applied (the others are not affected): pam:*:nofile = x: refused"
+        "2 setting(s) can't be applied (the others are not affected):\npam:*:nofile = x: refused"
     )
     assert any("zz.conf:1 exempts root" in warning for warning in warnings)
 

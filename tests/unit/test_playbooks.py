@@ -262,24 +262,24 @@ def held(run: Run) -> set[str]:
     return set(re.findall(r'"?msg"?: "?HOLD ?(.*?)"?$', run.output, re.MULTILINE))
 
 
-@pytest.mark.parametrize("dead", ["m1", "m3", "m8"])
+@pytest.mark.parametrize("dead", ["m1", "m4"])
 def test_a_dead_host_holds_the_release_and_the_others_are_repaired(play, dead):
-    run = play("miner", fleet(8, **{dead: LOST}))
+    run = play("miner", fleet(4, **{dead: LOST}))
     assert run.code == 4
-    assert run.done == {f"m{number}" for number in range(1, 9)} - {dead}
+    assert run.done == {"m1", "m2", "m3", "m4"} - {dead}
     (reason,) = held(run) - {""}
-    assert f"1 of 8 miners could not be reached ({dead}), and miner_rollout_tolerated is 0" in reason
+    assert f"1 of 4 miners could not be reached ({dead}), and miner_rollout_tolerated is 0" in reason
     assert f"--limit 'miners:!{dead}'" in reason
 
 
 @pytest.mark.parametrize("tolerated", [1, "20%"])
 def test_dead_hosts_that_are_tolerated_hold_no_release(play, tolerated):
-    run = play("miner", fleet(8, m1=LOST), "--extra-vars", json.dumps({"miner_rollout_tolerated": tolerated}))
+    run = play("miner", fleet(5, m1=LOST), "--extra-vars", json.dumps({"miner_rollout_tolerated": tolerated}))
     assert run.code == 4
-    assert run.done == {f"m{number}" for number in range(2, 9)}
+    assert run.done == {"m2", "m3", "m4", "m5"}
     assert held(run) == {""}
     # A canary still comes first: the batches are made of those that can be reached.
-    assert sizes(run, "Run the miner") == [1, 1, 5]
+    assert sizes(run, "Run the miner") == [1, 1, 2]
 
 
 def test_a_host_left_out_by_the_limit_holds_nothing(play):

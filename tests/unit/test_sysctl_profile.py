@@ -100,7 +100,7 @@ def test_bad_names_and_values_fail_with_all_of_them_told_and_the_rest_lands(run,
     parameters = {name: value for name, (value, _reason) in BAD.items()}
     told = run(_ansible_check_mode=check, profile="none", parameters={**parameters, SWAP: 10})
     assert told["failed"]
-    assert told["msg"].startswith("5 setting(s) can't be applied (the others are not affected): ")
+    assert told["msg"].startswith("5 setting(s) can't be applied (the others are not affected):\n")
     for name, (_value, reason) in BAD.items():
         assert name in told["msg"]
         assert reason in told["msg"]
