@@ -71,6 +71,7 @@ def good(host, miners):
     host.check_output("rm -rf /opt/precog/releases/%s && systemctl start %s", UNTESTED, TIMER)
 
 
+@pytest.mark.full
 def test_untested_release_is_gone_back_from_once_no_run_is_at_work(host, miners, good):
     current = "readlink /opt/precog/current"
     assert [ask(host, one) for one in miners] == [{"btc": -1.0}] * len(miners)
