@@ -76,9 +76,6 @@ def test_what_is_ready_is_answered_without_the_runtimes_thread(background):
 
 
 def test_a_runtime_that_does_not_come_to_it_costs_no_more_than_the_deadline(background):
-    # Where the prices of that time are known to be missing, nothing is waited for: they come a while after the start.
-    forward = forward_by(background)
-    wait_until(lambda: asyncio.run(forward(question(timestamp=ago(4233)), None)).predictions)
     # One that no other test asks for: what is ready waits for nothing.
     waiting = question(timestamp=ago(2222))
     waiting.timeout = 0.4
@@ -103,8 +100,12 @@ def test_a_request_that_is_cut_off_is_counted_and_logged(background, leaves):
         none = counted("precog_request_duration_seconds_count", front="axon", outcome="none")
         return none, counted("precog_errors_total", kind="late"), counted("precog_errors_total", kind="internal")
 
-    # One that no other test asks for: what is ready waits for nothing.
-    waiting = question(timestamp=ago(3333 + 60 * leaves))
+    # Where the prices of that time are known to be missing, nothing is waited for: they come a while after the start.
+    # Asked for one asset alone, the answer for all three is not ready afterwards.
+    old = question(timestamp=ago(3333 - 600 * leaves), assets=["btc"])
+    wait_until(lambda: asyncio.run(forward_by(background)(old, None)).predictions)
+    # Of a mark that nobody else asks for: what is ready waits for nothing.
+    waiting = question(timestamp=ago(3333 - 600 * leaves))
     waiting.timeout = 20.0 if leaves else 0.4
     waiting.dendrite.hotkey = f"cut off {leaves}"
     before = figures()
