@@ -239,7 +239,7 @@ def test_each_rollout_installs_and_repairs_it(host):
     assert [row["status"] for row in outcome.settings if row["name"] == "miner_guard"] == ["changed"]
     program = host.at(f"{ROOT}/guard")
     assert (program.stat().st_mode & 0o777, host.known()["guarded"]) == (0o755, True)
-    assert program.read_text().endswith("sys.exit(main())\n")
+    assert program.read_text().endswith("raise SystemExit(main())\n")
     assert "precog-fleet-guard.timer" in host.at(f"{UNITS}/multi-user.target.d/precog-fleet-guard.conf").read_text()
     assert not roll(host, "old").changed
     program.write_text("")
