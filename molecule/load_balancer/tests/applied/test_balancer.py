@@ -55,6 +55,7 @@ def test_an_instance_that_is_killed_loses_what_it_holds_at_most(host, balancer):
     assert [each for each in told["failures"] if each[0] > killed] == []
 
 
+@pytest.mark.full
 def test_a_host_that_stalls_for_a_while_delays_requests_and_loses_none(host, balancer):
     """For longer than a check may take, so that one at least fails."""
     with balancer.asked() as told, balancer.watched() as seen:
@@ -86,6 +87,7 @@ def instances(**variables):
     return {"miner_service_instances": {"market": MARKET, **own}}
 
 
+@pytest.mark.full
 def test_a_rollout_is_noticed_by_nobody(host, play, balancer):
     """A release that differs in one variable."""
     before = process_ids(host)
@@ -244,6 +246,7 @@ def test_what_is_refused_leaves_the_balancer_as_it_is(host, play, variables, tol
     assert host.service("precog-load-balancer").is_running
 
 
+@pytest.mark.full
 def test_a_change_of_settings_is_taken_over_while_clients_ask(host, play, balancer):
     process = "systemctl show -P MainPID precog-load-balancer"
     before = host.check_output(process)
