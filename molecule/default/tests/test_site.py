@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jsonschema
+import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 AUDIT = ROOT / "playbooks/audit.yml"
@@ -119,6 +120,7 @@ def test_two_audits_at_once_do_not_mind_each_other(play):
     assert first.settings == second.settings
 
 
+@pytest.mark.full
 def test_rollback_and_tuning_again(host, kernel, play):
     play(ROLLBACK)
     assert not host.file(FILE).exists

@@ -25,6 +25,7 @@ def planted(host, miners):
 
 
 @pytest.mark.usefixtures("planted")
+@pytest.mark.full
 def test_no_start_loads_what_lies_in_the_instances_folder(host, miners, back):
     for one in miners:
         mark = MARK.format(one.name)

@@ -71,6 +71,7 @@ def keys(host, miners):
     return [one.environ(host)["PRECOG_RUNTIME_API_KEY"] for one in miners]
 
 
+@pytest.mark.full
 def test_ansible_says_none_where_they_change(host, miners, verbose_run, others, is_clean):
     said, report = verbose_run(others)
     assert "TASK [precog.fleet.miner_service : " in said
@@ -80,6 +81,7 @@ def test_ansible_says_none_where_they_change(host, miners, verbose_run, others, 
     assert others["miner_service_api_key"] not in said + report
 
 
+@pytest.mark.full
 def test_ansible_says_none_where_a_release_fails_and_all_are_as_before(
     host, miners, verbose_run, others, is_clean, secrets
 ):
@@ -91,6 +93,7 @@ def test_ansible_says_none_where_a_release_fails_and_all_are_as_before(
     assert others["miner_service_api_key"] not in said + report
 
 
+@pytest.mark.full
 def test_a_key_that_is_emptied_is_taken_away_and_no_process_keeps_it(host, miners, converge, others):
     """The fixture brings it back."""
     assert others

@@ -58,6 +58,7 @@ def until(told, wanted):
         time.sleep(0.2)
 
 
+@pytest.mark.full
 def test_one_that_can_not_start_is_tried_five_times_and_after_a_pause_again(host, broken):
     one, mend = broken
     host.check_output("systemctl reset-failed %s", one.service)
