@@ -556,7 +556,7 @@ def test_needs_nothing_but_the_standard_library(module):
 
 def rolled_out(*touched: str, status: str = "refused") -> dict:
     rows = [{"name": "miner:main", "status": status}]
-    hosts = {name: {"stats": {"ok": int(name in touched)}, "settings": rows} for name in ("a", "b", "c")}
+    hosts = {name: {"stats": {"ok": 1}, "settings": rows if name in touched else []} for name in ("a", "b", "c")}
     return {"hosts": hosts}
 
 
