@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from itertools import pairwise
 
 import pytest
 
@@ -78,7 +79,10 @@ def test_background_leaves_the_turn_after_its_own_to_a_fresh_price():
         await asyncio.gather(fetch(budget, "old", 4), fetch(budget, "new", 4))
 
     asyncio.run(work())
-    assert order in (["old", "new"] * 4, ["new", "old"] * 4)
+    # On a busy machine the background may come late to its turn, which a fresh price then takes.
+    contended = order[: len(order) - order[::-1].index("new")]
+    assert all(pair != ("old", "old") for pair in pairwise(contended)), order
+    assert order.count("old") == order.count("new") == 4
 
 
 def test_background_goes_on_where_nobody_wants_fresh_prices():
