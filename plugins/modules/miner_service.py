@@ -47,8 +47,8 @@ options:
     default: ''
   label:
     description:
-      - What the release is called beside its name, such as V(2026-12 wider intervals). It is no part of the release, so
-        another label alone starts nothing again.
+      - What the release is called beside its name, such as V(2026-12 wider intervals). It does not belong to the
+        release, so changing it restarts nothing.
       - O(release) takes it too.
     type: str
     default: ''

@@ -413,6 +413,13 @@ def test_a_rollback_of_a_part_needs_no_confirmation(play, options, done):
     assert run.done == done
 
 
+@pytest.mark.parametrize("dead", ["m1", "m4"])
+def test_a_dead_host_keeps_no_other_from_being_rolled_back(play, dead):
+    run = play("rollback", fleet(4, **{dead: LOST}), "--extra-vars", "rollback_all=yes")
+    assert run.code == 4, run.output
+    assert run.done == {"m1", "m2", "m3", "m4"} - {dead}
+
+
 def test_a_rollback_goes_in_batches_and_stops_where_it_fails(play):
     run = play("rollback", fleet(8, m3={"bad": True}), "--extra-vars", "rollback_all=yes")
     assert run.code == 2

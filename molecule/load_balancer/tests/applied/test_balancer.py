@@ -119,7 +119,7 @@ for port in (8092, 8093):
 
 @pytest.fixture
 def own_market(host, play):
-    """A source of prices that is no part of a release, and two releases that ask it; yields what rolls others out."""
+    """A source of prices outside the releases, and two releases that ask it; yields what rolls out others."""
     run = "/opt/precog/env/miner/bin/precog-runtime simulate-market --rate-limit 0 --port"
     host.check_output(f"systemd-run --quiet --collect --unit={OWN_MARKET} {run} {OWN_PORT}")
 
