@@ -56,6 +56,7 @@ METRICS_PORTS_ABOVE = 1000
 API_URL, API_REQUESTS = "PRECOG_RUNTIME_API_URL", "PRECOG_RUNTIME_API_REQUESTS"
 COMMUNITY = "https://community-api.coinmetrics.io/v4"
 COMMUNITY_REQUESTS = 10
+GATES_REQUESTS = 1  # of them: while all of them are used, the gate gets no turn
 # What `auto` gives: instances share this part of the host's memory, in per cent, so that one that leaks ends by itself
 # instead of taking the host with it; and each may have so many threads and processes.
 MEMORY_SHARE = 80
@@ -617,15 +618,21 @@ def _ports(instances: Iterable[Settings], notes: Notes) -> None:
 
 
 def _sharing(found: list[Settings]) -> list[Settings]:
-    """Return instances with the community API's requests divided among those that ask it: it counts by address.
+    """Return instances with the community API's requests divided among those that ask it, one left for the gate.
+
+    The API counts by address.
 
     Where one of them says how many it may send, all are as they were.
     """
     asking = [one for one in found if _asks_community(one)]
     if len(asking) < 2 or any(_says(one, API_REQUESTS, "--api-requests") for one in asking):
         return found
-    share = {API_REQUESTS: str(max(1, COMMUNITY_REQUESTS // len(asking)))}
-    return [one._replace(variables={**one.variables, **share}) if one in asking else one for one in found]
+    each, over = divmod(COMMUNITY_REQUESTS - GATES_REQUESTS, len(asking))
+    shares = {one.name: str(max(1, each + (position < over))) for position, one in enumerate(asking)}
+    return [
+        one._replace(variables={**one.variables, API_REQUESTS: shares[one.name]}) if one.name in shares else one
+        for one in found
+    ]
 
 
 def _bounded(found: list[Settings], memory_mb: int, notes: Notes) -> list[Settings]:

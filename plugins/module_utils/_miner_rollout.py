@@ -14,6 +14,7 @@ import stat
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _ledger, _miner_plan
@@ -22,7 +23,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_source as source
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
-from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import SIMULATOR
+from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import API_REQUESTS, SIMULATOR
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import MINER, ROOT
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Release, Store, passed, refused
 from ansible_collections.precog.fleet.plugins.module_utils._miner_units import (
@@ -53,6 +54,7 @@ TEMPLATE = f"{systemd.PREFIX}.service"
 DROP_IN = "10-instance.conf"
 POLL_S = 0.05
 FRESH_S = 30.0  # for how long what a source has said counts
+STILL_S = 300.0  # and where it has no turn for the gate: a price moves far less in it than a release may be off
 
 
 class Seen(NamedTuple):
@@ -403,6 +405,13 @@ class Rollout:
                     f"{instance.name}: the source of its prices refuses its settings: {market.refused}. "
                     "Nothing was touched"
                 )
+            if market.busy:
+                raise HostError(
+                    f"{instance.name}: the source of its prices is up, and {market.busy}: what else asks it from this "
+                    "host's address uses all of its limit. No new release begins, as nobody could judge its answers. "
+                    f"Let instances ask less ({API_REQUESTS} in miner_service_variables), or run again; "
+                    "nothing was touched"
+                )
             if market.down:
                 raise HostError(
                     f"{instance.name}: the source of its prices is down: {market.down}. No new release begins without "
@@ -432,12 +441,17 @@ class Rollout:
     def _ask(self, asked: source.Source, *, again: bool = False) -> source.Market:
         """Return what a source says; what it said FRESH_S ago counts, as each request is one less for the miners.
 
+        Where its rate limit leaves none for the gate, what it said STILL_S ago counts too.
+
         :param again: whether to ask anew.
         """
-        when, market = self._asked.get(asked, (-FRESH_S, source.Market()))
-        if again or time.monotonic() - when > FRESH_S:
-            market = source.ask(asked, self._limits.max_age_s)
-            self._asked[asked] = (time.monotonic(), market)
+        when, before = self._asked.get(asked, (-inf, source.Market()))
+        if not again and time.monotonic() - when <= FRESH_S:
+            return before
+        market = source.ask(asked, self._limits.max_age_s)
+        if market.busy and before.prices and time.monotonic() - when <= STILL_S:
+            return before
+        self._asked[asked] = (time.monotonic(), market)
         return market
 
     def _demand(self, release: Release, instance: Instance, *, known: bool, again: bool = False) -> gate.Demand:
@@ -450,7 +464,10 @@ class Rollout:
         if asked is None:
             return gate.Demand(fresh=True, whole=not known)
         market = self._ask(asked, again=again)
-        trouble = market.refused or market.down
+        if market.busy and known:
+            self._warn(f"{market.busy}, so the answers were not compared with its prices")
+            return gate.Demand(fresh=True, whole=False)
+        trouble = market.refused or market.down or market.busy
         if trouble and not known:
             raise HostError(f"the source of its prices gives it none: {trouble}")
         if trouble:

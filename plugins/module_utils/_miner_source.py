@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import random
 import re
 import shlex
 import socket
@@ -36,6 +37,7 @@ MOST_PAGES = 3
 REACH_S = 600  # prices of the last mark and the one before are within it
 TIMEOUT_S = 5.0  # of one request
 PATIENCE_S = 20.0  # of all attempts
+BUSY_S = 60.0  # of all attempts, where the rate limit alone is in the way: the miners use it too
 PAUSE_S = 0.5  # between two
 ATTEMPTS = 4  # that may fail otherwise than by the rate limit, before the source counts as down
 LARGEST_BODY = 16 << 20  # bytes
@@ -71,11 +73,13 @@ class Market(NamedTuple):
     """What a source says.
 
     :ivar down: why nobody gets fresh prices from it; "" where they come.
+    :ivar busy: that it is up, and its rate limit left no request for the gate; "" where it did.
     :ivar refused: why it gives the instance none, though it answers: a wrong key, or a wrong URL; "" where it does.
     :ivar prices: lowest and highest price of the last REACH_S seconds, USD, by asset.
     """
 
     down: str = ""
+    busy: str = ""
     refused: str = ""
     prices: Mapping[str, tuple[float, float]] = {}
 
@@ -128,15 +132,14 @@ def ask(source: Source, max_age_s: float) -> Market:
 
     :param max_age_s: an asset whose newest price is older has none that is fresh.
     """
-    deadline = time.monotonic() + PATIENCE_S
+    began = time.monotonic()
     failed = 0
     while True:
         now, market, pause_s = _attempt(source, max_age_s)
-        if now:
-            return market
         failed += pause_s is None
         pause_s = PAUSE_S if pause_s is None else pause_s
-        if failed >= ATTEMPTS or time.monotonic() + pause_s >= deadline:
+        patience_s = BUSY_S if market.busy else PATIENCE_S
+        if now or failed >= ATTEMPTS or time.monotonic() + pause_s >= began + patience_s:
             return market
         time.sleep(pause_s)
 
@@ -151,7 +154,8 @@ def _attempt(source: Source, max_age_s: float) -> tuple[bool, Market, float | No
         if answer.trouble:
             return False, Market(down=f"{where}: {answer.trouble}"), None
         if answer.status == THROTTLED:
-            return False, Market(down=f"{where} gives no answer but HTTP 429"), _pause_s(answer.headers)
+            busy = f"{where} allowed the gate no request in {BUSY_S:g} s (HTTP 429)"
+            return False, Market(busy=busy), _pause_s(answer)
         if answer.status >= 500 or answer.status == TIMED_OUT:
             return False, Market(down=f"{where} answers HTTP {answer.status}"), None
         if answer.status != 200:
@@ -219,12 +223,16 @@ def _refusal(source: Source, answer: _Answer) -> str:
     return f"{where} answers HTTP {answer.status}{f' ({said})' if said else ''}: check {setting}"
 
 
-def _pause_s(headers: Mapping[str, str]) -> float:
-    """Return after how many seconds a 429 allows the next request, by its header."""
+def _pause_s(throttled: _Answer) -> float:
+    """Return after how many seconds to try again, by the header of a 429: by chance a part of what it says.
+
+    Who comes when all come, which is when it says, may come too late each time.
+    """
     try:
-        return min(PATIENCE_S, max(PAUSE_S, float(headers.get("x-ratelimit-reset", PAUSE_S))))
+        reset_s = float(throttled.headers.get("x-ratelimit-reset", PAUSE_S))
     except ValueError:
-        return PAUSE_S
+        reset_s = PAUSE_S
+    return max(PAUSE_S, min(PATIENCE_S, reset_s) * random.uniform(0.3, 1.0))
 
 
 def _clock(headers: Mapping[str, str]) -> float:

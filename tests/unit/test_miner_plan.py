@@ -331,19 +331,26 @@ def shares(given, **params):
 
 def test_instances_share_the_requests_that_the_community_api_takes_of_an_address():
     assert shares({"a": {}}) == {}
-    assert shares({"a": {}, "b": WALLET}) == {"a": "5", "b": "5"}
+    assert shares({"a": {}, "b": WALLET}) == {"a": "5", "b": "4"}
     assert shares({"a": {}, "b": {}, "c": {}}) == dict.fromkeys("abc", "3")
     assert set(shares({f"n{number}": {} for number in range(12)}).values()) == {"1"}
+
+
+@pytest.mark.parametrize("many", range(2, 10))
+def test_one_request_is_left_for_the_gate(many):
+    given = shares({f"n{number}": {} for number in range(many)}).values()
+    assert sum(map(int, given)) == instances.COMMUNITY_REQUESTS - 1
+    assert max(given) <= str(int(min(given)) + 1)
 
 
 def test_who_asks_somebody_else_has_no_share():
     assert shares({"a": {}, "b": {}}, variables=ELSEWHERE) == {}
     others = {"c": {"variables": ELSEWHERE}, "d": {"arguments": ["--api-url=x"]}, "e": {"engine": "simulator"}}
     assert shares({"a": {}, **others}) == {}
-    assert shares({"a": {}, "b": {}, **others}) == {"a": "5", "b": "5"}
+    assert shares({"a": {}, "b": {}, **others}) == {"a": "5", "b": "4"}
     assert shares({"a": {"variables": {"PRECOG_RUNTIME_API_URL": instances.COMMUNITY + "/"}}, "b": {}}) == {
         "a": "5",
-        "b": "5",
+        "b": "4",
     }
 
 

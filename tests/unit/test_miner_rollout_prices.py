@@ -346,3 +346,57 @@ def test_source_is_asked_once_for_what_many_need(fleet):
     fleet.make("first")
     assert fleet.roll("first").failure == ""
     assert len(fleet.api.asked) == 1
+
+
+# -- the source is up, and its rate limit leaves no request for the gate -----------------------------------------------
+
+
+@pytest.fixture
+def busy(fleet, monkeypatch):
+    """A host that ran two releases, and whose miners use all the requests that its source allows."""
+    monkeypatch.setattr(_miner_source, "BUSY_S", 0.2)
+    fleet.make("first")
+    fleet.make("second")
+    assert fleet.roll("first").failure == fleet.roll("second").failure == ""
+    fleet.api.broken = (429, {})
+    return fleet
+
+
+def test_no_new_release_begins_while_the_gate_gets_no_turn(busy):
+    busy.make("third")
+    before = busy.host.known()
+    with pytest.raises(HostError) as caught:
+        busy.roll("third")
+    assert "is up, and 127.0.0.1" in str(caught.value)
+    assert "Let instances ask less (PRECOG_RUNTIME_API_REQUESTS in miner_service_variables)" in str(caught.value)
+    assert (busy.host.known(), busy.host.current()) == (before, "second")
+
+
+def test_way_back_is_open_though_the_gate_gets_no_turn(busy):
+    outcome = busy.roll("previous")
+    assert (outcome.failure, busy.host.current()) == ("", "first")
+    assert "so the answers were not compared with its prices" in outcome.warnings[0]
+
+
+def test_way_back_needs_fresh_prices_though_the_gate_gets_no_turn(busy):
+    busy.ages["first"] = 600
+    assert "price of btc is 600 s old" in busy.roll("previous").failure
+
+
+def test_what_the_source_said_before_counts_while_the_gate_gets_no_turn(fleet, monkeypatch):
+    monkeypatch.setattr(_miner_source, "BUSY_S", 0.2)
+    monkeypatch.setattr(_miner_rollout, "FRESH_S", 0.0)
+    fleet.make("first")
+    assert fleet.roll("first").failure == ""
+    real = _miner_rollout.gate.wait_ready
+
+    def gets_busy(*about):
+        fleet.api.broken = (429, {})
+        return real(*about)
+
+    monkeypatch.setattr(_miner_rollout.gate, "wait_ready", gets_busy)
+    fleet.make("second")
+    assert fleet.roll("second").failure == ""
+    fleet.api.broken = None
+    fleet.make("wrong", factor=10.0)
+    assert "% away" in fleet.roll("wrong").failure

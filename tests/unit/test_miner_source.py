@@ -91,6 +91,23 @@ def test_rate_limit_is_waited_for(api):
     assert ask(api) == source.Market(prices=RANGES)
 
 
+def test_source_whose_rate_limit_leaves_no_request_is_busy_and_not_down(api, monkeypatch):
+    monkeypatch.setattr(source, "BUSY_S", 0.1)
+    api.broken, api.headers = (429, {}), {"x-ratelimit-reset": "0"}
+    found = ask(api)
+    assert re.search(r"127.0.0.1:\d+ allowed the gate no request in 0.1 s \(HTTP 429\)", found.busy)
+    assert (found.down, found.refused) == ("", "")
+    assert len(api.asked) > source.ATTEMPTS
+
+
+def test_turns_are_tried_for_before_all_others_come(monkeypatch):
+    monkeypatch.setattr(source, "PAUSE_S", 0.5)
+    pauses = {source._pause_s(source._Answer(429, {"x-ratelimit-reset": "6"}, b"")) for _ in range(100)}
+    assert 1.8 <= min(pauses) < max(pauses) <= 6.0
+    assert source._pause_s(source._Answer(429, {"x-ratelimit-reset": "soon"}, b"")) == 0.5
+    assert source._pause_s(source._Answer(429, {"x-ratelimit-reset": "1e9"}, b"")) <= source.PATIENCE_S
+
+
 @pytest.mark.parametrize(
     ("trouble", "told"),
     [((500, b""), "answers HTTP 500"), ((200, b"oops"), "does not answer as the API does")],

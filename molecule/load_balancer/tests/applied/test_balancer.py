@@ -169,8 +169,10 @@ def test_an_address_that_is_taken_is_waited_for(host, balancer):
     """For longer than systemd would try by itself: five starts in ten seconds."""
     unit = "precog-load-balancer.service"
     taken = "systemd-run --quiet --collect --unit=molecule-taken python3 -m http.server --bind 127.0.0.1"
-    host.check_output(f"systemctl stop {unit} && {taken} {balancer.bind} && systemctl start --no-block {unit}")
+    listens = f"timeout 20 sh -c 'until ss -ltn | grep -q :{balancer.bind}; do sleep 0.1; done'"
+    host.check_output(f"systemctl stop {unit} && {taken} {balancer.bind} && {listens}")
     try:
+        host.check_output(f"systemctl start --no-block {unit}")
         host.check_output(
             f"for _ in $(seq 60); do [ $(systemctl show -P NRestarts {unit}) -gt 5 ] && exit; sleep 1; done; exit 1"
         )
