@@ -20,6 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import yaml
+from local_fleet.cli import cache_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 DECLARATION = ROOT / "tests/tiers.yml"
@@ -151,7 +152,7 @@ def changes(known: Map, passes: Mapping[str, Pass]) -> dict[str, list[str]]:
 
 def in_cache() -> Path:
     """Where this machine keeps its own record."""
-    return Path(os.environ["PRECOG_FLEET_CACHE"]) / "passes.json"
+    return cache_folder(dict(os.environ)) / "passes.json"
 
 
 def show_plan(known: Map) -> None:

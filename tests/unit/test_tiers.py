@@ -27,13 +27,14 @@ def a_pass(time: str, commit: str = "abc") -> Pass:
 @pytest.mark.parametrize(
     ("path", "parts"),
     [
-        ("plugins/module_utils/_miner_gate.py", {"faults", "releases", "roles", "vm_faults", "vm_trixie"}),
+        ("plugins/module_utils/_miner_gate.py", {"faults", "releases", "roles", "vm_faults", "vm_miner", "vm_trixie"}),
         ("plugins/module_utils/_sysctl.py", {"faults", "roles", "vm_faults", "vm_trixie"}),
         ("plugins/callback/fleet_report.py", {"faults", "releases", "roles", "vm_trixie"}),
         ("runtime/src/precog_runtime/engine.py", {"runtime_full", "releases", "roles"}),
         ("runtime/tests/axon/test_verify.py", {"runtime_full"}),
         ("roles/swap/tasks/main.yml", {"roles", "vm_faults", "vm_trixie"}),
         ("molecule/vm_faults/tests/test_disk.py", {"vm_faults"}),
+        ("molecule/vm_miner/converge.yml", {"vm_miner"}),
         ("molecule/limits/converge.yml", set()),
         ("docs/testing.md", set()),
         ("tests/unit/test_engine.py", set()),
