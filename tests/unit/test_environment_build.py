@@ -26,6 +26,7 @@ from ansible_collections.precog.fleet.tests.unit.made_environment import make_wh
 
 UV = f"uv==0.0.0 --hash=sha256:{'0' * 64}"
 NOWHERE = "http://127.0.0.1:9/simple/"
+INSTALLERS = ["uv", pytest.param("pip", marks=pytest.mark.full)]  # pip is slow, and not the default
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +218,7 @@ def test_so_has_the_standard_library(make, monkeypatch):
     assert prefixed(lambda path: Path(f"{place}/pycache{path.parent}")) == sources
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.mark.parametrize("installer", INSTALLERS)
 def test_it_is_made_by_the_installer_and_has_none_itself(make, installer):
     make.params["uv_lock"] = pin(make.index.add_uv())
     make(
@@ -247,7 +248,7 @@ def test_pip_leaves_no_cache(make, monkeypatch, tmp_path):
     assert not Path(building.CACHE).exists()
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.mark.parametrize("installer", INSTALLERS)
 def test_another_interpreter(make, tmp_path, installer):
     """A second CPython: the system's program with a prefix of its own."""
     system = Path(environment.program("python3"))
@@ -308,21 +309,21 @@ def refused(make, **given):
     return str(error.value)
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.mark.parametrize("installer", INSTALLERS)
 def test_a_hash_that_does_not_match(working, installer):
     wheel = working.index.add("three", "3.0")
     told = refused(working, lock=pin(wheel, digest="0" * 64), installer=installer)
     assert "a downloaded file of three==3.0 is not the one that the lock has the hash of" in told
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.mark.parametrize("installer", INSTALLERS)
 def test_no_network(working, installer):
     wheel = working.index.add("three", "3.0")
     told = refused(working, lock=pin(wheel), installer=installer, index_url=NOWHERE)
     assert "the package index can't be reached" in told
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.mark.parametrize("installer", INSTALLERS)
 def test_an_index_that_never_answers(working, monkeypatch, installer):
     monkeypatch.setattr(building, "TIMEOUT", 1)
     wheel = working.index.add("three", "3.0")
@@ -336,7 +337,7 @@ def test_an_index_that_never_answers(working, monkeypatch, installer):
     assert "timed out" in told
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.mark.parametrize("installer", INSTALLERS)
 def test_no_wheel_for_this_interpreter(working, installer):
     wheel = working.index.add("three", "3.0", tag="cp27-cp27m-win32")
     told = refused(working, lock=pin(wheel), installer=installer)
@@ -396,7 +397,7 @@ LARGE = {f"three_{number}.txt": os.urandom(1 << 20).hex() for number in range(10
 
 @pytest.mark.parametrize(
     ("installer", "given"),
-    [("uv", {}), ("pip", {}), ("uv", {"optimize": [1, 2]})],
+    [("uv", {}), pytest.param("pip", {}, marks=pytest.mark.full), ("uv", {"optimize": [1, 2]})],
     ids=["uv", "pip", "bytecode of the standard library"],
 )
 def test_a_real_disk_that_is_full(small_disk, installer, given):
@@ -517,7 +518,7 @@ def arguments_seen():
         watcher.join()
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.mark.parametrize("installer", INSTALLERS)
 def test_the_password_of_an_index_is_in_no_argument_and_no_error(make, tmp_path, installer):
     with serve(tmp_path / "index", login=f"fleet:{PASSWORD}", delay=0.2) as index, arguments_seen() as seen:
         make.params.update(index_url=index.url, installer=installer, uv_lock=pin(make.index.add_uv()))
@@ -548,7 +549,7 @@ def wheel_of(path, **more):
     }
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.mark.parametrize("installer", INSTALLERS)
 def test_a_wheel_is_asked_for_only_where_it_is_needed(make, tmp_path, installer):
     package = wheel_of(make_wheel(tmp_path, "four", "4.0"))
     with pytest.raises(environment.Missing) as missing:

@@ -70,7 +70,7 @@ def test_the_cache_is_hidden_from_the_miners():
     assert f"InaccessiblePaths=-{units.CACHES} ".encode() in template["precog-miner@.service"]
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.mark.parametrize("installer", ["uv", pytest.param("pip", marks=pytest.mark.full)])
 def test_no_code_of_a_package_runs_while_an_environment_is_made(make: Maker, tmp_path, installer):  # noqa: F811
     """Python runs the lines of .pth files at each start, and who makes an environment is root."""
     trace = tmp_path / "ran"
