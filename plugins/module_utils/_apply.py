@@ -142,8 +142,9 @@ def _write(host: Host, subsystem: Subsystem, change: Change) -> None:
     try:
         subsystem.write(host, change)
     except OSError as error:
-        if len(change.writes) > 1:
-            subsystem.put_back(host, change)
+        subsystem.put_back(
+            host, change
+        )  # even one refused write may have taken effect in part: a vector's first numbers
         change.reject(REFUSED, refusal(error.errno or 0))
         change.after = subsystem.current(host, change)
         return

@@ -6,6 +6,7 @@ The tests look at the tree through `snapshot`, `value` and `text`, which read it
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import stat
@@ -67,6 +68,8 @@ KEYS = {
     "kernel/sem": "32000\t1024000000\t500\t32000",
     BOOT_ID: "11111111-1111-4111-8111-111111111111",
 }
+VECTORS = frozenset({"net/ipv4/tcp_rmem", "net/ipv4/tcp_wmem"})
+LARGEST = 2**31 - 1  # of a vector's numbers, which the kernel keeps as int
 MODES = {"vm/drop_caches": 0o200, "vm/stat_refresh": 0o600, BOOT_ID: 0o444, AVAILABLE: 0o444}
 FILES = {
     "/etc/sysctl.conf": "# nothing set here\n",
@@ -186,6 +189,7 @@ class MadeHost(Host):
         else:
             code = self._refusal(key, value)
             if code is not None:
+                self._take_first_numbers(key, value)
                 raise OSError(code, os.strerror(code), path)
             if key not in self.ignore:
                 self.take(key, self.rounded.get(f"{key}={value}", value))
@@ -201,7 +205,16 @@ class MadeHost(Host):
             return errno.EINVAL
         if key == "kernel/yama/ptrace_scope" and self.value(key) == "3":
             return errno.EPERM
+        if key in VECTORS and any(int(word) > LARGEST for word in value.split()):
+            return errno.EINVAL
         return None
+
+    def _take_first_numbers(self, key: str, value: str) -> None:
+        """Of a vector, the kernel stores each number as it parses it, and fails at the first one out of range."""
+        if key not in VECTORS:
+            return
+        first = list(itertools.takewhile(lambda word: int(word) <= LARGEST, value.split()))
+        self.take(key, " ".join([*first, *self.value(key).split()[len(first) :]]))
 
     def take(self, key: str, value: str) -> None:
         """A value as the kernel takes it from anyone."""

@@ -7,6 +7,9 @@ import errno
 import fcntl
 import json
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -569,6 +572,76 @@ def test_a_refused_value_is_not_made_to_last_and_the_one_before_is(host):
     assert not apply(host, {"net.ipv4.tcp_keepalive_time": 600, SWAP: 20}).changed
     absent(host)
     assert host.value("net/ipv4/tcp_keepalive_time") == "7200"
+
+
+RMEM = "net.ipv4.tcp_rmem"
+TOO_LARGE = [4096, 123456, 671088640000]
+
+
+def test_a_vector_that_the_kernel_refuses_in_part_is_put_back_whole(host):
+    """Trap: the kernel stores a vector's first numbers before it fails with EINVAL."""
+    before = host.value("net/ipv4/tcp_rmem")
+
+    report = apply(host, {RMEM: TOO_LARGE})
+
+    assert host.value("net/ipv4/tcp_rmem") == before
+    row = rows(report)[RMEM]
+    assert (row["status"], row["after"]) == ("refused", row["before"])
+    assert not report.changed
+    assert json.loads(host.text(LEDGER))["settings"] == {}
+
+
+def test_a_vector_that_can_not_be_put_back_is_reported_as_it_is_now(host):
+    written = host.write_kernel
+
+    def refuse_the_rest(path, value):
+        try:
+            written(path, value)
+        finally:
+            host.set_key("net/ipv4/tcp_rmem", host.value("net/ipv4/tcp_rmem"), 0o444)
+
+    host.write_kernel = refuse_the_rest
+    row = rows(apply(host, {RMEM: TOO_LARGE}))[RMEM]
+
+    assert (row["status"], row["after"].split()) == ("refused", ["4096", "123456", "6291456"])
+    assert json.loads(host.text(LEDGER))["settings"] != {}
+
+
+IN_A_NAMESPACE = """
+import sys
+from pathlib import Path
+from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._sysctl import Sysctl
+place = Path("/proc/sys/net/ipv4/tcp_rmem")
+before = place.read_text().split()
+wish = Sysctl("99-zz-precog-fleet", present=True, parameters={"net.ipv4.tcp_rmem": [*WISH]}, profile="none")
+(change,) = engine.run(Host(sys.argv[1]), [wish], check_mode=False).changes
+print(change.status, place.read_text().split() == before == change.after.split())
+"""
+
+
+def _can_unshare():
+    return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "-n", "true"], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not shutil.which("unshare") or not _can_unshare(), reason="needs root and namespaces")
+def test_the_real_kernel_has_its_vector_back_after_a_refusal(tmp_path):
+    for folder in ("etc/sysctl.d", "run", "var/lib", "proc/sys"):
+        (tmp_path / folder).mkdir(parents=True)
+    code = IN_A_NAMESPACE.replace("WISH", str(TOO_LARGE))
+    script = 'mount --bind /proc/sys "$1/proc/sys" && exec "$2" -c "$3" "$1"'
+    root = Path(__file__).parents[2] / ".ansible/collections"
+
+    done = subprocess.run(
+        ["unshare", "-m", "-n", "sh", "-c", script, "sh", str(tmp_path), sys.executable, code],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("refused True\n", "")
 
 
 def test_a_refused_first_value_is_forgotten(host):
