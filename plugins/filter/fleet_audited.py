@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 FLEET = "precog"
 MINERS = "miners"
 BALANCERS = "load_balancers"
+MOST = 5  # hosts that an error names
 
 
 def fleet_audited(groups: Mapping[str, Sequence[str]], has_looked: bool) -> str:
@@ -57,8 +58,9 @@ def fleet_audited(groups: Mapping[str, Sequence[str]], has_looked: bool) -> str:
     """
     if not has_looked and not is_listing():
         limit = context.CLIARGS.get("subset")
-        told = f"--limit {limit} leaves none of the fleet's hosts" if limit else "no play has a host"
-        stop(f"Nothing was audited: {told}.")
+        some = ", ".join(list(groups.get(FLEET) or ())[:MOST]) or "none"
+        told = f"--limit {limit} names no host of the fleet" if limit else "no play has a host"
+        stop(f"Nothing was done: {told}. The first hosts of the group {FLEET}: {some}.")
     return ":".join([FLEET, MINERS, *(group for group in (BALANCERS,) if group in groups)])
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Which hosts of an inventory are one machine: each run would undo what the run before did under the other name.
 
-Runs on the control node, for playbooks/tune.yml.
+Runs on the control node, for the playbooks' tasks/one_machine.yml.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ name: one_machine
 short_description: Which hosts of an inventory are one machine
 version_added: "0.1.0"
 description:
-  - Takes the results of M(precog.fleet.host_audit) of hosts and returns what to tell the operator of those that are the
+  - Takes the results of hosts, of M(precog.fleet.host_audit) or of a command that prints what is one machine's alone,
+    such as its machine id and the id of its boot. Returns what to tell the operator of those that are the
     same machine; an empty text where each is one of its own.
 options:
   _input:
@@ -43,8 +44,9 @@ def one_machine(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return which names of the inventory are one machine, and what to do; "" where none are."""
     names: dict[str, list[str]] = {}
     for name, result in results.items():
-        if result.get("machine"):
-            names.setdefault(str(result["machine"]), []).append(name)
+        machine = result.get("machine") or result.get("stdout")
+        if machine:
+            names.setdefault(str(machine), []).append(name)
     twins = [sorted(group) for group in names.values() if len(group) > 1]
     if not twins:
         return ""

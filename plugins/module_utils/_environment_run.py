@@ -244,13 +244,15 @@ def _reason(asked: Request, before: View) -> str:
 def absent(host: Host, asked: Request, *, check_mode: bool) -> dict[str, Any]:
     """Remove the environments of this name, the link, and what only they needed; return the module's result.
 
+    Check mode does not mind who uses one: the run that it foretells may remove that first, as a rollback does.
+
     :raises HostError: something still runs from one of them.
     """
     began = time.monotonic()
     names = environment.environments(host, asked)
     used = {name: links for name, links in environment.users(asked).items() if name in names}
     used = used or (environment.processes(asked, names) if names else {})
-    if used:
+    if used and not check_mode:
         told = "; ".join(f"{name} by {', '.join(links)}" for name, links in sorted(used.items()))
         raise HostError(f"environments of {asked.name} are in use: {told}. Remove what uses them first (miner_service)")
     linked = environment.linked(host, asked)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_bounds as bounds
@@ -109,7 +109,8 @@ def _deployed(host: Host, params: Mapping[str, Any], work: rollout.Rollout, give
             done.warnings += _note(store, stayed(store.past(), named.name))
         return _held(done, params)
     plan, links = _planned(host, params, check_mode=check_mode)
-    _expect_allowed(store.past(), plan.release, params)
+    if plan.release in store.past().barred and params["allow_withdrawn"] != plan.release:
+        return _withdrawn(host, work, plan.release, params, check_mode=check_mode)
     if params["hold"] and plan.release != store.current:
         return _on_hold(host, work, plan.release, params, check_mode=check_mode)
     plan = plan._replace(secrets={**plan.secrets, **rollout.unwanted(host, plan.secrets)})
@@ -132,16 +133,31 @@ def _deployed(host: Host, params: Mapping[str, Any], work: rollout.Rollout, give
     return _held(_mended(done, store, plan, damaged), params)
 
 
-def _expect_allowed(past: Past, release: str, params: Mapping[str, Any]) -> None:
-    """Raise HostError if the inventory still makes a release that the operator went back from."""
-    if release not in past.barred or params["allow_withdrawn"] == release:
-        return
-    raise HostError(
+def _withdrawn(
+    host: Host, work: rollout.Rollout, release: str, params: Mapping[str, Any], *, check_mode: bool
+) -> Outcome:
+    """Repair what runs, and refuse the release that the inventory still makes though the operator went back from it."""
+    current = work.store.current
+    done = _kept(host, work, params, check_mode=check_mode)
+    told = (
         f"The release {release} was withdrawn on this host (miner_service_release named another one), and the "
-        "inventory still makes it, so it is not rolled out again. Nothing was touched.\n"
-        "Change what the inventory says; or, to roll it out again:\n"
-        f"ansible-playbook playbooks/miner.yml -e miner_service_allow_withdrawn={release}"
+        f"inventory still makes it, so it is not rolled out again; this host keeps {current or 'none'}.\n"
+        f"Change what the inventory says; or, to roll {release} out again, run playbooks/miner.yml for this host with\n"
+        f"-e miner_service_allow_withdrawn={release}"
     )
+    if done.failure:
+        done.warnings.append(told)
+    row = _row(RELEASE, release, current or None, current or None, work.store.folder(current or release))
+    done.settings.append({**row, "status": "drifted", "reason": "it was withdrawn on this host"})
+    return replace(done, release=release, failure=done.failure or told)
+
+
+def _kept(host: Host, work: rollout.Rollout, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
+    """Repair the release that runs; a host that has none stays without."""
+    current = work.store.current
+    if not current:
+        return Outcome()
+    return _held(_roll(host, work, work.store.load(current), {}, check_mode=check_mode), params)
 
 
 def _note(store: Store, past: Past) -> list[str]:
@@ -157,9 +173,7 @@ def _note(store: Store, past: Past) -> list[str]:
 def _on_hold(host: Host, work: rollout.Rollout, wanted: str, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     """Repair what runs, and report the release that has to wait; a host that has none stays without."""
     current = work.store.current
-    done = Outcome()
-    if current:
-        done = _held(_roll(host, work, work.store.load(current), {}, check_mode=check_mode), params)
+    done = _kept(host, work, params, check_mode=check_mode)
     row = _row(RELEASE, wanted, current or None, current or None, work.store.folder(current or wanted))
     done.settings.append({**row, "status": "drifted", "reason": f"it has to wait: {params['hold']}"})
     done.release = wanted

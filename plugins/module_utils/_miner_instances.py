@@ -614,7 +614,9 @@ def _ports(instances: Iterable[Settings], notes: Notes) -> None:
     for position, (setting, host, port) in enumerate(listeners):
         for other, other_host, other_port in listeners[:position]:
             if port == other_port and _overlap(host, other_host):
-                notes.refuse(setting, port, f"is that of {other} already ({other_host}): give each one of its own")
+                _, name, option = other.split(".")
+                reason = f"is the {option} of instance {name} already ({other_host}): give each one of its own"
+                notes.refuse(setting, port, reason)
 
 
 def _sharing(found: list[Settings]) -> list[Settings]:

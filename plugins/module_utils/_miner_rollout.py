@@ -23,7 +23,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_source as source
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
-from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import API_REQUESTS, SIMULATOR
+from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import API_REQUESTS, API_URL, SIMULATOR
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import MINER, ROOT
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Release, Store, passed, refused
 from ansible_collections.precog.fleet.plugins.module_utils._miner_units import (
@@ -414,9 +414,9 @@ class Rollout:
                 )
             if market.down:
                 raise HostError(
-                    f"{instance.name}: the source of its prices is down: {market.down}. No new release begins without "
-                    f"it, as nobody could judge its answers. Run again when it is back; the release {release.name} "
-                    "was not begun, and what runs was not touched"
+                    f"{instance.name}: the source of its prices ({API_URL}) is down: {market.down}. No new release "
+                    "begins without it, as nobody could judge its answers. If the address is right, run again when "
+                    f"it answers; the release {release.name} was not begun, and what runs was not touched"
                 )
 
     def _source(

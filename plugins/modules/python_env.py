@@ -23,7 +23,8 @@ options:
   state:
     description:
       - V(present) brings the environment into place.
-      - V(absent) removes all environments of this name, and what only they needed. It is refused while one is in use.
+      - V(absent) removes all environments of this name, and what only they needed. It is refused
+        while one is in use, but not in check mode, as what uses it may be removed first.
     type: str
     choices: [present, absent]
     default: present

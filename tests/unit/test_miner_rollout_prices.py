@@ -298,7 +298,8 @@ def down(fleet):
 def test_no_new_release_begins_while_the_source_is_down(down):
     down.make("third")
     before = down.host.known()
-    with pytest.raises(HostError, match=r"source of its prices is down: 127.0.0.1:\d+ answers HTTP 503\. No new"):
+    told = r"source of its prices \(PRECOG_RUNTIME_API_URL\) is down: 127.0.0.1:\d+ answers HTTP 503\. No new"
+    with pytest.raises(HostError, match=told):
         down.roll("third")
     assert (down.host.known(), down.host.current()) == (before, "second")
 

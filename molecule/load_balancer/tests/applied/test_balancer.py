@@ -145,7 +145,7 @@ def test_outage_of_the_source_stops_neither_repair_nor_going_back_nor_answers(ho
         # A new release does not begin.
         before = process_ids(host)
         run = own_market("3", code=2)
-        assert "source of its prices is down" in run.output
+        assert "source of its prices (PRECOG_RUNTIME_API_URL) is down" in run.output
         assert process_ids(host) == before
         # A repair starts one of the two again.
         host.check_output(f"echo '# by hand' >> {unit}")
