@@ -206,6 +206,18 @@ def test_the_table(capsys):
     assert err == "calm done\n"
 
 
+def test_ratios_are_to_upstreams_rule_at_the_mark_whatever_prices_a_model_sees(capsys):
+    options = ("--regime", "calm", "--hours", "1", "--asset", "btc", "--json")
+    code, out, _ = command(*options, capsys=capsys)
+    assert code == 0
+    rows = json.loads(out)
+    (base,) = [row for row in rows if (row["model"], row["prices"]) == ("upstream", "mark")]
+    assert len(rows) == 4
+    for row in rows:
+        assert row["error_ratio"] == pytest.approx(row["point_error"] / base["point_error"])
+        assert row["score_ratio"] == pytest.approx(row["score"] / base["score"])
+
+
 def recording(folder, form, assets=("btc", "eth")):
     """Write 3 simulated hours as a file, newest first and with rows that are no prices; return path and prices."""
     pandas = pytest.importorskip("pandas")

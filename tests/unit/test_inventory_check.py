@@ -143,6 +143,15 @@ def test_a_mistake_on_the_command_line_is_refused_too(tune):
     assert "limits_parametres: the role limits has no such variable; is limits_parameters meant?" in output
 
 
+@pytest.mark.parametrize(("options", "expected"), [((), 2), (("--limit", "precog"), UNREACHABLE)], ids=["all", "limit"])
+def test_a_mistake_of_a_load_balancer_is_refused_unless_a_limit_leaves_it_out(tune, tmp_path, options, expected):
+    balancers = {"load_balancers": {"hosts": {"lb": {**LOST, "load_balancer_stat": "absent"}}}}
+    (tmp_path / "balancers.yml").write_text(yaml.safe_dump(balancers))
+    code, output = tune("swap_mode: 'off'\n", "-i", "balancers.yml", *options)
+    assert code == expected, output
+    assert ("is load_balancer_state meant? [lb]" in output) == (expected == 2)
+
+
 def test_the_documented_escape_lets_a_variable_through(tune):
     code, output = tune("limit_nofile: 5\naudit_log_days: 9\nprecog_known_variables: [limit_nofile, audit_log_*]\n")
     assert code == UNREACHABLE, output

@@ -269,6 +269,16 @@ def test_withdrawal_removes_it_first(host):
     assert not _miner.withdraw(host, PARAMS, check_mode=False).changed
 
 
+def test_it_is_started_at_boot_and_then_again_and_again(host):
+    roll(host, "old")
+    at_boot = host.at(f"{UNITS}/multi-user.target.d/precog-fleet-guard.conf").read_text()
+    assert "Wants=precog-fleet-guard.service precog-fleet-guard.timer" in at_boot.splitlines()
+    timer = host.at(f"{UNITS}/precog-fleet-guard.timer").read_text().splitlines()
+    assert {"OnActiveSec=60s", "OnUnitInactiveSec=60s"} <= set(timer)
+    service = host.at(f"{UNITS}/precog-fleet-guard.service").read_text().splitlines()
+    assert {"Type=oneshot", f"ExecStart=/usr/bin/python3 -I {ROOT}/guard"} <= set(service)
+
+
 def test_instances_wait_for_it_at_boot():
     template = _miner_units.common(_miner_units.Places(ROOT, "/var/lib/precog-miner", "precog-miner", False))[TEMPLATE]
     [after] = [line for line in template.decode().splitlines() if line.startswith("After=")]

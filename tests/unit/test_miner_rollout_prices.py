@@ -343,6 +343,25 @@ def test_source_that_goes_down_while_a_host_goes_back_does_not_stop_it(fleet, mo
     assert (fleet.roll("previous").failure, fleet.host.current()) == ("", "first")
 
 
+def test_new_release_whose_source_goes_down_before_its_gate_is_gone_back_from(fleet, monkeypatch):
+    """Its answers could be compared with nothing."""
+    fleet.make("first")
+    fleet.make("second")
+    assert fleet.roll("first").failure == ""
+    monkeypatch.setattr(_miner_rollout, "FRESH_S", 0.0)
+    real = _miner_rollout.systemd.start
+
+    def goes_down(*about, **more):
+        fleet.api.broken = (503, b"")
+        return real(*about, **more)
+
+    monkeypatch.setattr(_miner_rollout.systemd, "start", goes_down)
+    failure = fleet.roll("second").failure
+    assert "the source of its prices gives it none" in failure
+    assert "back on first" in failure
+    assert fleet.host.current() == "first"
+
+
 def test_source_is_asked_once_for_what_many_need(fleet):
     fleet.make("first")
     assert fleet.roll("first").failure == ""

@@ -362,6 +362,14 @@ def test_while_a_release_is_held_what_drifted_is_repaired(host, held):
     assert not held().changed
 
 
+def test_nothing_waits_where_the_release_that_is_wanted_runs_already(host, held, monkeypatch):
+    monkeypatch.setattr(_miner, "_planned", lambda *_args, **_mode: (host.plans["old"], {}))
+    outcome = held()
+    assert (outcome.failure, outcome.changed) == ("", False)
+    assert "drifted" not in statuses(outcome).values()
+    assert not [text for text in outcome.warnings if "has to wait" in text]
+
+
 @pytest.mark.parametrize("unit", ["precog-miner@one.service", "precog-miner@one.socket"])
 @pytest.mark.usefixtures("asked")
 def test_what_no_boot_would_start_is_enabled(host, unit):

@@ -75,6 +75,13 @@ def test_secrets_are_separated_by_instance_and_a_null_takes_one_out():
     assert args["variables"]["WALLET_SEED"] == "a", "the inventory's own value was changed"
 
 
+def test_an_address_with_a_password_is_separated_whatever_its_variable_is_called():
+    url = "https://me:hush@host/v4"
+    found = secrets.separated({"variables": {"PRECOG_RUNTIME_API_URL": url, "PLAIN": "https://host/v4"}})
+    assert found["variables"] == {"PLAIN": "https://host/v4"}
+    assert found["secrets"] == {"main": f'{{"PRECOG_RUNTIME_API_URL": "{url}"}}'}
+
+
 def test_without_instances_the_one_by_default_has_them():
     assert secrets.separated({"variables": {"MY_TOKEN": 5}})["secrets"] == {"main": '{"MY_TOKEN": "5"}'}
 

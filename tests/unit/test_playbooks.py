@@ -451,6 +451,13 @@ def test_a_rollback_goes_in_batches_and_stops_where_it_fails(play):
     assert run.batches("Roll the hosts back") == []
 
 
+def test_a_rollback_of_the_hosts_goes_in_batches_too(play):
+    for group, expected in (({}, [1, 3]), ({"precog_batches": [2, 2]}, [2, 2])):
+        run = play("rollback", fleet(4, group=group), "--extra-vars", "rollback_all=yes")
+        assert run.code == 0, run.output
+        assert sizes(run, "Roll the hosts back") == expected
+
+
 # -- the audit --------------------------------------------------------------------------------------------------------
 
 LOOKED = "has been looked at"

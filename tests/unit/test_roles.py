@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import role_docs
 import yaml
+from ansible_collections.precog.fleet.plugins.plugin_utils._action import APT
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").glob("*") if path.is_dir())
@@ -69,6 +70,20 @@ def problems_of(role):
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_role_keeps_the_rules(role):
     assert problems_of(role) == []
+
+
+def test_each_installation_waits_for_dpkgs_lock():
+    """unattended-upgrades may hold it for minutes; without a word apt fails at once after a few seconds."""
+    texts = [path.read_text() for role in ROLES for path in sorted((role / "tasks").glob("*.yml"))]
+    waits = [
+        task["ansible.builtin.apt"].get("lock_timeout")
+        for text in texts
+        for task in yaml.safe_load(text) or ()
+        if "ansible.builtin.apt" in task
+    ]
+    assert waits == [300] * sum(text.count("ansible.builtin.apt:") for text in texts)
+    assert waits
+    assert APT["lock_timeout"] == 300
 
 
 @pytest.fixture
