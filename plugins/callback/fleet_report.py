@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible import constants, context
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.precog.fleet.plugins.plugin_utils._brief import lines_of, raw
+from ansible_collections.precog.fleet.plugins.plugin_utils._brief import is_cut, lines_of, raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -95,6 +95,16 @@ class Line(NamedTuple):
 
     text: str
     status: str = ""
+
+
+class Failure(NamedTuple):
+    """What the last task that failed on a host said.
+
+    :ivar is_cut: only a part of the message was printed so far, and the task's own settings do not explain it.
+    """
+
+    message: str
+    is_cut: bool
 
 
 def settings_of(result: Mapping[str, Any]) -> Iterator[Setting]:
@@ -347,17 +357,17 @@ def silent(stats: Mapping[str, Mapping[str, int]], hosts: Hosts) -> dict[str, st
 
 
 def failures(
-    messages: Mapping[str, str], stats: Mapping[str, Mapping[str, int]], hosts: Hosts, most: int
+    failed: Mapping[str, Failure], stats: Mapping[str, Mapping[str, int]], hosts: Hosts, most: int
 ) -> list[Line]:
     """Return why hosts failed, those with the same message together, unless their settings say it already.
 
-    :param messages: of the last task that failed on a host, by its name.
+    :param failed: by a host's name.
     """
     groups: dict[str, list[str]] = {}
-    for host, message in messages.items():
+    for host, failure in failed.items():
         has_failed = stats.get(host, {}).get("failures") or stats.get(host, {}).get("unreachable")
-        if has_failed and not any(explains(row) for row in hosts.get(host, ())):
-            groups.setdefault(message, []).append(host)
+        if has_failed and (failure.is_cut or not any(explains(row) for row in hosts.get(host, ()))):
+            groups.setdefault(failure.message, []).append(host)
     lines = []
     for message, names in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
         lines.append(Line(f"failed: {some(names, MAX_HOSTS)}", "refused"))
@@ -467,7 +477,7 @@ class CallbackModule(CallbackBase):
         self._began = datetime.now(timezone.utc)
         self._playbook = ""
         self._unreached: set[str] = set()
-        self._messages: dict[str, str] = {}
+        self._failed: dict[str, Failure] = {}
 
     def _collect(self, result: CallbackTaskResult) -> None:
         # ansible-core 2.21 deprecates the public task_fields; the names with an underscore serve 2.19 to 2.21.
@@ -502,9 +512,11 @@ class CallbackModule(CallbackBase):
         """Keep what a failed task said; of what is secret, that it is."""
         found = result._result
         items = [one for one in found.get("results") or () if isinstance(one, dict) and one.get("failed")]
-        part = raw(items[0] if items else found)
+        printed = items[0] if items else found
+        part = raw(printed)
         message = part.get("censored") or part.get("msg") or part.get("module_stderr") or "it failed without a message"
-        self._messages[result._host.get_name()] = str(message)
+        cut = is_cut(printed) and not any(explains(row) for row in settings_of(part))
+        self._failed[result._host.get_name()] = Failure(str(message), cut)
         if part.get("unreached"):
             self._unreached.add(result._host.get_name())
 
@@ -530,7 +542,7 @@ class CallbackModule(CallbackBase):
         self._display.banner("SETTINGS (check mode: nothing was changed)" if check_mode else "SETTINGS")
         lines = [*table(hosts, silent(stats, hosts)), *lost(stats, hosts)]
         details = [
-            *failures(self._messages, stats, hosts, MAX_FAILURES),
+            *failures(self._failed, stats, hosts, MAX_FAILURES),
             *findings(hosts),
             *changes(hosts, MAX_CHANGES if self._display.verbosity else MAX_FINDINGS),
         ]

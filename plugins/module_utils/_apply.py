@@ -142,9 +142,8 @@ def _write(host: Host, subsystem: Subsystem, change: Change) -> None:
     try:
         subsystem.write(host, change)
     except OSError as error:
-        subsystem.put_back(
-            host, change
-        )  # even one refused write may have taken effect in part: a vector's first numbers
+        # Even one refused write may have taken effect in part: the kernel stores a vector's first numbers.
+        subsystem.put_back(host, change)
         change.reject(REFUSED, refusal(error.errno or 0))
         change.after = subsystem.current(host, change)
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _psutil
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT, Host, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,8 +145,7 @@ def _look(host: Host, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         # Preflight says why, or installs what is missing; the roles then look for themselves.
         return {**result({}), "unclean": list(parts), "psutil": {}}
     if os.geteuid() != 0:
-        reason = "root is needed to see all of a host: run with become: true"
-        return {"failed": True, "changed": False, "msg": reason, "settings": [], "unclean": []}
+        return {"failed": True, "changed": False, "msg": NOT_ROOT, "settings": [], "unclean": []}
     facts = _psutil.facts(FACTS)
     findings = {name: look(host, name, params, facts) for name, params in parts.items() if name != PREFLIGHT}
     warnings += [warning for finding in findings.values() for warning in finding.warnings]

@@ -23,6 +23,11 @@ COMMAND_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 LOCK_PATIENCE = 60.0  # seconds; a run takes well under one
 LOCK_POLL = 0.05  # seconds
 TEMPORARY_SUFFIX = ".precog-fleet.tmp"
+BECOME_OFF = (
+    "If the play has become: true already, ansible_become is false for this host: "
+    "remove it from the inventory or from -e."
+)
+NOT_ROOT = f"root is required: run with become: true. {BECOME_OFF}"
 
 
 class HostError(Exception):

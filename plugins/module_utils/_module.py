@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ def tune(
     """
     try:
         if os.geteuid() != 0:
-            raise HostError("root is needed to see and set all of this: run with become: true")
+            raise HostError(NOT_ROOT)
         subsystems = make()
         report = engine.run(host, subsystems, check_mode=module.check_mode)
     except HostError as error:

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _kernel, _psutil, _rivals
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host import BECOME_OFF, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -238,7 +238,9 @@ def _privileges(facts: Facts) -> Check:
         found = "root"
     if facts.container:
         found += f", in a container ({facts.container})"
-    remedy = "set become: true (ansible-playbook --become), and let the user run sudo (--ask-become-pass)"
+    remedy = (
+        f"set become: true (ansible-playbook --become), and let the user run sudo (--ask-become-pass). {BECOME_OFF}"
+    )
     return Check("privileges", facts.euid == 0, found, "root", ERROR, remedy)
 
 

@@ -168,14 +168,14 @@ def main() -> None:
     try:
         wanted = _preflight.understand(module.params)
     except HostError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), settings=[])
     facts = _preflight.collect(Host(), wanted.disk)
     checks = _preflight.judge(facts, wanted)
     warn(module, _preflight.failed(checks, _preflight.WARNING), facts)
     result = {"checks": [check._asdict() for check in checks], "psutil": psutil_state(facts)}
     errors = _preflight.failed(checks, _preflight.ERROR)
     if errors:
-        module.fail_json(msg=_preflight.summary(errors), **result)
+        module.fail_json(msg=_preflight.summary(errors), settings=[], **result)
     module.exit_json(changed=False, **result)
 
 

@@ -17,6 +17,7 @@ LONG = 160  # characters; a longer line is split where a sentence ends
 # What Ansible adds to a value of the wrong kind.
 _CLASS = re.compile(r": <class '[^']*'> cannot be converted to an? \w+")
 RAW = 3  # -vvv
+MORE = "[more at the end of this run]"
 # What stays in sight of a failed task. The rest goes below `invocation`, which Ansible shows with -vvv only.
 KEPT = ("failed", "unreachable", "changed", "warnings", "deprecations", "release", "unreached")
 
@@ -39,7 +40,7 @@ def headline(lines: list[str]) -> str:
     """Return the first of a message's lines, short; says where the others are. Pure."""
     first = lines[0] if lines else "it failed without a message"
     short = first if len(first) <= LONG else f"{first[: LONG - 3]}..."
-    return short if lines in ([short], []) else f"{short} [more at the end of this run]"
+    return short if lines in ([short], []) else f"{short} {MORE}"
 
 
 def brief(result: Result, verbosity: int, has_report: bool) -> Result:
@@ -64,4 +65,10 @@ def brief(result: Result, verbosity: int, has_report: bool) -> Result:
 def raw(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a module returned, whether or not its result was made short."""
     rest = result.get("invocation")
-    return {**result, **rest} if isinstance(rest, dict) and "settings" in rest else result
+    # Only a result that was made short has its message there; Ansible itself has the module's arguments.
+    return {**result, **rest} if isinstance(rest, dict) and "msg" in rest else result
+
+
+def is_cut(result: Mapping[str, Any]) -> bool:
+    """Tell whether a result's message says that the rest of it comes at the end of the run."""
+    return str(result.get("msg") or "").endswith(MORE)

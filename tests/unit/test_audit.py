@@ -183,7 +183,10 @@ def test_an_audit_without_root_looks_at_nothing_and_tells_the_remedy(monkeypatch
     monkeypatch.setattr(_audit, "look", lambda *_given: pytest.fail("it looked"))
     told = _audit.run({"swap": params("swap", {})})
     assert (told["failed"], told["unclean"]) == (True, [])
-    assert told["msg"] == "root is needed to see all of a host: run with become: true"
+    assert told["msg"] == (
+        "root is required: run with become: true. If the play has become: true already, ansible_become is false for "
+        "this host: remove it from the inventory or from -e."
+    )
 
 
 NOT_FIT = [

@@ -30,6 +30,10 @@ result = {"changed": False, "settings": rows, "unclean": ["limits"], "psutil": {
 module.%s(msg=%r, **result)
 """
 KEY = "2 setting(s) can't be applied:\nnet.bad = 1: unknown: no such key; is net.good meant?\nnet.ipv4.bad = 2: refused"
+UNFIT = (
+    "This host can't be tuned yet (1 to do):\n- privileges: found user 1000; wanted root. "
+    "See that ansible_become is not false for this host, and that the user may run sudo."
+)
 GATE = f"main: p99 is 900 ms; the limit is 500. {SENTENCE} {SENTENCE} This host is back on 8da6, and that is healthy."
 
 
@@ -41,6 +45,10 @@ MODULES = {
     "sysctl_profile": stand_in("_arguments.KERNEL_TUNING", KEY),
     "miner_service": stand_in("_arguments.MINER_SERVICE", GATE, status="refused"),
     "swap_state": stand_in("_arguments.SWAP", "\n".join(f"problem {number}" for number in range(30)), status="ok"),
+    "host_preflight": stand_in("_arguments.PREFLIGHT", UNFIT).replace('"settings": rows, ', ""),
+    "cpu_governor": stand_in("_arguments.CPU_GOVERNOR", "", status="drifted", end="exit_json")
+    .replace("net.bad", "policy0:governor")
+    .replace('"desired"', '"where": "run time", "desired"'),
     "host_audit": stand_in("{'parts': {}, 'code': {}}", "net.bad has moved", status="ok", end="exit_json"),
 }
 
@@ -90,6 +98,7 @@ DEFAULTS = {"miner_service_environment": "/opt/env"} | {
         ("kernel_tuning", ["unknown: 2 setting(s) can't be applied:", "  net.bad = 1 on m1"]),
         ("miner_service", ["refused: main: p99 is 900 ms; the limit is 500.", f"    {SENTENCE}"]),
         ("swap", ["failed: m1", "  problem 0"]),
+        ("preflight", ["failed: m1", *(f"  {line}" for line in _brief.lines_of(UNFIT))]),
     ],
 )
 def test_a_failure_is_short_and_told_whole_at_the_end(play, role, told):
@@ -99,6 +108,11 @@ def test_a_failure_is_short_and_told_whole_at_the_end(play, role, told):
     assert not any("raw." in line for line in lines)
     fatal = lines.index(next(line for line in lines if line.startswith("fatal: [m1]: FAILED!")))
     assert lines.index("PLAY RECAP " + "*" * 69) - fatal < 10
+
+
+def test_a_failure_is_told_whole_though_another_roles_finding_is_reported_too(play):
+    lines = play("cpu_governor swap")
+    assert {"  policy0:governor (1 expected, is 2) on m1", "failed: m1", "  problem 0"} <= set(lines), "\n".join(lines)
 
 
 def test_without_the_report_a_failure_says_all_of_it_itself(play):

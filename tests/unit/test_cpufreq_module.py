@@ -11,6 +11,7 @@ from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT
 from ansible_collections.precog.fleet.plugins.modules import cpu_governor
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import make_cpu
 from ansible_collections.precog.fleet.tests.unit.made_host import snapshot
@@ -139,5 +140,5 @@ def test_without_psutil_the_work_is_done(run, monkeypatch):
 def test_without_root_the_remedy_is_told(run, machine, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     before = snapshot(machine)
-    assert run()["msg"] == "root is needed to see and set all of this: run with become: true"
+    assert run()["msg"] == NOT_ROOT
     assert snapshot(machine) == before

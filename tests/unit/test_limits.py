@@ -14,7 +14,7 @@ from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _limits
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT, HostError
 from ansible_collections.precog.fleet.plugins.modules import resource_limits
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
@@ -699,7 +699,7 @@ def test_unsupported_fails_only_where_that_is_asked_for(run, host):
 
 def test_without_root_the_remedy_is_told(run, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert run()["msg"] == "root is needed to see and set all of this: run with become: true"
+    assert run()["msg"] == NOT_ROOT
 
 
 def test_without_psutil_the_rest_is_done(run, monkeypatch):

@@ -67,7 +67,7 @@ CASES = [
     ("python", {"python": (3, 8, 10)}, False, "error", "3.8.10", "ansible_python_interpreter"),
     ("python", {"python": (3, 13, 1)}, True, "error", "3.13.1", ""),
     ("privileges", {}, True, "error", "root", ""),
-    ("privileges", {"euid": 1000}, False, "error", "user 1000", "become: true"),
+    ("privileges", {"euid": 1000}, False, "error", "user 1000", "ansible_become is false for this host"),
     ("privileges", CONTAINER, True, "error", "root, in a container (/run/systemd/container)", ""),
     ("privileges", {"outer_uid": 1000}, True, "error", "outside it user 1000", ""),
     ("systemd", {}, True, "error", "systemd", ""),
@@ -411,6 +411,12 @@ class TestModule:
         assert result["psutil"]["installed"] is True
         assert result["psutil"]["version"] == _psutil.version()
         assert result["psutil"]["remedy"] is None
+
+    def test_a_failure_is_one_of_ours_and_no_crash(self):
+        """Ansible shows a traceback for a failure without settings."""
+        result, code = run_module(minimum_memory_mb=88888888, tolerate=[name for name in TOLERABLE if name != "memory"])
+        assert (code, result["settings"]) == (1, [])
+        assert "memory:total: found" in result["msg"]
 
     def test_works_without_psutil_and_says_what_to_do(self):
         before = "import sys; sys.modules['psutil'] = None\n"

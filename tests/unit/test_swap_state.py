@@ -12,6 +12,7 @@ from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _swap
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT
 from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import MARKER
 from ansible_collections.precog.fleet.plugins.modules import swap_state
 from ansible_collections.precog.fleet.tests.unit.made_swap import Calls, make_swap
@@ -145,4 +146,4 @@ def test_what_stands_in_the_way_is_told(run, host):
 
 def test_without_root_the_remedy_is_told(run, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert run()["msg"] == "root is needed to see and set all of this: run with become: true"
+    assert run()["msg"] == NOT_ROOT

@@ -14,6 +14,7 @@ from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT
 from ansible_collections.precog.fleet.plugins.modules import sysctl_profile
 from ansible_collections.precog.fleet.tests.unit.made_host import MadeHost, snapshot
 
@@ -172,7 +173,7 @@ def test_without_root_the_remedy_is_told():
     )
     told = json.loads(done.stdout)
     assert told["failed"]
-    assert told["msg"] == "root is needed to see and set all of this: run with become: true"
+    assert told["msg"] == NOT_ROOT
 
 
 def test_the_made_up_host_is_a_host():
