@@ -49,6 +49,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible import constants, context
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.precog.fleet.plugins.module_utils._engine import stated
 from ansible_collections.precog.fleet.plugins.plugin_utils._brief import is_cut, lines_of, raw
 
 if TYPE_CHECKING:
@@ -159,8 +160,9 @@ def merged(known: Setting | None, new: Setting) -> Setting:
         return known
     if known["status"] not in DONE:
         return new
-    reason = f"this run set it ({change(known) or 'rewritten'}), but the audit after it found it {new['status']}"
-    return {**new, **began, "reason": ": ".join(filter(None, (reason, str(new.get("reason") or ""))))}
+    found = stated(new["status"], str(new.get("reason") or ""))
+    reason = f"this run set it ({change(known) or 'rewritten'}), but the audit after it found it {found}"
+    return {**new, **began, "reason": reason}
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -272,7 +274,7 @@ def values(setting: Setting) -> str:
     if setting["status"] in ("refused", "unknown"):
         return f"is {now}" if now != desired and setting["status"] == "refused" else ""
     parts = [f"{desired} expected"]
-    if now != desired:
+    if now != desired and f"was {now}" not in printable(str(setting.get("reason"))):
         parts.append(f"is {now}")
     decides = setting["status"] == "overridden" or DISK in str(setting.get("where"))
     if decides and later not in (desired, now):
@@ -313,7 +315,7 @@ def reason_lines(status: str, reason: str, group: Mapping[tuple[str, str], Seque
     for (name, explained), names in sorted(group.items()):
         together.setdefault((explained, tuple(names)), []).append(name)
     first, *more = [printable(line) for line in lines_of(reason)] or [""]
-    lines = [Line(f"{status}: {first}" if first else status, status), *(Line(f"    {line}") for line in more)]
+    lines = [Line(stated(status, first), status), *(Line(f"    {line}") for line in more)]
     for (explained, names), settings in together.items():
         suffix = f" ({explained})" if explained else ""
         lines.append(Line(f"  {some(settings, MAX_NAMES)}{suffix} on {some(names, MAX_HOSTS)}"))

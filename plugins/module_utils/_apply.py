@@ -144,7 +144,7 @@ def _write(host: Host, subsystem: Subsystem, change: Change) -> None:
     except OSError as error:
         # Even one refused write may have taken effect in part: the kernel stores a vector's first numbers.
         subsystem.put_back(host, change)
-        change.reject(REFUSED, refusal(error.errno or 0))
+        change.reject(REFUSED, refusal(error.errno or 0, subsystem.advice))
         change.after = subsystem.current(host, change)
         return
     after = subsystem.current(host, change)

@@ -173,9 +173,11 @@ def result(findings: Mapping[str, Finding]) -> dict[str, Any]:
 def told(rows: list[dict[str, Any]]) -> str:
     """Return one message that names every setting that is not as wanted. Pure."""
     wrong = [row for row in rows if row["status"] not in (engine.OK, engine.UNSUPPORTED)]
-    lines = [" ".join(filter(None, (f"{row['name']}:", row["status"], _place(row), row["reason"]))) for row in wrong]
-    return f"{len(wrong)} setting(s) are not as wanted:\n" + "\n".join(lines)
+    return "\n".join([f"{len(wrong)} setting(s) are not as expected:", *map(_line, wrong)])
 
 
-def _place(row: Mapping[str, Any]) -> str:
-    return f"({row['where']})" if row["where"] else ""
+def _line(row: Mapping[str, Any]) -> str:
+    asked = row["status"] in engine.FAILING and row["desired"] is not None
+    label = f"{row['name']} = {row['desired']}" if asked else row["name"]
+    place = f" ({row['where']})" if row["where"] and not row["reason"].startswith(row["status"]) else ""
+    return f"{label}: {engine.stated(row['status'] + place, row['reason'])}"

@@ -15,14 +15,14 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ansible_collections.precog.fleet.plugins.module_utils import _ledger
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 
@@ -122,6 +122,9 @@ class Subsystem(ABC):
     pending = False
     """Whether programs have yet to be told of files that an earlier run put into place; known after `plan`."""
 
+    advice: ClassVar[Mapping[int, str]] = {}
+    """What to do about a write that the kernel refused, by its errno."""
+
     warnings: Sequence[str] = ()
     """What an operator has to know beside the rows; known after `plan`."""
 
@@ -197,7 +200,7 @@ def explain_failures(failures: Iterable[Change]) -> str:
     lines = []
     for change in failures:
         value = "" if change.desired is None else f" = {change.desired}"
-        lines.append(f"{change.name}{value}: {change.status}: {change.reason}")
+        lines.append(f"{change.name}{value}: {stated(change.status, change.reason)}")
     return f"{len(lines)} setting(s) can't be applied (the others are not affected):\n" + "\n".join(lines)
 
 
@@ -229,9 +232,18 @@ def is_ours(host: Host, path: str) -> bool:
         return False
 
 
-def refusal(code: int) -> str:
-    """Return the reason for what the kernel refused with an errno."""
-    return f"the kernel refused it: {os.strerror(code)} ({errno.errorcode.get(code, '?')})"
+def stated(status: str, reason: str) -> str:
+    """Return a status with its reason, the status once. Pure."""
+    return reason if reason.startswith(status) else ": ".join(filter(None, (status, reason)))
+
+
+def refusal(code: int, advice: Mapping[int, str]) -> str:
+    """Return the reason for what the kernel refused with an errno.
+
+    :param advice: what to do about it, by errno.
+    """
+    said = f"the kernel says {os.strerror(code)} ({errno.errorcode.get(code, '?')})"
+    return ": ".join(filter(None, (said, advice.get(code))))
 
 
 def run(host: Host, subsystems: Sequence[Subsystem], *, check_mode: bool) -> Report:
@@ -284,7 +296,7 @@ class Job:
         """Plan a subsystem, and read the files that it manages."""
         changes = subsystem.plan(host, ledger, check_mode=check_mode)
         if check_mode:
-            _predict(host, changes)
+            _predict(host, changes, subsystem.advice)
             for change in changes:
                 change.after = change.before if change.target is None else change.target
         files = subsystem.files(changes, ledger)
@@ -321,13 +333,13 @@ def _is_settled(change: Change, known: Original | None) -> bool:
     return known is None or known.desired == change.desired or change.status in (REFUSED, UNKNOWN, UNSUPPORTED)
 
 
-def _predict(host: Host, changes: Sequence[Change]) -> None:
+def _predict(host: Host, changes: Sequence[Change], advice: Mapping[int, str]) -> None:
     """In check mode: reject what the kernel would refuse, as far as it says so without being changed."""
     refused = host.refusals([write for change in changes for write in change.writes])
     for change in changes:
         code = next((refused[path] for path, _value in change.writes if path in refused), None)
         if code is not None:
-            change.reject(REFUSED, refusal(code))
+            change.reject(REFUSED, refusal(code, advice))
 
 
 def read_managed(host: Host, path: str) -> bytes | None:

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _kernel, _profiles
@@ -166,6 +167,8 @@ class Plan(NamedTuple):
 
 class Sysctl(engine.Subsystem):
     """The keys of one profile, made to last by one file in /etc/sysctl.d."""
+
+    advice: ClassVar[Mapping[int, str]] = {errno.EINVAL: "give a value in the key's range"}
 
     def __init__(
         self,

@@ -88,6 +88,37 @@ def test_what_somebody_did_is_told_with_its_place(host, disturb, status, where, 
     assert snapshot(host) == before
 
 
+TCP_RMEM = "net.ipv4.tcp_rmem"
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        (
+            {"name": "net.ipv4.tcp_rmm", "status": "unknown", "desired": "1", "reason": "no such key; is b meant?"},
+            "net.ipv4.tcp_rmm = 1: unknown: no such key; is b meant?",
+        ),
+        (
+            {"status": "refused", "desired": "-1", "reason": "the kernel says Invalid argument (EINVAL)"},
+            f"{TCP_RMEM} = -1: refused: the kernel says Invalid argument (EINVAL)",
+        ),
+        ({"status": "drifted", "where": "run time and disk"}, f"{TCP_RMEM}: drifted (run time and disk)"),
+        (
+            {"status": "drifted", "where": "run time", "reason": "drifted at run time: was 4096 16384 999424"},
+            f"{TCP_RMEM}: drifted at run time: was 4096 16384 999424",
+        ),
+        (
+            {"status": "drifted", "where": "disk", "reason": "the managed file was edited"},
+            f"{TCP_RMEM}: drifted (disk): the managed file was edited",
+        ),
+        ({"status": "overridden", "reason": "z.conf:1 sets it"}, f"{TCP_RMEM}: overridden: z.conf:1 sets it"),
+    ],
+)
+def test_the_verdict_says_a_status_once_and_a_colon_before_the_reason(row, line):
+    told = _audit.told([{"name": TCP_RMEM, "desired": None, "where": "", "reason": "", **row}])
+    assert told.splitlines()[1:] == [line]
+
+
 def test_a_managed_file_with_other_words_is_told_too(host):
     tune(host)
     host.put(OURS, "# mine\n" + host.text(OURS))

@@ -587,6 +587,7 @@ def test_a_vector_that_the_kernel_refuses_in_part_is_put_back_whole(host):
     assert host.value("net/ipv4/tcp_rmem") == before
     row = rows(report)[RMEM]
     assert (row["status"], row["after"]) == ("refused", row["before"])
+    assert row["reason"] == "the kernel says Invalid argument (EINVAL): give a value in the key's range"
     assert not report.changed
     assert json.loads(host.text(LEDGER))["settings"] == {}
 

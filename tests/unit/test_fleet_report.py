@@ -188,6 +188,13 @@ def test_findings_are_grouped_by_reason_and_the_urgent_stand_first():
     ]
 
 
+def test_a_finding_says_its_status_once_and_no_value_twice():
+    row = setting("net.z", "drifted", reason="drifted at run time: was 9 9", after="9\t9", where="run time")
+    assert texts(fleet_report.findings({"m1": [row]})) == ["drifted at run time: was 9 9", "  net.z (2 expected) on m1"]
+    reason = fleet_report.merged(setting("net.z", "changed"), row)["reason"]
+    assert reason.endswith("the audit after it found it drifted at run time: was 9 9")
+
+
 def test_findings_of_500_hosts_stay_readable():
     hosts = {
         f"miner-{number}": [setting(f"vm.{key}", "unsupported", reason=SHARED) for key in range(9)]
