@@ -40,10 +40,8 @@ class ActionModule(ActionBase):
         if not found:
             return {"changed": False, "msg": "All variables are known."}
         lines = [f"{why} [{told(where)}]" for why, where in found.items()]
-        heading = (
-            f"{len(lines)} variable(s) of the inventory can't be meant as they are, so nothing was touched. "
-            f"If one is your own, list it in {names.OWN}:"
-        )
+        heading = f"{len(lines)} variable(s) of the inventory can't be meant as they are, so nothing was touched"
+        heading += f". If an unknown one is your own, list it in {names.OWN}:" if checker.found_unknown else ":"
         return shown({"changed": False, "failed": True, "msg": "\n".join([heading, *lines]), "settings": []})
 
 
@@ -57,9 +55,13 @@ def inventory(hostvars: Any, hosts: Iterable[str]) -> Iterator[tuple[str, dict[s
 
 
 class Checker:
-    """Looks at variables, at each value and each name once: most hosts have theirs from a group."""
+    """Looks at variables, at each value and each name once: most hosts have theirs from a group.
+
+    :ivar found_unknown: whether the problems so far include an unknown name.
+    """
 
     def __init__(self) -> None:
+        self.found_unknown = False
         self._known = names.options()
         self._options = {name: option for options in self._known.values() for name, option in options.items()}
         self._others = names.of_playbooks()
@@ -82,6 +84,7 @@ class Checker:
         if key not in self._names:
             why = names.unknown(name, own, self._known, self._others)
             place = origin(name)
+            self.found_unknown |= bool(why)
             self._names[key] = f"{name}{f' ({place})' if place else ''}: {why}" if why else ""
         return self._names[key]
 

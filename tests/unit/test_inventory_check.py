@@ -135,6 +135,14 @@ def test_mistakes_are_refused_by_name_file_and_host_before_a_host_is_asked(tune,
     ]
     assert "UNREACHABLE" not in output
     assert "a-secret" not in output
+    assert "If an unknown one is your own, list it in precog_known_variables" in output
+
+
+def test_a_value_of_the_wrong_kind_comes_without_the_advice_for_unknown_names(tune):
+    code, output = tune("kernel_tuning_parameters: [vm.swappiness]\nswap_mode: maybe\n")
+    assert code == 2, output
+    assert "kernel_tuning_parameters is a list, but a dictionary is expected" in output
+    assert "precog_known_variables" not in output
 
 
 def test_a_mistake_on_the_command_line_is_refused_too(tune):
