@@ -290,7 +290,7 @@ def test_every_part_is_in_every_playbook(book):
 
 def test_preflight_comes_first_rollback_goes_the_other_way_round_and_each_part_has_its_tag():
     _inventory, tune_play = yaml.safe_load((ROOT / "playbooks/tune.yml").read_text())
-    _confirmation, balancers, miners, back = yaml.safe_load((ROOT / "playbooks/rollback.yml").read_text())
+    _confirmation, balancers, miners, back, _limit = yaml.safe_load((ROOT / "playbooks/rollback.yml").read_text())
     named = (
         task["ansible.builtin.import_role"]["name"]
         for task in tune_play["tasks"]
