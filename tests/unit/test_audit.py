@@ -297,7 +297,7 @@ def test_preflight_comes_first_rollback_goes_the_other_way_round_and_each_part_h
         if "ansible.builtin.import_role" in task
     )
     first, *forward = [name.rpartition(".")[2] for name in named]
-    _inventory, miner_play, balance = yaml.safe_load((ROOT / "playbooks/miner.yml").read_text())
+    _inventory, miner_play, balance, _limit = yaml.safe_load((ROOT / "playbooks/miner.yml").read_text())
     forward += [role["role"].rpartition(".")[2] for role in miner_play["roles"]]
     roles = [*miners["roles"], *back["roles"]]
     parts = [(role["role"].rpartition(".")[2], role["tags"], role["vars"]) for role in roles]
