@@ -155,11 +155,13 @@ def psutil_state(facts: _preflight.Facts) -> dict[str, object]:
 
 
 def warn(module: AnsibleModule, warnings: list[_preflight.Check], facts: _preflight.Facts) -> None:
-    """Show the warnings, save that of a psutil that is about to be installed: a check run installs none."""
-    settled = facts.psutil_packaged and not module.check_mode
+    """Show the warnings, save that of a psutil that the role installs next; a check run says so instead."""
+    installs = facts.psutil_packaged and not module.params["require_psutil"]
     for check in warnings:
-        if not (settled and check.name == "psutil"):
+        if not (installs and check.name == "psutil"):
             module.warn(_preflight.describe(check))
+        elif module.check_mode:
+            module.warn("psutil is missing; a run without --check installs it")
 
 
 def main() -> None:

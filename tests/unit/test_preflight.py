@@ -441,8 +441,12 @@ class TestModule:
             arguments = {"tolerate": list(self.TOLERANT), "_ansible_check_mode": check_mode}
             result, code = run_module(before, "/usr/bin/python3", **arguments)
             assert code == 0
-            warned = any("apt-get install python3-psutil" in str(text) for text in result.get("warnings", []))
-            assert warned is check_mode
+            warned = [str(text) for text in result.get("warnings", []) if "psutil" in str(text)]
+            assert len(warned) == check_mode
+            assert all("'psutil is missing; a run without --check installs it'" in text for text in warned)
+        arguments["require_psutil"] = True
+        result, _code = run_module(before, "/usr/bin/python3", **arguments)
+        assert any("apt-get install python3-psutil" in str(text) for text in result["warnings"])
 
     def test_too_much_asked_for_names_the_figures(self):
         result, code = run_module(
