@@ -48,6 +48,18 @@ def test_requirements_name_the_artifact_and_nothing_from_galaxy(tmp_path):
     assert (tmp_path / "collections/ansible_collections/precog/fleet/MANIFEST.json").is_file()
 
 
+def test_the_commands_in_requirements_install_the_collection(tmp_path):
+    """As they are written there, in the checkout, whose own link is found before anything that is installed."""
+    text = (ROOT / "requirements.yml").read_text()
+    script = "\n".join(line[1:].strip() for line in text.splitlines() if line.startswith("#   "))
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    env = {**kept, "ANSIBLE_GALAXY_SERVER": "http://127.0.0.1:9", "ANSIBLE_HOME": str(tmp_path / "home")}
+    (tmp_path / "folder").mkdir()
+    script = script.replace("FOLDER", str(tmp_path / "folder"))
+    subprocess.run(["sh", "-e", "-c", script], cwd=ROOT, env=env, check=True, capture_output=True)
+    assert (tmp_path / "home/collections/ansible_collections/precog/fleet/MANIFEST.json").is_file()
+
+
 def test_failed_step_is_shown_with_its_last_lines(tmp_path):
     with pytest.raises(build_collection.BuildError, match=r"failed with code 3:\nwhy"):
         build_collection.run(["sh", "-c", "echo why >&2; exit 3"], tmp_path)
