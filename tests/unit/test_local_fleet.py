@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +25,7 @@ from local_fleet.model import FleetError, Host, HostSpec, Problem, parse_specs
 from local_fleet.process import Failed, Runner, Stopped
 from local_fleet.recipe import Recipe, own_image_variable
 
+ROOT = Path(__file__).resolve().parents[2]
 FACTS = Facts("podman", (), "runc", files=20_000, processes=96_365, most_processes=32_768)
 HOST = Host("demo", "miner-1", "bookworm", 40_001, "localhost/x:1", "precog-abc123-demo-miner-1", running=True)
 
@@ -571,3 +574,18 @@ def rolled_out(*touched: str, status: str = "refused") -> dict:
 )
 def test_a_release_that_the_canary_had_to_refuse(report, told):
     assert [problem.what for problem in proof.escaped(report, "a")] == told
+
+
+def test_the_documented_run_is_of_the_documented_hosts_and_their_own_markets():
+    text = (ROOT / "docs/local-fleet.md").read_text()
+    started = re.search(r"^bin/local-fleet up demo (\S+=\S+(?: \S+=\S+)*)", text, re.MULTILINE)[1]
+    hosts = [pair.partition("=")[0] for pair in started.split()]
+    (command,) = re.findall(r"^ansible-playbook .*?site\.yml.*$", text.replace("\\\n", ""), re.MULTILINE)
+    words = shlex.split(command)
+    assert words[words.index("--limit") + 1].split(",") == hosts
+    inventories = [after for word, after in zip(words, words[1:]) if word == "-i" and not after.startswith("~")]
+    argv = ["ansible-inventory", *(word for path in inventories for word in ("-i", path)), "--list"]
+    listed = json.loads(subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    variables = listed["_meta"]["hostvars"]
+    urls = [variables[host]["miner_service_variables"]["PRECOG_RUNTIME_API_URL"] for host in hosts]
+    assert all(url.startswith("http://127.0.0.1:") for url in urls)
