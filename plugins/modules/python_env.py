@@ -191,7 +191,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _environment, _environment_run
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT, Host, HostError
 
 
 def main() -> None:
@@ -199,7 +199,7 @@ def main() -> None:
     module = AnsibleModule(_arguments.PYTHON_ENV, supports_check_mode=True)
     try:
         if os.geteuid() != 0:
-            raise HostError("root is needed to write below root and to see who uses what: run with become: true")
+            raise HostError(NOT_ROOT)
         asked = _environment.request(module.params)
         run = _environment_run.present if module.params["state"] == "present" else _environment_run.absent
         result = run(Host(), asked, check_mode=module.check_mode)
