@@ -160,6 +160,12 @@ def merged(known: Setting | None, new: Setting) -> Setting:
         return known
     if known["status"] not in DONE:
         return new
+    # A release that has to wait, for one: the run says why, and the audit only that.
+    left_alone = all(
+        known.get(now) == known.get(then) for now, then in (("after", "before"), ("persisted", "persisted_before"))
+    )
+    if known["status"] == new["status"] == "drifted" and left_alone:
+        return known
     found = stated(new["status"], str(new.get("reason") or ""))
     reason = f"this run set it ({change(known) or 'rewritten'}), but the audit after it found it {found}"
     return {**new, **began, "reason": reason}

@@ -163,6 +163,20 @@ def test_a_change_tells_run_time_and_next_boot(values, text):
     assert fleet_report.change(setting("a", "changed", **values)) == text
 
 
+def test_a_release_that_had_to_wait_keeps_its_reason_though_the_audit_finds_the_same():
+    held = {
+        "name": "miner_release",
+        "status": "drifted",
+        "desired": "b",
+        "before": "a",
+        "after": "a",
+        "reason": "waits",
+    }
+    held |= {"persisted_before": "a", "persisted": "a"}
+    found = {**held, "part": "miner_service", "where": "run time", "reason": ""}
+    assert fleet_report.merged(held, found) == held
+
+
 def test_findings_are_grouped_by_reason_and_the_urgent_stand_first():
     hosts = {
         name: [
