@@ -614,7 +614,7 @@ def _ports(instances: Iterable[Settings], notes: Notes) -> None:
     for position, (setting, host, port) in enumerate(listeners):
         for other, other_host, other_port in listeners[:position]:
             if port == other_port and _overlap(host, other_host):
-                _, name, option = other.split(".")
+                name, option = other.split(".")[1:]
                 reason = f"is the {option} of instance {name} already ({other_host}): give each one of its own"
                 notes.refuse(setting, port, reason)
 
