@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether an audit had a host at all: Ansible skips plays without one, and ends with 0."""
+"""Whether a run had a host at all: Ansible skips plays without one, and ends with 0."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ version_added: 0.2.0
 author:
   - The precog-fleet authors (@precog-fleet)
 description:
-  - An error if no play of this run had a host, so that an audit of nothing does not pass for a good one.
+  - An error if no play of this run had a host, so that a run that did nothing does not pass for a good one.
 positional: _input, has_looked
 options:
   _input:
@@ -59,8 +59,8 @@ def fleet_audited(groups: Mapping[str, Sequence[str]], has_looked: bool) -> str:
     if not has_looked and not is_listing():
         limit = context.CLIARGS.get("subset")
         some = ", ".join(list(groups.get(FLEET) or ())[:MOST]) or "none"
-        told = f"--limit {limit} names no host of the fleet" if limit else "no play has a host"
-        stop(f"Nothing was done: {told}. The first hosts of the group {FLEET}: {some}.")
+        reason = f"--limit {limit} names no host of the fleet" if limit else "no play has a host"
+        stop(f"Nothing was done: {reason}. The first hosts of the group {FLEET}: {some}.")
     return ":".join([FLEET, MINERS, *(group for group in (BALANCERS,) if group in groups)])
 
 

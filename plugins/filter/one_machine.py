@@ -12,12 +12,11 @@ name: one_machine
 short_description: Which hosts of an inventory are one machine
 version_added: "0.1.0"
 description:
-  - Takes the results of hosts, of M(precog.fleet.host_audit) or of a command that prints what is one machine's alone,
-    such as its machine id and the id of its boot. Returns what to tell the operator of those that are the
-    same machine; an empty text where each is one of its own.
+  - Takes what identifies the machine of each host, and returns the message for the operator if several hosts are the
+    same machine, or an empty text.
 options:
   _input:
-    description: The result of each host, by its name in the inventory.
+    description: What identifies the machine of each host, by the name in the inventory; empty where it is not known.
     type: dict
     required: true
 """
@@ -25,7 +24,7 @@ options:
 EXAMPLES = r"""
 - name: Show which hosts are one machine
   ansible.builtin.debug:
-    msg: "{{ {'miner-1': audit_result} | precog.fleet.one_machine }}"
+    msg: "{{ {'miner-1': audit_result.machine} | precog.fleet.one_machine }}"
 """
 
 RETURN = r"""
@@ -40,13 +39,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-def one_machine(results: Mapping[str, Mapping[str, Any]]) -> str:
+def one_machine(machines: Mapping[str, str]) -> str:
     """Return which names of the inventory are one machine, and what to do; "" where none are."""
     names: dict[str, list[str]] = {}
-    for name, result in results.items():
-        machine = result.get("machine") or result.get("stdout")
+    for name, machine in machines.items():
         if machine:
-            names.setdefault(str(machine), []).append(name)
+            names.setdefault(machine, []).append(name)
     twins = [sorted(group) for group in names.values() if len(group) > 1]
     if not twins:
         return ""

@@ -137,27 +137,35 @@ def _withdrawn(
     host: Host, work: rollout.Rollout, release: str, params: Mapping[str, Any], *, check_mode: bool
 ) -> Outcome:
     """Repair what runs, and refuse the release that the inventory still makes though the operator went back from it."""
-    current = work.store.current
-    done = _kept(host, work, params, check_mode=check_mode)
-    told = (
+    done = _kept(host, work, release, "it was withdrawn on this host", params, check_mode=check_mode)
+    message = (
         f"The release {release} was withdrawn on this host (miner_service_release named another one), and the "
-        f"inventory still makes it, so it is not rolled out again; this host keeps {current or 'none'}.\n"
-        f"Change what the inventory says; or, to roll {release} out again, run playbooks/miner.yml for this host with\n"
+        f"inventory still makes it. It is not rolled out again; this host keeps {work.store.current or 'none'}.\n"
+        f"Change the inventory; or, to roll {release} out again, run playbooks/miner.yml for this host with\n"
         f"-e miner_service_allow_withdrawn={release}"
     )
     if done.failure:
-        done.warnings.append(told)
-    row = _row(RELEASE, release, current or None, current or None, work.store.folder(current or release))
-    done.settings.append({**row, "status": "drifted", "reason": "it was withdrawn on this host"})
-    return replace(done, release=release, failure=done.failure or told)
+        done.warnings.append(message)
+    return replace(done, failure=done.failure or message)
 
 
-def _kept(host: Host, work: rollout.Rollout, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
-    """Repair the release that runs; a host that has none stays without."""
+def _kept(
+    host: Host, work: rollout.Rollout, release: str, reason: str, params: Mapping[str, Any], *, check_mode: bool
+) -> Outcome:
+    """Repair the release that runs, and report the one that the inventory makes as not rolled out.
+
+    A host that runs none stays without.
+
+    :param release: the one that the inventory makes.
+    :param reason: why it is not rolled out.
+    """
     current = work.store.current
-    if not current:
-        return Outcome()
-    return _held(_roll(host, work, work.store.load(current), {}, check_mode=check_mode), params)
+    done = Outcome()
+    if current:
+        done = _held(_roll(host, work, work.store.load(current), {}, check_mode=check_mode), params)
+    row = _row(RELEASE, release, current or None, current or None, work.store.folder(current or release))
+    done.settings.append({**row, "status": "drifted", "reason": reason})
+    return replace(done, release=release)
 
 
 def _note(store: Store, past: Past) -> list[str]:
@@ -171,13 +179,10 @@ def _note(store: Store, past: Past) -> list[str]:
 
 
 def _on_hold(host: Host, work: rollout.Rollout, wanted: str, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
-    """Repair what runs, and report the release that has to wait; a host that has none stays without."""
-    current = work.store.current
-    done = _kept(host, work, params, check_mode=check_mode)
-    row = _row(RELEASE, wanted, current or None, current or None, work.store.folder(current or wanted))
-    done.settings.append({**row, "status": "drifted", "reason": f"it has to wait: {params['hold']}"})
-    done.release = wanted
-    done.warnings.append(f"the release {wanted} has to wait, and this host keeps {current or 'none'}: {params['hold']}")
+    """Repair what runs, and report the release that has to wait."""
+    current, why = work.store.current, params["hold"]
+    done = _kept(host, work, wanted, f"it has to wait: {why}", params, check_mode=check_mode)
+    done.warnings.append(f"the release {wanted} has to wait, and this host keeps {current or 'none'}: {why}")
     return done
 
 

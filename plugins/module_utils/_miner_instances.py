@@ -606,25 +606,22 @@ def _arguments(place: str, value: Any, engine: str, notes: Notes) -> tuple[str, 
 
 def _ports(instances: Iterable[Settings], notes: Notes) -> None:
     """Note each two listeners that want one port at one address."""
-    listeners: list[tuple[str, str, int]] = []
+    listeners: list[tuple[str, str, str, int]] = []
     for one in instances:
-        listeners.append((f"instances.{one.name}.port", one.host, one.port))
+        listeners.append((one.name, "port", one.host, one.port))
         if one.metrics_port:
-            listeners.append((f"instances.{one.name}.metrics_port", LOOPBACK, one.metrics_port))
-    for position, (setting, host, port) in enumerate(listeners):
-        for other, other_host, other_port in listeners[:position]:
+            listeners.append((one.name, "metrics_port", LOOPBACK, one.metrics_port))
+    for position, (name, option, host, port) in enumerate(listeners):
+        for other, others_option, other_host, other_port in listeners[:position]:
             if port == other_port and _overlap(host, other_host):
-                name, option = other.split(".")[1:]
-                reason = f"is the {option} of instance {name} already ({other_host}): give each one of its own"
-                notes.refuse(setting, port, reason)
+                reason = f"is already the {others_option} of instance {other} ({other_host}): give each one of its own"
+                notes.refuse(f"instances.{name}.{option}", port, reason)
 
 
 def _sharing(found: list[Settings]) -> list[Settings]:
-    """Return instances with the community API's requests divided among those that ask it, one left for the gate.
+    """Return instances with the community API's requests divided among those that ask it, less one for the gate.
 
-    The API counts by address.
-
-    Where one of them says how many it may send, all are as they were.
+    The API counts requests by address. If any instance sets its own number, nothing is changed.
     """
     asking = [one for one in found if _asks_community(one)]
     if len(asking) < 2 or any(_says(one, API_REQUESTS, "--api-requests") for one in asking):

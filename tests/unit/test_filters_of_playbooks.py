@@ -53,13 +53,13 @@ def test_a_tolerance_that_is_neither_number_nor_share_is_refused(tolerated):
     ],
 )
 def test_names_of_one_machine_are_found(machines, twins):
-    told = one_machine({name: {"machine": machine} for name, machine in machines.items()})
+    told = one_machine(machines)
     assert (twins in told) if twins else told == ""
     assert len(told.splitlines()) <= 10
 
 
 def test_many_machines_with_two_names_are_told_in_ten_lines():
-    told = one_machine({f"{name}{number}": {"machine": str(number)} for number in range(50) for name in "ab"})
+    told = one_machine({f"{name}{number}": str(number) for number in range(50) for name in "ab"})
     assert len(told.splitlines()) <= 10
     assert "and 43 more machines" in told
 

@@ -571,7 +571,7 @@ def test_two_listeners_at_one_port_are_refused(one, other, clash):
 
 def test_a_clash_names_both_and_the_port():
     (told,) = problems({"one": {}, "two": {}})
-    assert told == "instances.two.port: 8092 is the port of instance one already (127.0.0.1): give each one of its own"
+    assert told == "instances.two.port: 8092 is already the port of instance one (127.0.0.1): give each one of its own"
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------

@@ -54,8 +54,8 @@ class Unit:
 
     def shown(self, *properties):
         """Its properties, by their names."""
-        told = self._host.check_output("systemctl show %s -p %s", self.name, ",".join(properties))
-        return dict(line.split("=", 1) for line in told.splitlines())
+        shown = self._host.check_output("systemctl show %s -p %s", self.name, ",".join(properties))
+        return dict(line.split("=", 1) for line in shown.splitlines())
 
     @property
     def pid(self):
@@ -88,7 +88,7 @@ def addresses(host):
 
 
 @pytest.mark.parametrize(
-    ("name", "address", "told"),
+    ("name", "address", "result"),
     [
         ("main", CLOUD, "blocked"),
         ("main", ELSEWHERE, "reached"),
@@ -100,9 +100,9 @@ def addresses(host):
     ],
 )
 @pytest.mark.usefixtures("addresses")
-def test_a_miner_reaches_what_it_may_and_no_more(host, name, address, told):
+def test_a_miner_is_blocked_outside_its_allowed_addresses(host, name, address, result):
     assert host.check_output("python3 -c %s %s", CONNECT, address) == "reached"
-    assert Unit(host, name).run_inside(CONNECT, address).stdout.strip() == told
+    assert Unit(host, name).run_inside(CONNECT, address).stdout.strip() == result
 
 
 def test_a_leak_is_killed_within_its_unit_which_starts_again_and_all_else_goes_on(host):
@@ -113,8 +113,8 @@ def test_a_leak_is_killed_within_its_unit_which_starts_again_and_all_else_goes_o
     sleeper = host.check_output("systemctl show -P MainPID sleeper.service")
     killed = main.run_inside(GROW)
     assert killed.rc in (137, -9), killed
-    told = host.check_output("journalctl -k --no-pager -o cat -g 'Memory cgroup out of memory' -n 1")
-    assert "Killed process" in told
+    kernel_log = host.check_output("journalctl -k --no-pager -o cat -g 'Memory cgroup out of memory' -n 1")
+    assert "Killed process" in kernel_log
     # systemd ends the whole unit after such a kill, and starts it again.
     again = f"until p=$(systemctl show -P MainPID {main.name}); [ $p -gt 0 ] && [ $p -ne {before} ]; do sleep 0.5; done"
     host.check_output("timeout 240 sh -c %s", again)

@@ -44,7 +44,7 @@ def on_svc_13(name):
 @pytest.mark.usefixtures("on_svc_13")
 def test_all_problems_are_told_at_once(refused):
     told = refused({"miner_service_instances": MANY, "miner_service_hotkeys": {"four": "rubbish"}})
-    assert "instances.two.port: 8092 is the port of instance one already" in told
+    assert "instances.two.port: 8092 is already the port of instance one" in told
     assert "there is no 'upstraem'. Is upstream meant?" in told
     assert "hotkeys.four: it is no hotkey file" in told
     assert "rubbish" not in told
