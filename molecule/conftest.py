@@ -50,22 +50,38 @@ def members(inventory: dict, group: str) -> list[str]:
     return [*(entry.get("hosts") or {}), *below]
 
 
+def scenario_hosts() -> list[str]:
+    """The names of the hosts that the scenario is about."""
+    scenario = os.environ["MOLECULE_SCENARIO_NAME"]
+    inventory = yaml.safe_load((inventory_folder() / "hosts.yml").read_text())
+    return members(inventory, "precog" if scenario == "default" else scenario)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Directs testinfra at the hosts of the scenario's group, over SSH and as root; files in a folder of its own."""
     scenario = os.environ["MOLECULE_SCENARIO_NAME"]
     # pytest sweeps it first, and another scenario may run beside this one.
     if config.option.basetemp:
         config.option.basetemp += f"-{scenario}"
-    inventory = yaml.safe_load((inventory_folder() / "hosts.yml").read_text())
-    group = "precog" if scenario == "default" else scenario
-    config.option.hosts = ",".join(f"ssh://{name}" for name in members(inventory, group))
+    config.option.hosts = ",".join(f"ssh://{name}" for name in scenario_hosts())
     config.option.connection = "ssh"
-    config.option.ssh_config = str(where_the_fleet_is() / "ssh_config")
-    config.option.sudo = True
-    # One connection per host for all its checks; the folder is short-lived, and short as socket names have to be.
-    folder = tempfile.mkdtemp(prefix="precog-")
+    # One connection per host for all its checks, as each takes a third of a second of a core. pytest has no option of
+    # testinfra's for it. The folder is short-lived, and short as socket names have to be.
+    folder = Path(tempfile.mkdtemp(prefix="precog-"))
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    config.option.ssh_extra_args = f"-o ControlMaster=auto -o ControlPersist=5s -o ControlPath={folder}/%C"
+    shared = f"Host *\n  ControlPath {folder}/%C\nInclude {json.dumps(str(where_the_fleet_is() / 'ssh_config'))}\n"
+    (folder / "ssh_config").write_text(shared)
+    config.option.ssh_config = str(folder / "ssh_config")
+    config.option.sudo = True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves what is marked `once` to `bin/test full` on all hosts but one: it is much the same on each."""
+    first = scenario_hosts()[0]
+    for item in items:
+        mark = item.get_closest_marker("once")
+        if mark and f"ssh://{(*mark.args, first)[0]}" not in item.name:
+            item.add_marker(pytest.mark.full)
 
 
 class Kernel:

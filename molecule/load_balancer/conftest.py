@@ -21,11 +21,6 @@ connection.request(sys.argv[3], sys.argv[2], "{}" if sys.argv[3] == "POST" else 
 print(connection.getresponse().status)"""
 
 
-def pytest_collection_modifyitems(items):
-    """What is refused is the control node's doing, so one host shows it."""
-    items[:] = [item for item in items if not (item.name.startswith("test_what_is_refused") and "lb-13" in item.name)]
-
-
 class Balancer:
     """The load balancer of a host."""
 

@@ -178,10 +178,12 @@ def over_all_regimes():
     return json.loads(out.getvalue())
 
 
+@pytest.mark.full
 def test_all_regimes_are_run(over_all_regimes):
     assert list(dict.fromkeys(row["market"] for row in over_all_regimes)) == list(REGIMES)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("regime", REGIMES)
 def test_the_default_beats_upstreams_rule(regime, over_all_regimes):
     (ours,) = (
@@ -366,6 +368,7 @@ def test_answer_made_later_sees_the_newest_price_and_is_scored_from_the_mark():
     assert later.point_error == pytest.approx(at_mark.point_error * 3588 / 3600)
 
 
+@pytest.mark.full
 def test_newest_prices_are_nearer_to_what_comes_than_those_of_the_mark(over_all_regimes):
     ratios = {}
     for row in over_all_regimes:

@@ -176,6 +176,7 @@ def cluster(monkeypatch):
     return Cluster
 
 
+@pytest.mark.full
 def test_client_that_lost_its_scheduler_for_a_while_makes_forecasts_again(cluster, caplog):
     """It hangs, is closed, can't be made for a while, and then can."""
     settings = Settings(window_s=600, monitor_s=0, mark_s=0, poll_s=300, executor="our_cluster:cluster", deadline_s=0.6)

@@ -154,7 +154,12 @@ async def asked(url, settings, given):
     return answer
 
 
-@pytest.mark.parametrize("name", FAULTS)
+QUICK = {"drop", LIMITED, "everything now and then"}  # each of the others takes some four seconds more
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.full) for name in FAULTS]
+)
 def test_under_load_no_request_is_lost_late_or_wrong(name):
     async def test():
         async with served() as (market, runtime, url, given):

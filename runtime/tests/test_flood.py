@@ -22,10 +22,14 @@ GROWTH = 1.2  # of the memory before; what is kept of a request, a row of the lo
 DELAY = 5.0  # times the latency under as many requests that are all prepared
 
 
-BASES = [("newest", 300), ("mark", 300), ("mark", 0)]
+BASES = [
+    pytest.param("newest", 300, id="newest prices"),
+    pytest.param("mark", 300, id="marks", marks=pytest.mark.full),
+    pytest.param("mark", 0, id="no marks", marks=pytest.mark.full),
+]
 
 
-@pytest.mark.parametrize(("basis", "mark_s"), BASES, ids=["newest prices", "marks", "no marks"])
+@pytest.mark.parametrize(("basis", "mark_s"), BASES)
 def test_flood_of_timestamps_takes_no_memory_and_delays_no_prepared_answer(basis, mark_s):
     with (
         running("simulate-market", "--port", 0, "--rate-limit", 0, "--regime", "calm") as market,

@@ -43,6 +43,7 @@ def started(*words):
         process.stdout.close()
 
 
+@pytest.mark.full
 def test_the_installed_command_serves_from_the_simulated_market(commands):
     ours = str(commands / "precog-runtime")
     with (

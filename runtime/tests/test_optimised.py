@@ -39,6 +39,7 @@ def ran(folder: Path, *flags: str, **environ: str) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("level", ["0", "1"])
 def test_the_level_reaches_xdists_workers_and_the_commands_that_tests_start(tmp_path, level):
     ended = ran(tmp_path, PYTHONOPTIMIZE=level, PRECOG_TEST_OPTIMIZE=level)
@@ -46,12 +47,14 @@ def test_the_level_reaches_xdists_workers_and_the_commands_that_tests_start(tmp_
     assert f"levels gw0 {level} {level}" in ended.stdout
 
 
+@pytest.mark.full
 def test_a_run_whose_workers_have_another_level_fails(tmp_path):
     ended = ran(tmp_path, "-O", PRECOG_TEST_OPTIMIZE="1")
     assert ended.returncode != 0
     assert "set PYTHONOPTIMIZE" in ended.stdout + ended.stderr
 
 
+@pytest.mark.full
 def test_a_failing_assertion_fails_its_test_under_optimisation(tmp_path):
     (tmp_path / "test_wrong.py").write_text("def test_wrong():\n    assert 1 == 2\n")
     ended = ran(tmp_path, PYTHONOPTIMIZE="1", PRECOG_TEST_OPTIMIZE="1")

@@ -263,9 +263,9 @@ def count(metrics: Metrics, state: str) -> float | None:
 
 async def given_up(pool: WorkerPool, metrics: Metrics, held: threading.Event) -> None:
     """Begin a task that ends with the event, and wait for it no more."""
-    before = count(metrics, "abandoned") or 0
-    task = asyncio.ensure_future(pool.run("numpy", wait_for, held))
-    await until(lambda: count(metrics, "busy") == 1)
+    before, begun = count(metrics, "abandoned") or 0, threading.Event()
+    task = asyncio.ensure_future(pool.run("numpy", wait_for, held, begun))
+    await until(begun.is_set)
     task.cancel()
     await until(lambda: count(metrics, "abandoned") == before + 1)
     assert task.cancelled()

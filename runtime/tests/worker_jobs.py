@@ -74,7 +74,9 @@ def meet(barrier: threading.Barrier) -> str:
     return "met"
 
 
-def wait_for(event: threading.Event) -> str:
+def wait_for(event: threading.Event, begun: threading.Event | None = None) -> str:
+    if begun:
+        begun.set()
     event.wait(20)
     return "done"
 

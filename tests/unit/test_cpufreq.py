@@ -133,6 +133,7 @@ def test_check_mode_says_the_same_and_touches_nothing(case):
         assert (rows(predicted), predicted.changed, predicted.diff) == (rows(real), real.changed, real.diff)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", HARDEST, indirect=True, ids=" ".join)
 def test_killed_anywhere_the_next_run_mends_it_and_every_byte_comes_back(case, make):
     model, wish = case
@@ -160,6 +161,7 @@ def test_killed_anywhere_the_next_run_mends_it_and_every_byte_comes_back(case, m
     raise AssertionError("the run never ends")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", HARDEST, indirect=True, ids=" ".join)
 def test_killed_while_giving_back(case, make):
     model, wish = case

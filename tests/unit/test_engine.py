@@ -208,6 +208,7 @@ AFTERWARDS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
 @pytest.mark.parametrize(("prepare", "run"), KILLED_RUNS)
 def test_a_killed_run_leaves_nothing_that_the_next_does_not_mend(memory, prepare, run, afterwards):

@@ -323,6 +323,7 @@ def test_no_network(working, installer):
     assert "the package index can't be reached" in told
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("installer", INSTALLERS)
 def test_an_index_that_never_answers(working, monkeypatch, installer):
     monkeypatch.setattr(building, "TIMEOUT", 1)

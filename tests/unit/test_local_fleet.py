@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +19,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from local_fleet import cli, fleet, machine, proof
-from local_fleet.engine import Facts, global_argv, limit, parse_hosts, run_argv, write_if_other
+from local_fleet.engine import Engine, Facts, global_argv, limit, parse_hosts, run_argv, write_if_other
 from local_fleet.images import check_room
 from local_fleet.inventory import inventory_text, known_hosts_text, script_text, ssh_config_text
 from local_fleet.model import FleetError, Host, HostSpec, Problem, parse_specs
 from local_fleet.process import Failed, Runner, Stopped
-from local_fleet.recipe import Recipe, own_image_variable
+from local_fleet.recipe import Recipe, install_script, own_image_variable, tag_with
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTS = Facts("podman", (), "runc", files=20_000, processes=96_365, most_processes=32_768)
@@ -93,6 +94,46 @@ def test_build_argv_has_updates_and_security():
 def test_root_builds_in_a_mount_namespace():
     recipe = Recipe("trixie")
     assert recipe.build_argv("/o", as_root=True) == ["unshare", "--mount", *recipe.build_argv("/o", as_root=False)]
+
+
+def test_an_image_with_packages_has_a_name_of_its_own():
+    bare = Recipe("trixie").tag
+    tag = tag_with(bare, "trixie", ["python3-psutil", "g++"])
+    assert tag == tag_with(bare, "trixie", ["g++", "python3-psutil"])
+    assert tag.startswith("localhost/precog-fleet/trixie-with-gpp-python3-psutil:")
+    assert tag != tag_with("localhost/other:1", "trixie", ["python3-psutil", "g++"])
+
+
+def test_a_packages_name_is_no_shell():
+    assert "-- '$(reboot)' &&" in install_script(["$(reboot)"])
+
+
+class Containers(Runner):
+    """An engine's command that notes what it is called with, and fails at one verb."""
+
+    def __init__(self, broken: str = "") -> None:
+        super().__init__()
+        self.calls: list[list[str]] = []
+        self._broken = broken
+
+    def run(self, argv, **_options):
+        call = argv[len(global_argv(FACTS)) :]
+        self.calls.append(call)
+        if call[0] == self._broken:
+            raise Failed(argv, 1, "E: Unable to locate package pythn3")
+        return ""
+
+
+@pytest.mark.parametrize("broken", ["", "run", "commit"])
+def test_packages_are_installed_in_a_container_that_is_gone_afterwards(broken, tmp_path):
+    runner = Containers(broken)
+    engine = Engine(runner, tmp_path, FACTS)
+    with nullcontext() if not broken else pytest.raises(Failed):
+        engine.derive("bare:1", "localhost/x:2", "true")
+    verbs = [call[0] for call in runner.calls]
+    assert verbs == ["rm", "run", *(["commit"] if broken != "run" else []), "rm"]
+    assert runner.calls[1][-4:] == ["bare:1", "/bin/sh", "-ec", "true"]
+    assert {call[-1] for call in runner.calls if call[0] == "rm"} == {runner.calls[1][1].removeprefix("--name=")}
 
 
 def test_own_image_variable():
@@ -256,7 +297,7 @@ def test_what_no_life_comes_into_is_made_again(host, dead, startable, done, tmp_
     monkeypatch.setattr(fleet, "wait_until_booted", lambda *_: [])
     monkeypatch.setattr(fleet, "READY_SECONDS", 0)
     engine = MadeEngine([host], dead=set(dead), startable=startable)
-    images = SimpleNamespace(ensure=TAGS.get)
+    images = SimpleNamespace(ensure=lambda suite, _packages: TAGS[suite])
     made = fleet.Fleet("demo", tmp_path, Runner(), engine, images, lambda _text: None)
     inventory = made.up([HostSpec("miner-1", "bookworm")])
     assert engine.done == done

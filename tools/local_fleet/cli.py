@@ -29,6 +29,14 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start what is missing of a fleet, wait for it, write its inventory")
     up.add_argument("fleet", metavar="FLEET")
     up.add_argument("hosts", metavar="NAME=SUITE", nargs="+")
+    up.add_argument(
+        "--with",
+        metavar="PACKAGE",
+        dest="packages",
+        action="append",
+        default=[],
+        help="a Debian package that the hosts come with; several are several options",
+    )
     down = commands.add_parser("down", help="remove a fleet's containers and state, or some of its hosts")
     down.add_argument("fleet", metavar="FLEET")
     down.add_argument("hosts", metavar="HOST", nargs="*")
@@ -81,7 +89,7 @@ def execute(arguments: argparse.Namespace, runner: Runner, environ: dict[str, st
         return [images.ensure(arguments.suite)]
     fleet = Fleet(arguments.fleet, cache, runner, engine, images, say)
     if arguments.command == "up":
-        return [str(fleet.up(specs))]
+        return [str(fleet.up(specs, arguments.packages))]
     return [f"{arguments.fleet}: {fleet.down(arguments.hosts)} hosts removed"]
 
 

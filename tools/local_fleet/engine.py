@@ -9,6 +9,7 @@ import resource
 import shlex
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,17 @@ class Engine:
     def load(self, tar: Path, tag: str) -> None:
         """Makes the root file system in *tar* an image; whole or not at all."""
         self.call("import", str(tar), tag)
+
+    def derive(self, image: str, tag: str, script: str) -> None:
+        """Makes what a shell script turns *image* into another one, *tag*; whole or not at all. Raises Failed."""
+        name = f"precog-{self.cache_id}-{tag.rpartition('/')[2].replace(':', '-')}"
+        with suppress(Failed):  # what a killed run left
+            self.call("rm", "--force", name)
+        try:
+            self.call("run", f"--name={name}", "--privileged", image, "/bin/sh", "-ec", script, timeout=1800)
+            self.call("commit", "--quiet", name, tag)
+        finally:
+            self.call("rm", "--force", name)
 
     def drop_images(self, tag: str) -> None:
         """Removes images of the same name as *tag* with other recipes, where no container uses them."""

@@ -65,8 +65,8 @@ class Fleet:
         self._cache = cache
         self.folder = cache / "fleets" / name
 
-    def up(self, specs: Sequence[HostSpec]) -> Path:
-        """Brings up what is missing of *specs* and returns the inventory's path.
+    def up(self, specs: Sequence[HostSpec], packages: Sequence[str] = ()) -> Path:
+        """Brings up what is missing of *specs*, with *packages* installed, and returns the inventory's path.
 
         Raises FleetError. When a host doesn't start, all that this call made are gone again; one that starts
         and isn't ready in time stays, to be looked at.
@@ -74,7 +74,8 @@ class Fleet:
         with locked(self._cache / "fleets" / f"{self.name}.lock", self._runner):
             self._lose_orphans()
             suites = sorted({spec.suite for spec in specs})
-            tags = dict(zip(suites, self._each(self._images.ensure, suites), strict=True))
+            made = self._each(lambda suite: self._images.ensure(suite, packages), suites)
+            tags = dict(zip(suites, made, strict=True))
             wanted, stale, kept = missing(specs, self._engine.hosts(self.name), tags)
             for host in stale:
                 self._say(f"{host.name}: made again, as its image is another now")

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -14,7 +14,7 @@ from typing import IO
 from local_fleet.engine import Engine, last_line
 from local_fleet.model import FleetError, Problem
 from local_fleet.process import Failed, Runner
-from local_fleet.recipe import MIRROR, Recipe, own_image_variable
+from local_fleet.recipe import MIRROR, Recipe, install_script, own_image_variable, tag_with
 
 # Unpacked root file system and tar of one suite, with room to spare.
 NEEDED_BYTES = 1_500_000_000
@@ -54,11 +54,34 @@ class Images:
         """The image that hosts of *suite* run: the user's own where one is named, else ours."""
         return self._environ.get(own_image_variable(suite)) or self._recipe(suite).tag
 
-    def ensure(self, suite: str) -> str:
-        """Makes sure the engine holds the image of *suite*, and returns its tag.
+    def ensure(self, suite: str, packages: Sequence[str] = ()) -> str:
+        """Makes sure the engine holds the image of *suite*, with *packages* installed, and returns its tag.
 
         Raises FleetError when there is no room or the build fails; then nothing of it is left.
         """
+        bare = self._ensure_bare(suite)
+        if not packages:
+            return bare
+        tag = tag_with(bare, suite, packages)
+        with locked(self._folder / f"{suite}-with.lock", self._runner):
+            if not self._engine.has_image(tag):
+                self._say(f"{suite}: making an image with {', '.join(packages)}")
+                self._install(bare, tag, packages)
+                self._engine.drop_images(tag)
+        return tag
+
+    def _install(self, bare: str, tag: str, packages: Sequence[str]) -> None:
+        try:
+            self._engine.derive(bare, tag, install_script(packages))
+        except Failed as failure:
+            raise FleetError(
+                Problem(
+                    f"{', '.join(packages)} can't be installed in {bare}: {last_line(failure.output)}",
+                    "Are the packages' names right, and is Debian's mirror reachable?",
+                )
+            ) from None
+
+    def _ensure_bare(self, suite: str) -> str:
         if own := self._environ.get(own_image_variable(suite)):
             self._fetch(own, own_image_variable(suite))
             return own

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 MIRROR = "http://deb.debian.org/debian"
@@ -73,6 +75,23 @@ class Recipe:
             target,
             *self.sources(),
         ]
+
+
+def install_script(packages: Sequence[str]) -> str:
+    """What a shell runs in a container of an image to add *packages*; apt's lists are absent afterwards, as before."""
+    words = shlex.join(packages)
+    return (
+        "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update "
+        f"&& apt-get -qq install --yes --no-install-recommends -- {words} "
+        "&& apt-get clean && rm -rf /var/lib/apt/lists/*"
+    )
+
+
+def tag_with(bare: str, suite: str, packages: Sequence[str]) -> str:
+    """The name of the image that is *bare* and *packages*, in whichever order they are named."""
+    text = json.dumps([bare, sorted(packages)])
+    name = "-".join([suite, "with", *sorted(packages)]).replace("+", "p")
+    return f"localhost/precog-fleet/{name}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def own_image_variable(suite: str) -> str:

@@ -39,6 +39,7 @@ def test_a_good_host_has_nothing_to_do(converge, module):
     assert "[WARNING]" not in run.output
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("tuned")
 def test_a_rival_is_named_and_stops_nothing(converge):
     run = converge()
@@ -47,6 +48,7 @@ def test_a_rival_is_named_and_stops_nothing(converge):
     assert "systemctl disable --now tuned.service" in run.output
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
@@ -63,12 +65,14 @@ def test_a_rival_is_what_systemd_takes_it_for(host, tuned, module, command, expe
     assert [check["found"] for check in checks if check["name"] == "rivals:tuned"] == expected
 
 
+@pytest.mark.once
 def test_without_root_it_says_how_to_become_root(converge):
     run = converge({"ansible_become": False})
     assert run.code != 0
     assert re.search(r"privileges: found user \d+, in a container .*; wanted root\. set become: true", run.output)
 
 
+@pytest.mark.once
 def test_memory_and_disk_that_are_not_there_are_named_with_figures(host, converge):
     total = int(host.check_output("sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo")) // 1024
     run = converge({"preflight_minimum_memory_mb": 88888888, "preflight_minimum_disk_mb": {"/tmp": 77777777}})
@@ -78,6 +82,7 @@ def test_memory_and_disk_that_are_not_there_are_named_with_figures(host, converg
     assert re.search(r"disk:/tmp: found \d+ MB free; wanted 77777777 MB free", run.output)
 
 
+@pytest.mark.once
 def test_what_is_tolerated_is_a_warning(converge):
     run = converge({"preflight_minimum_memory_mb": 88888888, "preflight_tolerate": ["memory"]})
     assert run.code == 0
@@ -107,6 +112,7 @@ class TestServiceFacts:
             ("systemd-tmpfiles-setup.service", "loaded", "is active (exited) without a main process"),
         ],
     )
+    @pytest.mark.once
     def test_a_unit_without_a_process_says_why(self, module, unit, load_state, reason):
         found = self.facts(module, unit)
         assert (found["running"], found["processes"], found["load_state"]) == (False, [], load_state)
@@ -127,23 +133,27 @@ class TestWithoutPsutil:
         result = module("psutil_facts")
         assert self.REMEDY.match(result["msg"])
 
+    @pytest.mark.once
     def test_one_who_installs_it_by_other_means_is_told(self, host, converge):
         run = converge({"preflight_install_psutil": "false"})  # text, as `-e preflight_install_psutil=false` gives
         assert run.code != 0
         assert self.REMEDY.search(run.output)
         assert not host.package("python3-psutil").is_installed
 
+    @pytest.mark.once
     def test_one_who_does_without_it_gets_none(self, host, converge):
         run = converge({"preflight_install_psutil": False, "preflight_tolerate": ["psutil"]})
         assert (run.code, run.changed) == (0, False)
         assert not host.package("python3-psutil").is_installed
 
+    @pytest.mark.once
     def test_a_check_run_says_what_would_be_installed(self, host, converge):
         assert host.package("python3-apt").is_installed
         run = converge({}, "--check")
         assert (run.code, run.changed) == (0, True)
         assert not host.package("python3-psutil").is_installed
 
+    @pytest.mark.once
     def test_a_check_run_works_without_the_means_to_say_so(self, host, converge):
         """A minimal Debian has no python3-apt, without which ansible.builtin.apt fails in check mode."""
         host.check_output("apt-get -qq remove python3-apt")

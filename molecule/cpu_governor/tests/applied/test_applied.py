@@ -16,6 +16,7 @@ def test_the_one_row_says_whose_kernel_it_is(converge):
     assert row["reason"].startswith("shared kernel: belongs to the machine under this container")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("check", [True, False])
 def test_required_fails_and_says_what_to_do(converge, check):
     run = converge({"cpu_governor_required": True}, check=check, expect_failure=True)
@@ -25,6 +26,7 @@ def test_required_fails_and_says_what_to_do(converge, check):
     assert "tune that machine, or set cpu_governor_required: false here" in told
 
 
+@pytest.mark.once
 def test_a_governor_that_is_no_word_is_refused(converge):
     told = converge({"cpu_governor_governor": "$(reboot)"}, expect_failure=True).output
     assert "is no name that the kernel could know" in " ".join(told.split())

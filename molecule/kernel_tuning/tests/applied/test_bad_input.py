@@ -32,6 +32,7 @@ def run(check, converge):
         converge()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", BAD)
 def test_what_can_not_be_is_named_with_its_reason(run, name):
     _value, status, reason = BAD[name]
@@ -40,6 +41,7 @@ def test_what_can_not_be_is_named_with_its_reason(run, name):
     assert f"{name} = " in run.output
 
 
+@pytest.mark.once
 def test_the_rest_lands_and_nothing_else_is_kept(run, check, host, kernel):
     assert run.settings["net.ipv4.tcp_keepalive_time"]["status"] == "changed"
     assert "Traceback" not in run.output

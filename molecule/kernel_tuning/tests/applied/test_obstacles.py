@@ -10,6 +10,7 @@ READ_ONLY = "mount --bind /etc/sysctl.d /etc/sysctl.d && mount -o remount,ro,bin
 FULL = "cd /var/lib/precog-fleet && mount -t tmpfs -o size=4k none . && dd if=/dev/zero of=$PWD/full bs=4k"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("check", [True, False], ids=["check", "real"])
 @pytest.mark.parametrize(
     ("obstacle", "folder", "told"),

@@ -31,6 +31,7 @@ def run(check, host, converge):
         converge()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", BAD)
 def test_what_can_not_be_is_named_with_its_reason(run, name):
     status, reason = BAD[name]
@@ -39,6 +40,7 @@ def test_what_can_not_be_is_named_with_its_reason(run, name):
     assert f"{name} = " in run.output
 
 
+@pytest.mark.once
 def test_the_rest_lands_and_nothing_else_is_kept(run, check, host):
     assert run.settings["pam:operator:core"]["status"] == "changed"
     assert "Traceback" not in run.output

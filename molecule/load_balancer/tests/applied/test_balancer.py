@@ -68,6 +68,7 @@ def test_a_host_that_stalls_for_a_while_delays_requests_and_loses_none(host, bal
     assert seen == [{"one": "UP", "two": "UP"}]
 
 
+@pytest.mark.once
 def test_a_process_that_hangs_is_left_alone_after_a_while(host, balancer):
     host.check_output(f"systemctl kill --kill-whom=main --signal=STOP {ONE}")
     try:
@@ -165,6 +166,7 @@ def test_outage_of_the_source_stops_neither_repair_nor_going_back_nor_answers(ho
     assert [each for each in seen if "UP" not in each.values()] == []
 
 
+@pytest.mark.full
 def test_an_address_that_is_taken_is_waited_for(host, balancer):
     """For longer than systemd would try by itself: five starts in ten seconds."""
     unit = "precog-load-balancer.service"
@@ -187,6 +189,7 @@ def test_what_is_one_instances_own_is_not_balanced(balancer, path):
     assert balancer.get(path) == 404
 
 
+@pytest.mark.once
 def test_the_balancer_tells_whether_anything_is_behind_it(host, balancer):
     assert balancer.get("/readyz") == 200
     drains = f"{DRAIN} {DRAIN.replace('one', 'two')}"
@@ -240,6 +243,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("variables", "told"), REFUSED.values(), ids=REFUSED)
 def test_what_is_refused_leaves_the_balancer_as_it_is(host, play, variables, told):
     before = host.check_output(f"sha256sum {CONFIG} {UNIT}")

@@ -40,11 +40,13 @@ def imported(name, host, miners):
     assert host.service(one.service).is_running
 
 
+@pytest.mark.full
 def test_with_its_environment_all_is_imported_under_every_property(imported):
     code, said = imported()
     assert code == 0, said
 
 
+@pytest.mark.full
 def test_without_the_variable_polars_check_meets_memory_deny_write_execute_alone(imported):
     code, said = imported(WITHOUT)
     assert code != 0

@@ -28,6 +28,7 @@ def test_the_limits_of_open_files_and_processes_are_in_force(host, instances):
             assert limit(host, one.pid(host), "Max processes") == one.nproc, one.name
 
 
+@pytest.mark.once("svc-13")
 def test_the_facts_in_the_report_are_those_of_the_process(host, instances, converge):
     settings = converge(check=True).settings
     for one in instances:

@@ -21,6 +21,7 @@ def test_killed_it_answers_again_in_time(host, miners, back):
         assert restarts(host, one) == before + 1
 
 
+@pytest.mark.once("svc-13")
 def test_hanging_it_is_killed_by_the_watchdog_and_comes_back(host, miners, back):
     one = miners[-1]
     before = restarts(host, one)
@@ -78,6 +79,7 @@ def test_one_that_can_not_start_is_tried_five_times_and_after_a_pause_again(host
     until(lambda: state(one.service), "active")
 
 
+@pytest.mark.once("svc-13")
 def test_a_damaged_release_is_mended_by_the_next_run_and_nothing_is_started_again(host, miners, converge):
     pids = [one.pid(host) for one in miners]
     folder = host.check_output("readlink -f /opt/precog/current")

@@ -121,6 +121,7 @@ def refused(host, converge, environment):
     return run
 
 
+@pytest.mark.once
 def test_a_wrong_hash(host, refused, environment, tmp_path):
     digest = re.search(r"^tenacity==.*?sha256:(\w{64})", LOCK.read_text(), re.MULTILINE | re.DOTALL)[1]
     (tmp_path / "lock.txt").write_text(f"tenacity==9.1.2 --hash=sha256:{digest}\n")
@@ -170,6 +171,7 @@ def free(host):
     return int(host.check_output("df --output=avail --block-size=1 /opt/small | tail -1"))
 
 
+@pytest.mark.once
 def test_too_small_a_disk(host, role, small):
     told = " ".join(role(code=2, root=small(24)).output.split())
     assert re.search(r"/opt/small/env has 2\d MB left, and another environment takes about 64 MB", told)
