@@ -47,10 +47,13 @@ def test_what_cannot_be_had_is_a_dash():
 def test_when_told_to_end_it_prints_what_it_has():
     command = words("monitor", "--every-s", 0.1, "--duration-s", 600)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as process:
-        status = f"/proc/{process.pid}/status"
-        wait_until(lambda: _catches(status, signal.SIGTERM))
-        process.send_signal(signal.SIGTERM)
-        printed = process.communicate(timeout=30)[0]
+        try:
+            status = f"/proc/{process.pid}/status"
+            wait_until(lambda: _catches(status, signal.SIGTERM))
+            process.send_signal(signal.SIGTERM)
+            printed = process.communicate(timeout=30)[0]
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert float(rows(printed)["memory (%)"][0]) > 0
 
