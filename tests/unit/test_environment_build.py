@@ -396,6 +396,7 @@ def taken(make):
 LARGE = {f"three_{number}.txt": os.urandom(1 << 20).hex() for number in range(10)}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("installer", "given"),
     [("uv", {}), pytest.param("pip", {}, marks=pytest.mark.full), ("uv", {"optimize": [1, 2]})],
@@ -474,6 +475,7 @@ def test_a_compiler_whose_worker_was_killed(working):
     assert " terminated abruptly" in told
 
 
+@pytest.mark.full
 def test_a_compiler_that_may_not_write(working, monkeypatch):
     """compileall itself keeps silent about what it can't write."""
     wheel = working.index.add("three", "3.0", files=BIG)
@@ -532,6 +534,7 @@ def test_the_password_of_an_index_is_in_no_argument_and_no_error(make, tmp_path,
     assert PASSWORD not in told
 
 
+@pytest.mark.full
 def test_nor_where_the_index_can_not_be_reached(working):
     url = NOWHERE.replace("//", f"//fleet:{PASSWORD}@")
     told = refused(working, lock=pin(working.index.add("three", "3.0")), index_url=url)

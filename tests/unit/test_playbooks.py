@@ -171,6 +171,7 @@ def test_the_group_says_the_batches(batched, value, expected):
     assert run(fleet(8, group={variable: value})) == expected
 
 
+@pytest.mark.full
 def test_the_command_line_says_more(batched):
     run, variable, _default = batched
     assert run(fleet(8, group={variable: [2, 6]}), "--extra-vars", json.dumps({variable: [3, 5]})) == [3, 5]
@@ -216,6 +217,7 @@ def test_a_mistyped_group_or_tag_is_an_error_before_any_host(play, playbook, mis
     assert (run.done, "TASK" in run.output) == (set(), False)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("option", ["--syntax-check", "--list-hosts", "--list-tasks", "--list-tags"])
 def test_what_only_lists_minds_no_inventory(play, option):
     assert play("site", OTHER, option).code == 0
@@ -262,6 +264,7 @@ def test_a_host_that_is_lost_midway_stops_the_rollout(play):
     assert "--limit 'miners:!m3'" in run.output
 
 
+@pytest.mark.full
 def test_one_part_of_a_release_is_stopped_too(play):
     run = play("miner", fleet(8, m3={"lost_midway": True}), "--tags", "python_env")
     assert run.done == {"m1", "m2"}
@@ -427,6 +430,7 @@ def test_a_rollback_of_everything_has_to_be_asked_for(play):
     assert "-e rollback_all=yes" in run.output
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("options", "done"),
     [(("--limit", "m2"), {"m2"}), (("--tags", "swap"), {"m1", "m2"}), (("--tags", "load_balancer"), {"lb"})],

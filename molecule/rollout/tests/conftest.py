@@ -18,7 +18,7 @@ import pytest
 
 SCENARIO = Path(__file__).parents[1]
 PROJECT = SCENARIO.parents[1]
-HOSTS = ("roll-1", "roll-2", "roll-3", "roll-4")
+HOSTS = ("roll-1", "roll-2", "roll-3")
 PORT = 8092
 MINERS = ("precog-miner@main.service", "precog-miner@market.service")
 
