@@ -60,6 +60,19 @@ def test_the_commands_in_requirements_install_the_collection(tmp_path):
     assert (tmp_path / "home/collections/ansible_collections/precog/fleet/MANIFEST.json").is_file()
 
 
+def test_the_readmes_command_installs_what_is_built_and_it_names_where_that_comes_from(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    assert "The collection is not on Galaxy" in readme
+    assert "[its repository](" + yaml.safe_load((ROOT / "galaxy.yml").read_text())["repository"] in readme
+    (command,) = [line for line in readme.splitlines() if line.startswith("ansible-galaxy collection install ")]
+    artifact = build_collection.build(tmp_path / "dist")
+    assert command.split()[3:] == [artifact.name]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    env = {**kept, "ANSIBLE_GALAXY_SERVER": "http://127.0.0.1:9", "ANSIBLE_HOME": str(tmp_path / "home")}
+    subprocess.run(command.split(), cwd=artifact.parent, env=env, check=True, capture_output=True)
+    assert (tmp_path / "home/collections/ansible_collections/precog/fleet/MANIFEST.json").is_file()
+
+
 def test_failed_step_is_shown_with_its_last_lines(tmp_path):
     with pytest.raises(build_collection.BuildError, match=r"failed with code 3:\nwhy"):
         build_collection.run(["sh", "-c", "echo why >&2; exit 3"], tmp_path)
