@@ -184,6 +184,21 @@ def test_a_limit_that_the_process_was_not_given_is_told(host, soft, hard):
     assert (row["status"], row["desired"], row["after"]) == ("unsupported", "4096:8192", f"{soft}:{hard}")
 
 
+def test_a_bound_that_the_host_does_not_enforce_is_told(host):
+    text = UNITS[DROP_IN] + b"MemoryMax=1G\n"
+    files = {"release.json": File(RECORD, 0o644), "instances/main/start": File(b"", 0o755)}
+    store = Store(host, "/opt/precog")
+    store.save(Plan("bounded", files, {**UNITS, DROP_IN: text}, {}, (MAIN,), ()), {})
+    store.switch("bounded")
+    store.note(Past(("bounded",)))
+    host.stage(f"/etc/systemd/system/{DROP_IN}", text).commit()
+    host.stage("/proc/7/cgroup", b"3:memory:/libpod-1\n").commit()
+    _, rows = found(host, "bounded")
+    row = rows["miner:main:memory_max"]
+    assert (row["status"], row["desired"]) == ("unsupported", "1G")
+    assert "don't give a unit a controller for memory" in row["reason"]
+
+
 @pytest.mark.parametrize(("wanted", "fails"), [("report", False), ("fail", True)])
 def test_whether_such_a_limit_fails_the_run(host, wanted, fails):
     host.stage("/proc/7/limits", LIMITS.format(1, 1).encode()).commit()

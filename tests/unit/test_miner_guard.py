@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import subprocess
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import (
@@ -283,3 +284,9 @@ def test_instances_wait_for_it_at_boot():
     template = _miner_units.common(_miner_units.Places(ROOT, "/var/lib/precog-miner", "precog-miner", False))[TEMPLATE]
     [after] = [line for line in template.decode().splitlines() if line.startswith("After=")]
     assert "precog-fleet-guard.service" in after
+
+
+def test_a_command_that_hangs_is_given_up(monkeypatch):
+    monkeypatch.setattr(_miner_guard, "COMMAND_S", 0.2)
+    with pytest.raises(subprocess.TimeoutExpired):
+        _miner_guard.command(["sleep", "3"])

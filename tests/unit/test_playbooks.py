@@ -430,11 +430,13 @@ def test_a_rollback_of_everything_has_to_be_asked_for(play):
     assert "-e rollback_all=yes" in run.output
 
 
-@pytest.mark.full
 @pytest.mark.parametrize(
     ("options", "done"),
-    [(("--limit", "m2"), {"m2"}), (("--tags", "swap"), {"m1", "m2"}), (("--tags", "load_balancer"), {"lb"})],
-    ids=["limit", "tag", "tag of the balancer"],
+    [
+        pytest.param(("--limit", "m2"), {"m2"}, id="limit"),
+        pytest.param(("--tags", "swap"), {"m1", "m2"}, id="tag", marks=pytest.mark.full),
+        pytest.param(("--tags", "load_balancer"), {"lb"}, id="tag of the balancer", marks=pytest.mark.full),
+    ],
 )
 def test_a_rollback_of_a_part_needs_no_confirmation(play, options, done):
     run = play("rollback", balanced(), *options)

@@ -411,6 +411,13 @@ def test_a_project_that_can_not_be_made_is_told(project):
         action.built(project)
 
 
+def test_a_control_node_without_hatchling_is_told_what_to_install(project, tmp_path, monkeypatch):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv/bin/python"))
+    with pytest.raises(AnsibleError, match=r"No module named hatchling.*\(requirements/control\.txt\)"):
+        action.built(project)
+
+
 def test_the_runtimes_own_wheel_can_be_made():
     about = action.describe(action.built(ROOT / "runtime"))
     assert about["name"] == "precog-runtime"

@@ -86,6 +86,17 @@ def test_each_installation_waits_for_dpkgs_lock():
     assert APT["lock_timeout"] == 300
 
 
+def test_each_command_on_a_host_has_a_timeout():
+    """Modules bound their own; a playbook's command has none by itself."""
+    folders = [ROOT / "playbooks/tasks", *(role / "tasks" for role in ROLES)]
+    tasks = [
+        task for folder in folders for path in folder.glob("*.yml") for task in yaml.safe_load(path.read_text()) or ()
+    ]
+    commands = [task for task in tasks if {"ansible.builtin.command", "ansible.builtin.shell"} & set(task)]
+    assert commands
+    assert [task["name"] for task in commands if not task.get("timeout")] == []
+
+
 @pytest.fixture
 def made_up(tmp_path):
     """A role that keeps every rule."""
