@@ -51,7 +51,8 @@ class Machine:
 
     def __init__(self, host: Host, options: object, play: Callable, states: set[str]) -> None:
         self.host, self.name, self.play, self.states = host, host.backend.get_hostname(), play, states
-        self._ssh = ["ssh", "-F", options.ssh_config, *shlex.split(options.ssh_extra_args), self.name]
+        # One connection for all, testinfra's commands included.
+        self._ssh = ["ssh", "-F", options.ssh_config, "-o", "ControlMaster=auto", "-o", "ControlPersist=5s", self.name]
         self._kept: subprocess.Popen | None = None
 
     def connect(self) -> None:
@@ -89,10 +90,11 @@ class Machine:
             self.save(TUNED)
 
     def disconnect(self) -> None:
-        """Log out."""
+        """Log out, and end the connection, which another state of the machine knows nothing of."""
         if self._kept:
             self._kept.communicate()
             self._kept = None
+            subprocess.run([*self._ssh[:-1], "-O", "exit", self.name], capture_output=True, check=False)
 
     def seen(self) -> Seen:
         """Look at it."""
