@@ -10,26 +10,24 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from ansible_collections.precog.fleet.plugins.module_utils._engine import (
-    HEADER,
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, StagedFile
+from ansible_collections.precog.fleet.plugins.module_utils._ledger import OriginalFile
+from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER, read_managed
+from ansible_collections.precog.fleet.plugins.module_utils._model import (
     REFUSED,
     UNKNOWN,
     UNSUPPORTED,
-    Change,
-    Job,
-    Subsystem,
-    read_managed,
     refusal,
     remedy,
     told,
 )
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, StagedFile
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original, OriginalFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
+    from ansible_collections.precog.fleet.plugins.module_utils._model import Change, Job, Subsystem
 
 
 def apply(host: Host, ledger: Ledger, jobs: Sequence[Job]) -> None:

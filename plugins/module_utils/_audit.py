@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils import _psutil
 from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT, Host, HostError
 
@@ -26,7 +27,7 @@ PREFLIGHT = "preflight"
 MACHINE_ID, BOOT_ID = "/etc/machine-id", "/proc/sys/kernel/random/boot_id"
 
 
-def subsystems(part: str, params: Any, facts: Mapping[str, Any]) -> list[engine.Subsystem]:
+def subsystems(part: str, params: Any, facts: Mapping[str, Any]) -> list[model.Subsystem]:
     """Return what a role tunes, by the role's name; the code of the others is not even loaded.
 
     :param params: the checked arguments of its module.
@@ -66,7 +67,7 @@ class Finding(NamedTuple):
     @property
     def is_clean(self) -> bool:
         """Whether a run of the role would find nothing to do and nothing to tell as a failure."""
-        return not self.error and all(row["status"] in (engine.OK, engine.UNSUPPORTED) for row in self.rows)
+        return not self.error and all(row["status"] in (model.OK, model.UNSUPPORTED) for row in self.rows)
 
 
 def look(host: Host, name: str, params: Mapping[str, Any], facts: Mapping[str, Any]) -> Finding:
@@ -82,21 +83,21 @@ def look(host: Host, name: str, params: Mapping[str, Any], facts: Mapping[str, A
     return Finding(rows, "", (*report.warnings, *(warning for subsystem in planned for warning in subsystem.warnings)))
 
 
-def _row(part: str, change: engine.Change) -> dict[str, Any]:
+def _row(part: str, change: model.Change) -> dict[str, Any]:
     row = change.row()
     where = [RUN_TIME] if change.writes else []
     # With nothing to be written at run time, what is not as it should be is a file.
-    if change.status in (engine.CHANGED, engine.DRIFTED) and (change.persisted_before != change.persisted or not where):
+    if change.status in (model.CHANGED, model.DRIFTED) and (change.persisted_before != change.persisted or not where):
         where.append(DISK)
-    status = engine.DRIFTED if row["status"] == engine.CHANGED else row["status"]
+    status = model.DRIFTED if row["status"] == model.CHANGED else row["status"]
     # The plan says what a run would make of it; the audit makes nothing of it.
-    found = {"after": change.before} | ({"persisted": change.persisted_before} if status == engine.DRIFTED else {})
+    found = {"after": change.before} | ({"persisted": change.persisted_before} if status == model.DRIFTED else {})
     return {"part": part, **row, **found, "status": status, "where": " and ".join(where)}
 
 
 def _file_row(part: str, path: str) -> dict[str, Any]:
     """A managed file that says the same in other words: somebody edited it."""
-    change = engine.Change(name=path, status=engine.DRIFTED, reason="the managed file was edited")
+    change = model.Change(name=path, status=model.DRIFTED, reason="the managed file was edited")
     return {"part": part, **change.row(), "where": DISK}
 
 
@@ -164,7 +165,7 @@ def result(findings: Mapping[str, Finding]) -> dict[str, Any]:
         "changed": False,
         "schema": SCHEMA,
         "settings": rows,
-        "summary": {status: sum(row["status"] == status for row in rows) for status in engine.STATUSES},
+        "summary": {status: sum(row["status"] == status for row in rows) for status in model.STATUSES},
         "unclean": [name for name, finding in findings.items() if not finding.is_clean],
         "errors": {name: finding.error for name, finding in findings.items() if finding.error},
     }
@@ -172,12 +173,12 @@ def result(findings: Mapping[str, Finding]) -> dict[str, Any]:
 
 def told(rows: list[dict[str, Any]]) -> str:
     """Return one message that names every setting that is not as wanted. Pure."""
-    wrong = [row for row in rows if row["status"] not in (engine.OK, engine.UNSUPPORTED)]
+    wrong = [row for row in rows if row["status"] not in (model.OK, model.UNSUPPORTED)]
     return "\n".join([f"{len(wrong)} setting(s) are not as expected:", *map(_line, wrong)])
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    asked = row["status"] in engine.FAILING and row["desired"] is not None
+    asked = row["status"] in model.FAILING and row["desired"] is not None
     label = f"{row['name']} = {row['desired']}" if asked else row["name"]
     place = f" ({row['where']})" if row["where"] and not row["reason"].startswith(row["status"]) else ""
-    return f"{label}: {engine.stated(row['status'] + place, row['reason'])}"
+    return f"{label}: {model.stated(row['status'] + place, row['reason'])}"

@@ -12,11 +12,12 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq_unit as unit
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _kernel, _rivals
-from ansible_collections.precog.fleet.plugins.module_utils._engine import Change
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
+from ansible_collections.precog.fleet.plugins.module_utils._managed import Files, is_ours
+from ansible_collections.precog.fleet.plugins.module_utils._model import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -151,7 +152,7 @@ def understand(params: Mapping[str, Any]) -> Request:
     return Request(policy, boost, params["required"])
 
 
-class CpuFrequency(engine.Subsystem):
+class CpuFrequency(model.Subsystem):
     """The settings `policyN:ATTRIBUTE` of every policy, and `boost`."""
 
     owner = unit.FILE
@@ -167,7 +168,7 @@ class CpuFrequency(engine.Subsystem):
         """See Subsystem.plan; check mode makes no difference here."""
         del check_mode
         originals = ledger.of(self.owner)
-        self._ours = tuple(path for path in self.paths if engine.is_ours(host, path))
+        self._ours = tuple(path for path in self.paths if is_ours(host, path))
         if not originals and not self._ours and not (self._request.policy or self._request.boost):
             return []
         self._state = read(host, self._request, originals, apply_shared=self._apply_shared)
@@ -184,12 +185,12 @@ class CpuFrequency(engine.Subsystem):
         del change
         return left == right
 
-    def files(self, changes: Sequence[Change], ledger: Ledger) -> engine.Files:
+    def files(self, changes: Sequence[Change], ledger: Ledger) -> Files:
         """See Subsystem.files."""
         writes = [self._boot_write(change.name, change.line) for change in changes if change.line is not None]
         if writes:
             return {unit.FILE: unit.render(unit.in_order(writes)).encode(), unit.WANT: unit.DROP_IN.encode()}
-        files: engine.Files = dict.fromkeys(self._ours)
+        files: Files = dict.fromkeys(self._ours)
         files.update({path: ledger.files[path].content for path in self.paths if path in ledger.files})
         return files
 
@@ -197,7 +198,7 @@ class CpuFrequency(engine.Subsystem):
         knob = self._state.knobs.get(name)
         return (knob.path, knob.spell(value)) if knob else (path_of(name), value)
 
-    def settle(self, changes: Sequence[Change], files: engine.Files) -> None:
+    def settle(self, changes: Sequence[Change], files: Files) -> None:
         """See Subsystem.settle."""
         texts = [(files.get(path) or b"").decode("utf-8", "surrogateescape") for path in self.paths]
         lines = unit.parse(*texts)
@@ -221,7 +222,7 @@ def _hint(change: Change, policies: Mapping[str, Policy]) -> None:
     name, _colon, attribute = change.name.partition(":")
     offered = policies[name].offers.get(attribute, ()) if name in policies else ()
     listed = ", ".join(offered)
-    if change.status == engine.REFUSED and change.desired not in offered and listed not in change.reason:
+    if change.status == model.REFUSED and change.desired not in offered and listed not in change.reason:
         change.explain(f"the driver {policies[name].driver} lists {listed}")
 
 
@@ -364,9 +365,9 @@ def _whole(request: Request, reason: str, remedy: str) -> Change:
     """Return the one row where nothing can be set: an error only where that is said."""
     change = Change(name=WHOLE, desired=request.policy.get(GOVERNOR))
     if not request.required:
-        change.reject(engine.UNSUPPORTED, reason)
+        change.reject(model.UNSUPPORTED, reason)
         return change
-    change.reject(engine.REFUSED, f"required, but {reason}: {remedy}, or set cpu_governor_required: false here")
+    change.reject(model.REFUSED, f"required, but {reason}: {remedy}, or set cpu_governor_required: false here")
     return change
 
 
@@ -379,10 +380,10 @@ def _plan_lost(state: State, request: Request) -> list[Change]:
         wanted = request.boost if name == BOOST else request.policy.get(name.partition(":")[2])
         change = Change(name=name, desired=wanted)
         if wanted is None:
-            change.forget, change.status = True, engine.CHANGED
+            change.forget, change.status = True, model.CHANGED
             change.explain("gone from this kernel: nothing to give back")
         else:
-            change.reject(engine.UNSUPPORTED, "not there now: the unit keeps its line for when it is back")
+            change.reject(model.UNSUPPORTED, "not there now: the unit keeps its line for when it is back")
             change.line = None if name == BOOST else original.desired
         changes.append(change)
     return changes
@@ -464,14 +465,14 @@ def _want(state: State, name: str, knob: Knob, desired: str, objection: str | No
     change = Change(name=name, desired=desired, target=desired, before=knob.value)
     change.kept = known.desired if known else None
     if knob.trouble is not None:
-        change.reject(engine.UNSUPPORTED, knob.trouble)
+        change.reject(model.UNSUPPORTED, knob.trouble)
         # What an earlier run set stays in the unit: processors that are offline now come back.
         change.line = change.kept if name in state.knobs else None
         return change
     if objection is not None:
         if name.endswith(PREFERENCE):
             change.kept = None  # what was taken before does not go with the new governor either
-        change.reject(engine.REFUSED, objection)
+        change.reject(model.REFUSED, objection)
         return change
     change.line = desired
     if name.endswith(f":{PREFERENCE}") and desired == DEFAULT:
@@ -482,7 +483,7 @@ def _want(state: State, name: str, knob: Knob, desired: str, objection: str | No
     on_disk = knob.show(line.value) if line else None
     if known is None or known.is_void(state.boot, lasted=line is not None):
         change.original = _original(state, name, knob)
-    engine.judge(change, known, on_disk, lambda value: value == desired)
+    model.judge(change, known, on_disk, lambda value: value == desired)
     return change
 
 
@@ -518,9 +519,9 @@ def _release(state: State, name: str, knob: Knob) -> Change:
         change.explain("was never applied: nothing to give back")
         return change
     if knob.trouble is not None:
-        change.reject(engine.UNSUPPORTED, f"not given back yet: {knob.trouble}")
+        change.reject(model.UNSUPPORTED, f"not given back yet: {knob.trouble}")
         return change
-    change.status, change.target = engine.CHANGED, original.give_back(None, state.boot)
+    change.status, change.target = model.CHANGED, original.give_back(None, state.boot)
     change.explain(f"given back: {change.target}")
     if knob.value != change.target:
         _set(change, knob, change.target)
@@ -529,7 +530,7 @@ def _release(state: State, name: str, knob: Knob) -> Change:
 
 def _name_rivals(change: Change, rivals: Iterable[_rivals.Found]) -> None:
     """Say who else sets the governor; those that come back to it later override ours."""
-    if change.line is None or change.status in (engine.UNSUPPORTED, engine.REFUSED):
+    if change.line is None or change.status in (model.UNSUPPORTED, model.REFUSED):
         return
     lasting = [rival for rival in rivals if rival.name not in ONCE_AT_BOOT]
     change.overridden_by = "; ".join(
@@ -566,7 +567,7 @@ def _couple(state: State, policy: Policy, rows: Mapping[str, Change], outlook: M
 
 def _final_preference(known: Original | None, governor: Change, preference: Change | None, knob: Knob) -> str | None:
     """Return the energy preference that has to be there once the governor is set, or None for any."""
-    if preference is not None and preference.status not in (engine.REFUSED, engine.UNSUPPORTED):
+    if preference is not None and preference.status not in (model.REFUSED, model.UNSUPPORTED):
         return preference.target or preference.desired
     if known is not None and (governor.desired is None or known.desired == PERFORMANCE != governor.desired):
         return known.companions.get(knob.path)

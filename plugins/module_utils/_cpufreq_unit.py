@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _rivals
+from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ FILE = f"/etc/systemd/system/{NAME}"
 # Enabled by a file, not by a link of `systemctl enable`: it is put into place and taken away with the unit.
 WANT = f"/etc/systemd/system/{TARGET}.d/precog-fleet-cpu.conf"
 
-NOTICE = f"{engine.HEADER}: the next run undoes what is changed here.\n"
+NOTICE = f"{HEADER}: the next run undoes what is changed here.\n"
 DROP_IN = f"{NOTICE}[Unit]\nWants={NAME}\n"
 
 _WRITE = re.compile(r"ExecStart=-/bin/sh -c 'echo (?P<value>[\w.+-]+) > (?P<path>/sys/devices/system/cpu/[\w./-]+)'")

@@ -12,9 +12,9 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_check as check
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _locked(host: Host, asked: Request, before: str | None) -> tuple[dict[str, f
             os.chmod(asked.root, 0o755)  # the lock's folder is made for root alone
             return _apply(host, asked, look(host, asked))
     except OSError as error:
-        raise HostError(f"{engine.told(error)}. {engine.remedy(error)} {_outcome(host, asked, before)}") from error
+        raise HostError(f"{model.told(error)}. {model.remedy(error)} {_outcome(host, asked, before)}") from error
     except HostError as error:
         raise HostError(f"{error}. {_outcome(host, asked, before)}") from error
     finally:
@@ -211,11 +211,11 @@ def _remove(host: Host, asked: Request, name: str) -> None:
 
 def _report(asked: Request, before: View, done: View) -> dict[str, Any]:
     changed = not before.settled
-    row = engine.Change(f"python_env:{asked.name}", desired=done.name or None)
+    row = model.Change(f"python_env:{asked.name}", desired=done.name or None)
     row.before, row.persisted_before = before.linked, before.linked
     row.after = row.persisted = done.name or None
     row.persisted_by = asked.link
-    row.status = engine.CHANGED if changed else engine.OK
+    row.status = model.CHANGED if changed else model.OK
     row.reason = _reason(asked, before)
     place = f"{asked.root}/{done.name}" if done.name else asked.link
     return {
@@ -262,11 +262,11 @@ def absent(host: Host, asked: Request, *, check_mode: bool) -> dict[str, Any]:
             with host.lock(f"{asked.root}/{LOCK}", PATIENCE):
                 _clear(host, asked)
         except OSError as error:
-            raise HostError(f"{engine.told(error)}. {engine.remedy(error)}") from error
+            raise HostError(f"{model.told(error)}. {model.remedy(error)}") from error
         host.remove_if_empty(asked.root)
         host.remove_if_empty(os.path.dirname(asked.root))
-    row = engine.Change(f"python_env:{asked.name}", before=linked, persisted_before=linked, persisted_by=asked.link)
-    row.status = engine.CHANGED if changed else engine.OK
+    row = model.Change(f"python_env:{asked.name}", before=linked, persisted_before=linked, persisted_by=asked.link)
+    row.status = model.CHANGED if changed else model.OK
     return {
         "changed": changed,
         "settings": [row.row()],

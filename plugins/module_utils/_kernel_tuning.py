@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils import _profiles
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._sysctl import Sysctl
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 UNMANAGED = "unmanaged"
 
 
-def subsystems(params: dict[str, Any], facts: Mapping[str, Any]) -> list[engine.Subsystem]:
+def subsystems(params: dict[str, Any], facts: Mapping[str, Any]) -> list[model.Subsystem]:
     """Return what one call brings into place, in order: the keys, then huge pages.
 
     :param params: the module's parameters.

@@ -7,13 +7,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_pam as pam
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_state as limits_state
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_values as values
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils import _processes
-from ansible_collections.precog.fleet.plugins.module_utils._engine import Change
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
 from ansible_collections.precog.fleet.plugins.module_utils._limits_request import (
@@ -30,6 +29,8 @@ from ansible_collections.precog.fleet.plugins.module_utils._limits_request impor
     understand,
 )
 from ansible_collections.precog.fleet.plugins.module_utils._limits_values import INFINITY, Pair
+from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER, Files, is_ours
+from ansible_collections.precog.fleet.plugins.module_utils._model import Change
 from ansible_collections.precog.fleet.plugins.module_utils._psutil import PsutilMissingError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 NOBODY_SAYS = "-"
 
 
-class Limits(engine.Subsystem):
+class Limits(model.Subsystem):
     """All limits of a host that one call manages."""
 
     owner = PAM_FILE
@@ -62,7 +63,7 @@ class Limits(engine.Subsystem):
         known = [path for path in ledger.files if path.startswith(UNIT_ROOT) and path.endswith(f".d/{NAME}")]
         wanted = {setting.path for setting in settings}
         self.paths = tuple(sorted({PAM_FILE, MANAGER_FILE, *known, *wanted, *_cut_off(host)}))
-        self._ours = frozenset(path for path in self.paths if engine.is_ours(host, path))
+        self._ours = frozenset(path for path in self.paths if is_ours(host, path))
         if not settings and not self._request.bad and not self._ours:
             return []
         domains = {setting.place for setting in settings if setting.kind == LOGIN}
@@ -90,10 +91,10 @@ class Limits(engine.Subsystem):
         del change
         return left == right
 
-    def files(self, changes: Sequence[Change], ledger: Ledger) -> engine.Files:
+    def files(self, changes: Sequence[Change], ledger: Ledger) -> Files:
         """See Subsystem.files."""
         lines = {Setting.of(change.name): change.line for change in changes if change.line is not None}
-        managed: engine.Files = {}
+        managed: Files = {}
         for path in self.paths:
             text = render({setting: line for setting, line in lines.items() if setting.path == path})
             original = ledger.files.get(path)
@@ -105,7 +106,7 @@ class Limits(engine.Subsystem):
                 managed[path] = None
         return managed
 
-    def settle(self, changes: Sequence[Change], files: engine.Files) -> None:
+    def settle(self, changes: Sequence[Change], files: Files) -> None:
         """See Subsystem.settle."""
         then = _after(self._state, files)
         for change in changes:
@@ -120,7 +121,7 @@ class Limits(engine.Subsystem):
         host.run(["systemctl", "daemon-reexec" if MANAGER_FILE in touched else "daemon-reload"])
 
 
-def subsystems(params: Mapping[str, Any]) -> list[engine.Subsystem]:
+def subsystems(params: Mapping[str, Any]) -> list[model.Subsystem]:
     """Return what one call brings into place.
 
     :param params: as ARGUMENTS has them.
@@ -154,7 +155,7 @@ def render(lines: Mapping[Setting, str]) -> str:
         body = "".join(pam.render(setting.place, setting.item, lines[setting]) for setting in order)
     else:
         body = f"[{order[0].section}]\n" + "".join(f"{setting.key}={lines[setting]}\n" for setting in order)
-    return f"{engine.HEADER}: the next run undoes what is changed here.\n{body}"
+    return f"{HEADER}: the next run undoes what is changed here.\n{body}"
 
 
 def _cut_off(host: Host) -> Iterable[str]:
@@ -202,7 +203,7 @@ def _hold(state: State, setting: Setting) -> Change:
     change = Change(setting.name, desired=state.originals[setting.name].desired, before=_now(state, setting))
     change.persisted_before = _persisted(state, setting)[0]
     change.kept = change.desired
-    change.reject(engine.REFUSED, f"what is given for {setting.place} can't be understood: left as it was applied")
+    change.reject(model.REFUSED, f"what is given for {setting.place} can't be understood: left as it was applied")
     return change
 
 
@@ -219,9 +220,9 @@ def _want(state: State, setting: Setting, pair: Pair) -> Change:
     if known is None or known.is_void(state.boot, lasted=on_disk is not None):
         rest = _persisted(_without_ours(state), setting)[0]
         change.original = Original(change.before or NOBODY_SAYS, rest, state.boot)
-    engine.judge(change, known, on_disk, lambda value: value == wanted)
+    model.judge(change, known, on_disk, lambda value: value == wanted)
     if _is_unread(change, setting, on_disk):
-        change.status = engine.CHANGED
+        change.status = model.CHANGED
         change.explain(f"systemd had not read {setting.path} yet")
     for note in _notes(state, setting, pair):
         change.explain(note)
@@ -236,7 +237,7 @@ def _release(state: State, setting: Setting) -> Change:
     if original.is_void(state.boot, lasted=_on_disk(state, setting) is not None):
         change.explain("was never applied: nothing to give back")
         return change
-    change.status = engine.CHANGED
+    change.status = model.CHANGED
     if setting.kind == UNIT and state.units.get(setting.place, limits_state.Unit("")).state != "loaded":
         change.explain("given back: there is no such service any more")
         return change
@@ -260,10 +261,10 @@ def _is_unread(change: Change, setting: Setting, on_disk: str | None) -> bool:
 def _unread(state: State, changes: Iterable[Change]) -> Iterable[str]:
     """Yield the files of which systemd was never told, or may not have been: a run that gives back tells it last."""
     for change in changes:
-        if change.status in engine.FAILING or change.malformed:
+        if change.status in model.FAILING or change.malformed:
             continue
         setting = Setting.of(change.name)
-        given_back = change.forget and change.status == engine.CHANGED and setting.kind != LOGIN
+        given_back = change.forget and change.status == model.CHANGED and setting.kind != LOGIN
         if given_back or (change.line is not None and _is_unread(change, setting, _on_disk(state, setting))):
             yield setting.path
 
@@ -323,7 +324,7 @@ def _managed(state: State) -> Iterable[str]:
     yield from (f"{UNIT_ROOT}/{name}.d/{NAME}" for name in state.units)
 
 
-def _after(state: State, files: engine.Files) -> State:
+def _after(state: State, files: Files) -> State:
     """Return the state with managed files as they will be. Pure."""
     texts = {path: None if raw is None else raw.decode("utf-8", "surrogateescape") for path, raw in files.items()}
     pam_texts, manager, units = dict(state.pam_texts), state.manager_texts, dict(state.units)
@@ -344,9 +345,9 @@ def _after(state: State, files: engine.Files) -> State:
 def _obstacle(state: State, setting: Setting, pair: Pair) -> tuple[str, str] | None:
     """Return the status and reason that keep a limit out of the plan, or None."""
     if setting.kind == LOGIN and not state.pam_used:
-        return engine.UNSUPPORTED, f"nothing in {pam.SERVICES} asks for pam_limits.so, which reads limits.conf"
+        return model.UNSUPPORTED, f"nothing in {pam.SERVICES} asks for pam_limits.so, which reads limits.conf"
     if setting.kind != LOGIN and not state.booted:
-        return engine.UNSUPPORTED, "systemd does not run this host"
+        return model.UNSUPPORTED, "systemd does not run this host"
     if setting.kind == UNIT:
         missing = _unit_obstacle(setting.place, state.units[setting.place])
         if missing is not None:
@@ -355,7 +356,7 @@ def _obstacle(state: State, setting: Setting, pair: Pair) -> tuple[str, str] | N
     if setting.item == values.NOFILE:
         for bound in state.bounds:
             if hard > bound.value:
-                return engine.REFUSED, (
+                return model.REFUSED, (
                     f"{_number(hard)} open files are more than fs.nr_open = {bound.value} {bound.place}: the kernel "
                     "refuses that even to root, and logins or sudo may be shut out; raise it first, or ask for no more"
                 )
@@ -370,10 +371,10 @@ def _unit_obstacle(name: str, unit: limits_state.Unit) -> tuple[str, str] | None
     if unit.state == "loaded":
         return None
     if unit.state == "not-found":
-        return engine.UNKNOWN, f"there is no such service{f'; is {unit.near} meant?' if unit.near else ''}"
+        return model.UNKNOWN, f"there is no such service{f'; is {unit.near} meant?' if unit.near else ''}"
     if unit.state == "masked":
-        return engine.UNSUPPORTED, f"the service is masked: systemctl unmask {name}"
-    return engine.REFUSED, f"systemd can't load the service ({unit.state}): systemctl status {name} says why"
+        return model.UNSUPPORTED, f"the service is masked: systemctl unmask {name}"
+    return model.REFUSED, f"systemd can't load the service ({unit.state}): systemctl status {name} says why"
 
 
 def _ceiling(state: State, setting: Setting, hard: int) -> tuple[str, str] | None:
@@ -384,7 +385,7 @@ def _ceiling(state: State, setting: Setting, hard: int) -> tuple[str, str] | Non
     if hard <= most:
         return None
     who = "pam_limits would set nothing" if setting.kind == LOGIN else "systemd would silently give less"
-    return engine.UNSUPPORTED, (
+    return model.UNSUPPORTED, (
         f"{_hard(setting, hard)} can't take effect: process 1 itself is held to {_hard(setting, most)} and has no "
         f"CAP_SYS_RESOURCE to raise it, and {who}. Start this host (container) with a higher limit, or ask for "
         f"{_hard(setting, most)} at most"
@@ -438,7 +439,7 @@ def _restart_note(unit: limits_state.Unit, setting: Setting, pair: Pair) -> Iter
 def _settle(change: Change, setting: Setting, now: State, then: State) -> None:
     """Say what the files will give one limit, and where something else than our file decides it."""
     change.persisted, change.persisted_by = _persisted(then, setting)
-    if change.status in (engine.UNKNOWN, engine.UNSUPPORTED, engine.REFUSED):
+    if change.status in (model.UNKNOWN, model.UNSUPPORTED, model.REFUSED):
         return
     if change.desired is None:
         change.after = _given_back(change, setting, now, then)

@@ -7,10 +7,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_pam as pam
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_values as values
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import PATH as LEDGER
 from ansible_collections.precog.fleet.plugins.module_utils._limits_values import ITEMS, Pair
@@ -127,7 +127,7 @@ def understand(profile: str, domains: Any, defaults: Any, services: Any) -> Requ
             objection = _objection(kind, place, items, seen)
             seen.add(place)
             if objection:
-                bad.append(Bad(f"{kind}:{place}", str(items), engine.REFUSED, objection))
+                bad.append(Bad(f"{kind}:{place}", str(items), model.REFUSED, objection))
                 continue
             if items is None:
                 found = {setting: pair for setting, pair in found.items() if setting[:2] != (kind, place)}
@@ -162,9 +162,9 @@ def _take(setting: Setting, value: Any, desired: dict[Setting, Pair]) -> list[Ba
 
         near = next(iter(get_close_matches(setting.item.lower(), ITEMS, 1)), "")
         meant = f"; is {near} meant?" if near else ""
-        return [Bad(setting.name, shown, engine.UNKNOWN, f"limits.conf has no such item{meant}")]
+        return [Bad(setting.name, shown, model.UNKNOWN, f"limits.conf has no such item{meant}")]
     if setting.kind != LOGIN and not ITEMS[setting.item].of_process:
-        return [Bad(setting.name, shown, engine.REFUSED, "a limit of logins, which systemd does not have")]
+        return [Bad(setting.name, shown, model.REFUSED, "a limit of logins, which systemd does not have")]
     if value is None:
         desired.pop(setting, None)
         return []
@@ -172,5 +172,5 @@ def _take(setting: Setting, value: Any, desired: dict[Setting, Pair]) -> list[Ba
     try:
         desired[setting] = values.understand(setting.item, value)
     except ValueError as reason:
-        return [Bad(setting.name, shown, engine.REFUSED, str(reason))]
+        return [Bad(setting.name, shown, model.REFUSED, str(reason))]
     return []

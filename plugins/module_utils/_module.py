@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT, HostError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def tune(
     module: AnsibleModule,
     host: Host,
-    make: Callable[[], Sequence[engine.Subsystem]],
+    make: Callable[[], Sequence[model.Subsystem]],
     facts: Callable[[bool], Mapping[str, Any]],
 ) -> None:
     """Bring what the module's arguments say into place, and end the module with the report.
@@ -44,7 +45,7 @@ def tune(
     module.exit_json(**result)
 
 
-def _warnings(subsystems: Sequence[engine.Subsystem], report: engine.Report) -> list[str]:
-    overridden = [change for change in report.changes if change.verdict == engine.OVERRIDDEN]
+def _warnings(subsystems: Sequence[model.Subsystem], report: engine.Report) -> list[str]:
+    overridden = [change for change in report.changes if change.verdict == model.OVERRIDDEN]
     told = [warning for subsystem in subsystems for warning in subsystem.warnings]
     return report.warnings + told + [f"{change.name}: {change.overridden_by}" for change in overridden]

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import (
     _kernel,
     _swap_calls,
@@ -19,9 +18,11 @@ from ansible_collections.precog.fleet.plugins.module_utils import (
     _swap_sources,
     _swap_tables,
 )
-from ansible_collections.precog.fleet.plugins.module_utils._engine import Change
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original, OriginalFile
+from ansible_collections.precog.fleet.plugins.module_utils._managed import Files
+from ansible_collections.precog.fleet.plugins.module_utils._model import Change
 from ansible_collections.precog.fleet.plugins.module_utils._swap_sources import FSTAB, UNITS, Source
 from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import Active
 
@@ -114,7 +115,7 @@ def subsystem(params: Mapping[str, Any]) -> SwapAreas:
     return SwapAreas(request, apply_shared=params["shared_kernel"] == "apply")
 
 
-class SwapAreas(engine.Subsystem):
+class SwapAreas(model.Subsystem):
     """All swap areas of a host."""
 
     owner = FSTAB
@@ -159,7 +160,7 @@ class SwapAreas(engine.Subsystem):
         if self._request.mode is None and not originals:
             return []
         change = Change(name=SETTING, desired=self._request.mode)
-        change.reject(engine.UNSUPPORTED, sharing)
+        change.reject(model.UNSUPPORTED, sharing)
         return [change]
 
     def _warn(self, host: Host, changes: Sequence[Change]) -> None:
@@ -191,13 +192,13 @@ class SwapAreas(engine.Subsystem):
 
     # -- files --------------------------------------------------------------------------------------------------------
 
-    def files(self, changes: Sequence[Change], ledger: Ledger) -> engine.Files:
+    def files(self, changes: Sequence[Change], ledger: Ledger) -> Files:
         """See Subsystem.files. What was refused stays as it is."""
         if self._state is None:
             return {}
         off = {_area(change) for change in changes if change.line == OFF}
-        refused = {_area(change) for change in changes if change.status == engine.REFUSED}
-        found: engine.Files = {}
+        refused = {_area(change) for change in changes if change.status == model.REFUSED}
+        found: Files = {}
         numbers = set()
         for source in self._state.sources:
             if source.area not in off and not (source.ours and source.area in refused):
@@ -214,13 +215,13 @@ class SwapAreas(engine.Subsystem):
             found[FSTAB] = text.encode("utf-8", "surrogateescape")
         return found
 
-    def settle(self, changes: Sequence[Change], files: engine.Files) -> None:
+    def settle(self, changes: Sequence[Change], files: Files) -> None:
         """See Subsystem.settle."""
         if self._state is None:
             return
         state = _after(self._state, self._fstab, files)
         for change in changes:
-            if self._short and change.status == engine.REFUSED and self._short not in change.reason:
+            if self._short and change.status == model.REFUSED and self._short not in change.reason:
                 change.explain(self._short)
             if change.name != SETTING:
                 _foresee(state, change)
@@ -393,7 +394,7 @@ def make_plan(state: State, request: Request) -> list[Change]:
 def _nothing(mode: str | None) -> Change:
     change = Change(name=SETTING, desired=mode, before=OFF, after=OFF)
     if mode == ON:
-        change.reject(engine.UNSUPPORTED, "no swap area is configured: make one, and name it in /etc/fstab")
+        change.reject(model.UNSUPPORTED, "no swap area is configured: make one, and name it in /etc/fstab")
     else:
         change.explain("no swap area is active or configured")
     return change
@@ -429,14 +430,14 @@ def _row(state: State, area: str, desired: str | None) -> Change:
 def _want_off(state: State, area: str) -> Change:
     change = _row(state, area, OFF)
     if area in state.deleted:
-        change.reject(engine.UNSUPPORTED, "its file is deleted, so that nothing but a reboot turns it off")
+        change.reject(model.UNSUPPORTED, "its file is deleted, so that nothing but a reboot turns it off")
         return change
     change.line = OFF
     if area in state.active:
         change.writes, change.undo = ((area, OFF),), ((area, str(change.before)),)
     lasting = [source for source in state.of(area) if not source.ours and (source.number or source.mask)]
-    engine.judge(change, state.originals.get(change.name), ON if lasting else OFF, lambda value: value == OFF)
-    if lasting and change.status == engine.DRIFTED:
+    model.judge(change, state.originals.get(change.name), ON if lasting else OFF, lambda value: value == OFF)
+    if lasting and change.status == model.DRIFTED:
         change.explain(f"{lasting[0].told} activates it again at boot")
     return change
 
@@ -451,12 +452,12 @@ def _want_on_or_give_back(state: State) -> list[Change]:
 def _want_on(state: State, area: str) -> Change:
     change = _row(state, area, ON)
     if area not in state.active and area in state.missing and state.starter(area) is None:
-        change.reject(engine.UNSUPPORTED, "it is configured, but not there")
+        change.reject(model.UNSUPPORTED, "it is configured, but not there")
         return change
     if area not in state.active:
         change.writes, change.undo = ((area, str(state.named(area))),), ((area, OFF),)
     masked = any(source.ours for source in state.of(area))
-    engine.judge(change, state.originals.get(change.name), OFF if masked else ON, lambda value: value == ON)
+    model.judge(change, state.originals.get(change.name), OFF if masked else ON, lambda value: value == ON)
     return change
 
 
@@ -468,7 +469,7 @@ def _give_back(state: State, name: str) -> Change:
         change.explain("was never applied: nothing to give back")
         return change
     target = original.give_back(state.configured(area), state.boot)
-    change.status = engine.CHANGED
+    change.status = model.CHANGED
     change.explain(f"given back: {target}")
     if (target == OFF) == (area not in state.active):
         return change
@@ -487,9 +488,9 @@ def _guard(state: State, request: Request, changes: Sequence[Change]) -> None:
     if reason is None:
         return
     for change in changes:
-        if change.status not in (engine.OK, engine.UNSUPPORTED):
+        if change.status not in (model.OK, model.UNSUPPORTED):
             change.reject(
-                engine.REFUSED,
+                model.REFUSED,
                 f"not enough memory: {reason}. All areas stay as they were: free memory, or lower memory_reserve_mb",
             )
 
@@ -497,7 +498,7 @@ def _guard(state: State, request: Request, changes: Sequence[Change]) -> None:
 # -- the next boot, pure ----------------------------------------------------------------------------------------------
 
 
-def _after(state: State, fstab: str, files: engine.Files) -> State:
+def _after(state: State, fstab: str, files: Files) -> State:
     """Return the state with the files in place."""
     text = (files.get(FSTAB) or fstab.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
     ours = {entry.number for entry in _swap_tables.parse_fstab(text) if entry.ours}
@@ -521,7 +522,7 @@ def _foresee(state: State, change: Change) -> None:
     asleep = next((source.asleep for source in state.of(area) if source.asleep), "")
     if asleep and not active:
         change.persisted_by = change.persisted_by or _swap_sources.COMMAND_LINE
-        if change.desired == ON and change.status not in engine.FAILING:
+        if change.desired == ON and change.status not in model.FAILING:
             change.overridden_by = f"{asleep} on the kernel command line keeps it off at boot: take that out there"
     if active and change.line == OFF:
         change.overridden_by = f"{active[0].told} activates it at boot: {_remedy(active[0])}"

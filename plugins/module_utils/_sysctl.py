@@ -9,14 +9,15 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _kernel, _profiles
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_files as loading
 from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_keys as keys
-from ansible_collections.precog.fleet.plugins.module_utils._engine import Change
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import PATH as LEDGER
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
+from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER, Files, is_ours
+from ansible_collections.precog.fleet.plugins.module_utils._model import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -165,7 +166,7 @@ class Plan(NamedTuple):
     kept: dict[str, str]
 
 
-class Sysctl(engine.Subsystem):
+class Sysctl(model.Subsystem):
     """The keys of one profile, made to last by one file in /etc/sysctl.d."""
 
     advice: ClassVar[Mapping[int, str]] = {errno.EINVAL: "give a value in the key's range"}
@@ -251,14 +252,14 @@ class Sysctl(engine.Subsystem):
         request = self._request(host, originals)
         state = self.read(host, request, originals, load=not check_mode)
         self._fragments = state.fragments
-        self._ours = {path for path in self.paths if engine.is_ours(host, path)}
+        self._ours = {path for path in self.paths if is_ours(host, path)}
         self._plan = make_plan(state, request, owner=self.owner, apply_shared=self._apply_shared)
         others = [owner for owner in ledger.settings if self._is_another(owner, ledger)] if self._only_file else []
         told = {owner: _renamed(owner) for owner in sorted(others)}
         if self._present:
             self.warnings = list(told.values())
             return self._plan.changes
-        left = [Change(owner, malformed=True, status=engine.REFUSED, reason=why) for owner, why in told.items()]
+        left = [Change(owner, malformed=True, status=model.REFUSED, reason=why) for owner, why in told.items()]
         return [*self._plan.changes, *left]
 
     def _is_another(self, owner: str, ledger: Ledger) -> bool:
@@ -275,7 +276,7 @@ class Sysctl(engine.Subsystem):
         """See Subsystem.same."""
         return _same(keys.path_of(change.name), left, right)
 
-    def files(self, changes: Sequence[Change], ledger: Ledger) -> engine.Files:
+    def files(self, changes: Sequence[Change], ledger: Ledger) -> Files:
         """See Subsystem.files."""
         lines = {**self._plan.kept, **{change.name: change.line for change in changes if change.line is not None}}
         modules = sorted({module for name, module in self._plan.modules.items() if name in lines})
@@ -284,11 +285,11 @@ class Sysctl(engine.Subsystem):
             self.owner: "".join(f"{name} = {lines[name]}\n" for name in order),
             self.modules_file: "".join(f"{module}\n" for module in modules),
         }
-        managed: engine.Files = {}
+        managed: Files = {}
         for path, text in wanted.items():
             original = ledger.files.get(path)
             if text:
-                managed[path] = f"{engine.HEADER}: the next run undoes what is changed here.\n{text}".encode(
+                managed[path] = f"{HEADER}: the next run undoes what is changed here.\n{text}".encode(
                     "utf-8", "surrogateescape"
                 )
             elif original is not None:
@@ -297,14 +298,14 @@ class Sysctl(engine.Subsystem):
                 managed[path] = None
         return managed
 
-    def settle(self, changes: Sequence[Change], files: engine.Files) -> None:
+    def settle(self, changes: Sequence[Change], files: Files) -> None:
         """See Subsystem.settle."""
         content = files.get(self.owner)
         text = None if content is None else content.decode("utf-8", "surrogateescape")
         fragments = loading.with_fragment(self._fragments, self.owner, text)
         boots = [loading.Boot(fragments, loader) for loader in loading.LOADERS]
         for change in changes:
-            if change.status != engine.UNKNOWN and not change.malformed:
+            if change.status != model.UNKNOWN and not change.malformed:
                 _settle(change, boots)
 
 
@@ -324,7 +325,7 @@ def _settle(change: Change, boots: Sequence[loading.Boot]) -> None:
     systemd = deciding[0]
     change.persisted = systemd.value if systemd is not None and systemd.pattern != keys.COUNTERPARTS.get(path) else None
     change.persisted_by = systemd.place if systemd is not None else None
-    if change.desired is None or change.line is None or change.status == engine.REFUSED:
+    if change.desired is None or change.line is None or change.status == model.REFUSED:
         return
     rivals: dict[str, list[str]] = {}
     for boot, line in zip(boots, deciding):
@@ -412,7 +413,7 @@ def make_plan(state: State, request: Request, *, owner: str, apply_shared: bool)
     wanted = [
         _plan_key(state, path, request.desired[path], rest, apply_shared=apply_shared) for path in request.desired
     ]
-    refused = {keys.slot_of(keys.path_of(change.name)) for change in wanted if change.status == engine.REFUSED}
+    refused = {keys.slot_of(keys.path_of(change.name)) for change in wanted if change.status == model.REFUSED}
     managed = {keys.path_of(name) for name in state.originals} - set(request.desired)
     held = {path for path in managed if keys.slot_of(path) in refused | request.held}
     slots = {keys.slot_of(path): (path, value) for path, value in request.desired.items()}
@@ -444,14 +445,14 @@ def _follow(changes: Sequence[Change]) -> None:
 
 def _refused_input(bad: BadInput) -> Change:
     change = Change(name=bad.name, desired=bad.value, malformed=True)
-    change.reject(engine.REFUSED, bad.reason)
+    change.reject(model.REFUSED, bad.reason)
     return change
 
 
 def _plan_removed(state: State, path: str) -> Change | None:
     """A key to be left alone that does not exist: most likely a typo, and another key is then not left alone."""
     status, reason = _missing(state, path)
-    if status != engine.UNKNOWN:
+    if status != model.UNKNOWN:
         return None
     change = Change(name=keys.name_of(path))
     change.reject(status, reason)
@@ -465,7 +466,7 @@ def _plan_key(state: State, path: str, desired: str, rest: loading.Boot, *, appl
     change.kept = known.desired if known else None  # the value that was taken before stays until a good one comes
     obstacle = _obstacle(state, path, desired, apply_shared=apply_shared)
     if obstacle is None and not found.exists:
-        change.line, change.status = desired, engine.CHANGED
+        change.line, change.status = desired, model.CHANGED
         change.explain(f"the module {keys.module_of(path)} would be loaded first")
         return change
     if obstacle is not None:
@@ -475,7 +476,7 @@ def _plan_key(state: State, path: str, desired: str, rest: loading.Boot, *, appl
     if not _same(path, found.value, desired):
         _set(change, state, path, desired)
     change.original = _original(state, path, rest)
-    engine.judge(change, known, state.own_lines.get(path), lambda value: _same(path, value, desired))
+    model.judge(change, known, state.own_lines.get(path), lambda value: _same(path, value, desired))
     if keys.ONE_WAY_VALUES.get(path) == desired and change.writes:
         change.explain("one-way: only a reboot takes it back")
     return change
@@ -488,18 +489,18 @@ def _obstacle(state: State, path: str, desired: str, *, apply_shared: bool) -> t
         to_come = not state.loaded and state.modules.get(keys.module_of(path) or "") == ""
         return None if to_come and not state.kernel.container else _missing(state, path)
     if found.action:
-        return engine.REFUSED, "makes the kernel do something once and keeps no value: leave it out"
+        return model.REFUSED, "makes the kernel do something once and keeps no value: leave it out"
     objection = keys.objection(path, desired, found.value)
     if objection is not None:
-        return engine.REFUSED, objection
+        return model.REFUSED, objection
     sharing = None if apply_shared else state.kernel.sharing(path)
     if sharing is not None:
-        return engine.UNSUPPORTED, sharing
+        return model.UNSUPPORTED, sharing
     if found.trouble and not found.writable:
-        return engine.UNSUPPORTED, found.trouble
+        return model.UNSUPPORTED, found.trouble
     if not found.writable:
         shown_only = state.kernel.container and keys.is_of_initial_namespace(path)
-        return engine.UNSUPPORTED, str(state.kernel.sharing()) if shown_only else "read-only here"
+        return model.UNSUPPORTED, str(state.kernel.sharing()) if shown_only else "read-only here"
     return _module_obstacle(state, path, desired)
 
 
@@ -507,12 +508,12 @@ def _missing(state: State, path: str) -> tuple[str, str]:
     module = keys.module_of(path)
     if state.kernel.container and (module is not None or keys.is_of_initial_namespace(path)):
         needs = f", and needs its module {module}" if module else ""
-        return engine.UNSUPPORTED, f"{state.kernel.sharing()}{needs}"
+        return model.UNSUPPORTED, f"{state.kernel.sharing()}{needs}"
     if module is not None and path in state.keys:
         trouble = state.modules.get(module) or f"the module {module} is there but does not bring this key"
-        return engine.UNSUPPORTED, trouble
+        return model.UNSUPPORTED, trouble
     near = state.nearest.get(path)
-    return engine.UNKNOWN, f"this kernel has no such key{f'; is {near} meant?' if near else ''}"
+    return model.UNKNOWN, f"this kernel has no such key{f'; is {near} meant?' if near else ''}"
 
 
 def _module_obstacle(state: State, path: str, desired: str) -> tuple[str, str] | None:
@@ -520,9 +521,9 @@ def _module_obstacle(state: State, path: str, desired: str) -> tuple[str, str] |
         return None
     module = f"tcp_{desired}"
     if state.kernel.container:
-        return engine.UNSUPPORTED, f"{state.kernel.sharing()}, and {desired} needs its module {module}"
+        return model.UNSUPPORTED, f"{state.kernel.sharing()}, and {desired} needs its module {module}"
     trouble = state.modules.get(module)
-    return (engine.REFUSED, f"no such congestion control: {trouble}") if trouble else None
+    return (model.REFUSED, f"no such congestion control: {trouble}") if trouble else None
 
 
 def _module_to_keep(state: State, path: str, desired: str | None) -> str | None:
@@ -583,7 +584,7 @@ def _plan_release(state: State, path: str, rest: loading.Boot, successor: tuple[
     if original is None:
         change.explain("was never applied: nothing to give back")
         return change
-    change.status = engine.CHANGED
+    change.status = model.CHANGED
     if successor is not None:
         other, value = successor
         change.explain(f"{keys.name_of(other)} takes its place")

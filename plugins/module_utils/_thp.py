@@ -8,10 +8,11 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _kernel
-from ansible_collections.precog.fleet.plugins.module_utils._engine import Change
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
+from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER, Files, is_ours
+from ansible_collections.precog.fleet.plugins.module_utils._model import Change
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ def selected(text: str) -> str | None:
     return found.group(1) if found else None
 
 
-class TransparentHugePages(engine.Subsystem):
+class TransparentHugePages(model.Subsystem):
     """The one setting `transparent_hugepage`."""
 
     owner = FILE
@@ -82,7 +83,7 @@ class TransparentHugePages(engine.Subsystem):
         if not any(RESERVE_KEY in originals for originals in ledger.settings.values()):
             state = state._replace(reserve=_read_reserve(host))
         self._lines = state.lines
-        self._ours = engine.is_ours(host, FILE)
+        self._ours = is_ours(host, FILE)
         return make_plan(state, self._mode)
 
     def current(self, host: Host, change: Change) -> str | None:
@@ -95,18 +96,18 @@ class TransparentHugePages(engine.Subsystem):
         del change
         return left == right
 
-    def files(self, changes: Sequence[Change], ledger: Ledger) -> engine.Files:
+    def files(self, changes: Sequence[Change], ledger: Ledger) -> Files:
         """See Subsystem.files."""
         for change in changes:
             if change.line is not None:
-                text = f"{engine.HEADER}: the next run undoes what is changed here.\nw {SWITCH} - - - - {change.line}\n"
+                text = f"{HEADER}: the next run undoes what is changed here.\nw {SWITCH} - - - - {change.line}\n"
                 return {FILE: text.encode()}
         original = ledger.files.get(FILE)
         if original is not None:
             return {FILE: original.content}
         return {FILE: None} if self._ours else {}
 
-    def settle(self, changes: Sequence[Change], files: engine.Files) -> None:
+    def settle(self, changes: Sequence[Change], files: Files) -> None:
         """See Subsystem.settle."""
         ours = parse(FILE, (files.get(FILE) or b"").decode("utf-8", "surrogateescape"))
         for change in changes:
@@ -183,11 +184,11 @@ def make_plan(state: State, mode: str | None) -> list[Change]:
     if mode is None:
         return _give_back(state, change)
     if state.mode is None:
-        change.reject(engine.UNSUPPORTED, f"this kernel has no {SWITCH}")
+        change.reject(model.UNSUPPORTED, f"this kernel has no {SWITCH}")
     elif state.sharing is not None:
-        change.reject(engine.UNSUPPORTED, state.sharing)
+        change.reject(model.UNSUPPORTED, state.sharing)
     elif not state.writable:
-        change.reject(engine.UNSUPPORTED, "read-only here")
+        change.reject(model.UNSUPPORTED, "read-only here")
     else:
         _want(state, change, mode, on_disk)
     return [change]
@@ -202,7 +203,7 @@ def _want(state: State, change: Change, mode: str, on_disk: str | None) -> None:
         rest = winner([line for line in state.lines if line.file != FILE])
         companions = dict(_reserved(state.reserve))
         change.original = Original(str(state.mode), rest.mode if rest else None, state.boot, companions=companions)
-    engine.judge(change, known, on_disk, lambda value: value == mode)
+    model.judge(change, known, on_disk, lambda value: value == mode)
 
 
 def _give_back(state: State, change: Change) -> list[Change]:
@@ -214,7 +215,7 @@ def _give_back(state: State, change: Change) -> list[Change]:
         change.explain("was never applied: nothing to give back")
         return [change]
     change.target = state.original.give_back(rest.mode if rest else None, state.boot)
-    change.status = engine.CHANGED
+    change.status = model.CHANGED
     change.explain(f"given back: {change.target}")
     switch = ((SWITCH, change.target),) if state.mode != change.target else ()
     reserve = _reserved(_recorded_reserve(state)) if switch or state.original.moved else ()

@@ -10,7 +10,7 @@ import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT
 from ansible_collections.precog.fleet.plugins.modules import cpu_governor
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import make_cpu
@@ -27,9 +27,9 @@ def test_the_documentation_is_the_argument_spec():
 
 def test_the_documented_rows_are_the_rows():
     documented = yaml.safe_load(cpu_governor.RETURN)
-    assert list(documented["settings"]["contains"]) == list(engine.Change("x").row())
+    assert list(documented["settings"]["contains"]) == list(model.Change("x").row())
     told = documented["settings"]["contains"]["status"]["description"]
-    assert told == f"One of {', '.join(engine.STATUSES)}."
+    assert told == f"One of {', '.join(model.STATUSES)}."
 
 
 def test_the_examples_are_valid():
@@ -74,7 +74,7 @@ def test_apply_again_and_back(run, machine):
     before = snapshot(machine, ledger=False)
     first = run()
     assert first["changed"]
-    assert first["summary"] == {**dict.fromkeys(engine.STATUSES, 0), "changed": 2}
+    assert first["summary"] == {**dict.fromkeys(model.STATUSES, 0), "changed": 2}
     assert current(first) == (800.0, 3600.0)
     again = run()
     assert (again["changed"], again["summary"]["ok"], current(again)) == (False, 2, (3600.0, 3600.0))

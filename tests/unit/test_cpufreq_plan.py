@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq as cpufreq
 from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq_unit as unit
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Original
+from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER
 from ansible_collections.precog.fleet.plugins.module_utils._rivals import Found
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import (
     ACTIVE,
@@ -201,7 +201,7 @@ def test_whatever_stands_in_the_place_of_our_unit_comes_back_byte_for_byte(odd):
         for path, content in odd.items():
             host.put(path, content)
         # What bears our header is ours, left by a ledger that is lost: it goes.
-        foreign = {path for path, content in odd.items() if not content.startswith(engine.HEADER.encode())}
+        foreign = {path for path, content in odd.items() if not content.startswith(HEADER.encode())}
         before = without_boot(host)
         tune(host, check=True)
         assert without_boot(host) == before

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import COPY
 from ansible_collections.precog.fleet.tests.unit import made_host
@@ -613,6 +614,7 @@ IN_A_NAMESPACE = """
 import sys
 from pathlib import Path
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._sysctl import Sysctl
 place = Path("/proc/sys/net/ipv4/tcp_rmem")
@@ -831,15 +833,15 @@ def test_an_original_file_comes_back_with_its_mode_though_ours_was_made_anew(hos
 
 
 FAILING = [
-    ("report", {"a": engine.OK, "b": engine.UNSUPPORTED}, []),
-    ("fail", {"a": engine.OK, "b": engine.UNSUPPORTED}, ["b"]),
-    ("report", {"a": engine.REFUSED, "b": engine.UNKNOWN, "c": engine.DRIFTED}, ["a", "b"]),
+    ("report", {"a": model.OK, "b": model.UNSUPPORTED}, []),
+    ("fail", {"a": model.OK, "b": model.UNSUPPORTED}, ["b"]),
+    ("report", {"a": model.REFUSED, "b": model.UNKNOWN, "c": model.DRIFTED}, ["a", "b"]),
 ]
 
 
 @pytest.mark.parametrize(("mode", "given", "failing"), FAILING)
 def test_which_settings_fail_the_task(mode, given, failing):
-    changes = [engine.Change(name, status=status) for name, status in given.items()]
+    changes = [model.Change(name, status=status) for name, status in given.items()]
     assert [change.name for change in engine.Report(False, changes).failures(on_unsupported=mode)] == failing
 
 

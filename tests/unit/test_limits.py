@@ -13,7 +13,7 @@ import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _limits
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT, HostError
 from ansible_collections.precog.fleet.plugins.modules import resource_limits
 from ansible_collections.precog.fleet.tests.unit.made_host import (
@@ -640,8 +640,8 @@ def test_the_documentation_is_the_argument_spec():
 
 def test_the_documented_rows_are_the_rows():
     documented = yaml.safe_load(resource_limits.RETURN)
-    assert list(documented["settings"]["contains"]) == list(engine.Change("x").row())
-    assert documented["settings"]["contains"]["status"]["description"] == f"One of {', '.join(engine.STATUSES)}."
+    assert list(documented["settings"]["contains"]) == list(model.Change("x").row())
+    assert documented["settings"]["contains"]["status"]["description"] == f"One of {', '.join(model.STATUSES)}."
 
 
 def test_the_examples_are_valid():

@@ -16,8 +16,8 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.action import python_env as action
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.modules import python_env
 from ansible_collections.precog.fleet.plugins.plugin_utils._brief import raw
@@ -53,7 +53,7 @@ def test_the_documentation_is_the_argument_spec():
 
 def test_the_documented_rows_are_the_rows():
     documented = yaml.safe_load(python_env.RETURN)["settings"]["contains"]
-    assert sorted(documented) == sorted(engine.Change("x").row())
+    assert sorted(documented) == sorted(model.Change("x").row())
 
 
 def test_the_examples_are_valid():

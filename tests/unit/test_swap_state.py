@@ -11,7 +11,7 @@ import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _swap
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT
 from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import MARKER
 from ansible_collections.precog.fleet.plugins.modules import swap_state
@@ -30,9 +30,9 @@ def test_the_documentation_is_the_argument_spec():
 
 def test_the_documented_rows_are_the_rows():
     documented = yaml.safe_load(swap_state.RETURN)
-    assert list(documented["settings"]["contains"]) == list(engine.Change("x").row())
+    assert list(documented["settings"]["contains"]) == list(model.Change("x").row())
     told = documented["settings"]["contains"]["status"]["description"]
-    assert told == f"One of {', '.join(engine.STATUSES)}."
+    assert told == f"One of {', '.join(model.STATUSES)}."
 
 
 def test_the_examples_are_valid():

@@ -13,7 +13,7 @@ import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils import _model as model
 from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT
 from ansible_collections.precog.fleet.plugins.modules import sysctl_profile
 from ansible_collections.precog.fleet.tests.unit.made_host import MadeHost, snapshot
@@ -34,9 +34,9 @@ def test_the_documentation_is_the_argument_spec():
 
 def test_the_documented_rows_are_the_rows():
     documented = yaml.safe_load(sysctl_profile.RETURN)
-    assert list(documented["settings"]["contains"]) == list(engine.Change("x").row())
+    assert list(documented["settings"]["contains"]) == list(model.Change("x").row())
     told = documented["settings"]["contains"]["status"]["description"]
-    assert told == f"One of {', '.join(engine.STATUSES)}."
+    assert told == f"One of {', '.join(model.STATUSES)}."
 
 
 def test_the_examples_are_valid():
@@ -65,7 +65,7 @@ def test_apply_again_and_back(run, host):
     before = snapshot(host, ledger=False)
     first = run(transparent_hugepage="never")
     assert first["changed"]
-    assert first["summary"] == {**dict.fromkeys(engine.STATUSES, 0), "changed": 9}
+    assert first["summary"] == {**dict.fromkeys(model.STATUSES, 0), "changed": 9}
     assert first["psutil"] == FACTS
     assert host.value("vm/swappiness") == "10"
 

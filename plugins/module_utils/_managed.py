@@ -1,0 +1,41 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The files that this collection manages on a host: how they are told from others, and read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+
+if TYPE_CHECKING:
+    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+
+HEADER = "# Managed by precog.fleet"
+
+Files = dict[str, "bytes | None"]
+
+
+def is_ours(host: Host, path: str) -> bool:
+    """Tell whether a file carries our header; what else is wrong with it shows when it is read to be managed."""
+    try:
+        return host.read_bytes(path).startswith(HEADER.encode())
+    except OSError:
+        return False
+
+
+def read_managed(host: Host, path: str) -> bytes | None:
+    """Return a managed file's bytes, None if there is none.
+
+    :raises HostError: something else is in its place.
+    """
+    if host.readlink(path) is not None:
+        raise HostError(f"{path} is a link, where a file of this collection belongs: remove it, or choose another name")
+    if host.exists(path) and not host.is_file(path):
+        raise HostError(f"{path} is not a file: move what is there away, or choose another name")
+    try:
+        return host.read_bytes(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HostError(f"cannot read {path}: {error.strerror}") from error
