@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _swap, _swap_calls
 from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Original
@@ -682,7 +683,7 @@ def test_hibernation_and_cloud_init_are_warned_about(host):
     host.put("/proc/cmdline", f"quiet resume=UUID={UUID}\n")
     host.put("/etc/cloud/cloud.cfg", "users: []\nswap:\n  filename: /swap.img\n")
     swap = areas(host)
-    _swap.engine.run(host, [swap], check_mode=True)
+    engine.run(host, [swap], check_mode=True)
     hibernation, cloud = swap.warnings
     assert hibernation.startswith("/dev/vdb1 is where the host resumes from hibernation (resume= on the kernel")
     assert cloud.startswith("/etc/cloud/cloud.cfg has cloud-init make a swap area")
@@ -702,7 +703,7 @@ def test_where_the_host_resumes_from(host, files, who):
     for path, text in files.items():
         host.put(path, text)
     swap = areas(host)
-    _swap.engine.run(host, [swap], check_mode=True)
+    engine.run(host, [swap], check_mode=True)
     assert [who in warning for warning in swap.warnings] == ([True] if who else [])
 
 
