@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The files that this collection manages on a host: how they are told from others, and read."""
+"""The files that this collection manages on a host: how to recognise one, and how to read it."""
 
 from __future__ import annotations
 

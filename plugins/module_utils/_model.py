@@ -1,8 +1,8 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the settings engine works with: a setting's change, its subsystem, a plan, and what an operator is told of them.
+"""The data that the settings engine works with: changes, subsystems, plans, statuses and messages.
 
-Reading and writing a host is the subsystems' and the engine's.
+Nothing is read or written when this is used by itself: subsystems and the engine do that.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Change:
         self.after, self.overridden_by = self.before, ""
 
     def explain(self, reason: str) -> None:
-        """Add a reason to those told already."""
+        """Add a reason to those already given."""
         self.reason = f"{self.reason}; {reason}" if self.reason else reason
 
     @property
@@ -110,7 +110,7 @@ class Subsystem(ABC):
     paths: tuple[str, ...]
     """All files that this subsystem may manage, the owner included."""
     pending = False
-    """Whether programs have yet to be told of files that an earlier run put into place; known after `plan`."""
+    """Whether programs still have to be notified of files that an earlier run put into place; known after `plan`."""
 
     advice: ClassVar[Mapping[int, str]] = {}
     """What to do about a write that the kernel refused, by its errno."""
@@ -155,7 +155,7 @@ class Subsystem(ABC):
     def announce(self, host: Host, paths: Sequence[str]) -> None:
         """Tell programs of the host that managed files have changed; by default none wants to know.
 
-        :raises HostError: a program could not be told; the files are in place.
+        :raises HostError: a program could not be notified; the files are in place.
         """
         return
 
@@ -180,7 +180,7 @@ class Job:
 
     @property
     def changed(self) -> bool:
-        """Whether anything is to be written, or a program to be told of what an earlier run wrote."""
+        """Whether anything is to be written, or a program to be notified of what an earlier run wrote."""
         return self.subsystem.pending or bool(self.files_changed) or any(change.writes for change in self.changes)
 
     def leave(self) -> None:
