@@ -10,24 +10,17 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, StagedFile
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import OriginalFile
-from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER, read_managed
-from ansible_collections.precog.fleet.plugins.module_utils._model import (
-    REFUSED,
-    UNKNOWN,
-    UNSUPPORTED,
-    refusal,
-    remedy,
-    told,
-)
+from ._host import HostError, StagedFile
+from ._ledger import OriginalFile
+from ._managed import HEADER, read_managed
+from ._model import REFUSED, UNKNOWN, UNSUPPORTED, refusal, remedy, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-    from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
-    from ansible_collections.precog.fleet.plugins.module_utils._model import Change, Job, Subsystem
+    from ._host import Host
+    from ._ledger import Ledger, Original
+    from ._model import Change, Job, Subsystem
 
 
 def apply(host: Host, ledger: Ledger, jobs: Sequence[Job]) -> None:

@@ -11,10 +11,10 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils import _psutil
-from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT, Host, HostError
+from . import _engine as engine
+from . import _model as model
+from . import _psutil
+from ._host import NOT_ROOT, Host, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,18 +35,18 @@ def subsystems(part: str, params: Any, facts: Mapping[str, Any]) -> list[model.S
     :raises HostError: an argument makes no sense.
     """
     if part == "kernel_tuning":
-        from ansible_collections.precog.fleet.plugins.module_utils import _kernel_tuning
+        from . import _kernel_tuning
 
         return _kernel_tuning.subsystems(params, facts)
     if part == "limits":
-        from ansible_collections.precog.fleet.plugins.module_utils import _limits
+        from . import _limits
 
         return _limits.subsystems(params)
     if part == "cpu_governor":
-        from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq
+        from . import _cpufreq
 
         return [_cpufreq.subsystem(params)]
-    from ansible_collections.precog.fleet.plugins.module_utils import _swap
+    from . import _swap
 
     return [_swap.subsystem(params)]
 
@@ -106,7 +106,7 @@ def fitness(host: Host, params: Mapping[str, Any]) -> tuple[bool, list[str]]:
 
     :param params: the checked arguments of its module.
     """
-    from ansible_collections.precog.fleet.plugins.module_utils import _preflight
+    from . import _preflight
 
     try:
         wanted = _preflight.understand(params)

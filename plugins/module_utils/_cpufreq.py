@@ -11,18 +11,18 @@ import errno
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq_unit as unit
-from ansible_collections.precog.fleet.plugins.module_utils import _kernel, _rivals
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
-from ansible_collections.precog.fleet.plugins.module_utils._managed import Files, is_ours
-from ansible_collections.precog.fleet.plugins.module_utils._model import Change
+from . import _cpufreq_unit as unit
+from . import _kernel, _rivals
+from . import _model as model
+from ._host import HostError
+from ._ledger import Ledger, Original
+from ._managed import Files, is_ours
+from ._model import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._host import Host
 
 CPU = "/sys/devices/system/cpu"
 FOLDER = f"{CPU}/cpufreq"

@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _rivals
-from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER
+from . import _rivals
+from ._managed import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -13,19 +13,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.precog.fleet.plugins.module_utils import _ledger
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger
-from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER, read_managed
-from ansible_collections.precog.fleet.plugins.module_utils._model import Job
+from . import _ledger
+from . import _model as model
+from ._host import HostError
+from ._ledger import Ledger
+from ._managed import HEADER, read_managed
+from ._model import Job
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-    from ansible_collections.precog.fleet.plugins.module_utils._ledger import Original
-    from ansible_collections.precog.fleet.plugins.module_utils._model import Change, Subsystem
+    from ._host import Host
+    from ._ledger import Original
+    from ._model import Change, Subsystem
 
 BLOCK = 4096  # bytes; what the ledger takes at the least
 MOST_TOLD = 5  # lines
@@ -89,7 +89,7 @@ def run(host: Host, subsystems: Sequence[Subsystem], *, check_mode: bool) -> Rep
                     job.leave()
             else:
                 # Most runs find nothing to do, and need not load how it would be done.
-                from ansible_collections.precog.fleet.plugins.module_utils import _apply
+                from . import _apply
 
                 _apply.apply(host, ledger, jobs)
             return _report(jobs, warnings)

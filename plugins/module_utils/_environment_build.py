@@ -22,24 +22,19 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
-from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
-from ansible_collections.precog.fleet.plugins.module_utils import _environment_check as check
-from ansible_collections.precog.fleet.plugins.module_utils import _environment_errors as errors
-from ansible_collections.precog.fleet.plugins.module_utils import _environment_lock as lock
-from ansible_collections.precog.fleet.plugins.module_utils._environment_compile import Compiler
-from ansible_collections.precog.fleet.plugins.module_utils._host import (
-    COMMAND_ENVIRONMENT,
-    HostError,
-    Meta,
-    sync_folder,
-)
+from . import _commands as commands
+from . import _environment as environment
+from . import _environment_check as check
+from . import _environment_errors as errors
+from . import _environment_lock as lock
+from ._environment_compile import Compiler
+from ._host import COMMAND_ENVIRONMENT, HostError, Meta, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._environment import Interpreter, Package, Request
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._environment import Interpreter, Package, Request
+    from ._host import Host
 
 CACHE = "/var/cache/precog-fleet/uv"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"

@@ -10,15 +10,15 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
-from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
-from ansible_collections.precog.fleet.plugins.module_utils import _environment_errors as errors
-from ansible_collections.precog.fleet.plugins.module_utils._environment import FullDiskError
-from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError
+from . import _commands as commands
+from . import _environment_errors as errors
+from ._environment import FullDiskError
+from ._host import COMMAND_ENVIRONMENT, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._environment import Interpreter, Request
+    from ._environment import Interpreter, Request
 
 # Bytecode without -O lies beside the sources, as everyone expects it; that for -O below one folder, with that of the
 # standard library. The paths in it are those that the sources will have. compileall tells of no failure apart from that

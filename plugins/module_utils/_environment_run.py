@@ -11,17 +11,17 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
-from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
-from ansible_collections.precog.fleet.plugins.module_utils import _environment_check as check
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import COMMAND_ENVIRONMENT, HostError
+from . import _commands as commands
+from . import _environment as environment
+from . import _environment_check as check
+from . import _model as model
+from ._host import COMMAND_ENVIRONMENT, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._environment import Interpreter, Request
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._environment import Interpreter, Request
+    from ._host import Host
 
 LOCK = ".lock"
 PATIENCE = 1800.0  # seconds; another run may be fetching half a gigabyte over a slow line
@@ -118,7 +118,7 @@ def present(host: Host, asked: Request, *, check_mode: bool) -> dict[str, Any]:
 
 def _foresee(asked: Request, view: View) -> None:
     """Find out in check mode what would stand in the way."""
-    from ansible_collections.precog.fleet.plugins.module_utils import _environment_build, _environment_lock
+    from . import _environment_build, _environment_lock
 
     if view.interpreter:
         _environment_build.expect(asked, view.interpreter)
@@ -155,7 +155,7 @@ def _outcome(host: Host, asked: Request, before: str | None) -> str:
 
 
 def _apply(host: Host, asked: Request, view: View) -> tuple[dict[str, float], list[str]]:
-    from ansible_collections.precog.fleet.plugins.module_utils import _environment_build as building
+    from . import _environment_build as building
 
     if view.interpreter:
         building.expect(asked, view.interpreter)
@@ -288,7 +288,7 @@ def _clear(host: Host, asked: Request) -> None:
     if others:
         return
     # uv, what it has fetched, and the lock serve all environments of this folder.
-    from ansible_collections.precog.fleet.plugins.module_utils import _environment_build as building
+    from . import _environment_build as building
 
     for name in host.list_dir(asked.root):
         if name.startswith(".tool-"):

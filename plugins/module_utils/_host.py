@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
+from . import _commands as commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -262,7 +262,7 @@ class Host:
         """Return the errno of each write that the kernel would refuse, by path, as far as it can be tried."""
         if self.root != "/":
             return {}
-        from ansible_collections.precog.fleet.plugins.module_utils import _trial
+        from . import _trial
 
         return _trial.refusals(writes)
 

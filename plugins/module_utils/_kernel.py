@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._host import Host
 
 # The first namespaces of a boot have fixed inode numbers (include/uapi/linux/nsfs.h, include/linux/proc_ns.h).
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"

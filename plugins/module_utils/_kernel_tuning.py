@@ -7,11 +7,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils import _profiles
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._sysctl import Sysctl
-from ansible_collections.precog.fleet.plugins.module_utils._thp import TransparentHugePages
+from . import _model as model
+from . import _profiles
+from ._host import HostError
+from ._sysctl import Sysctl
+from ._thp import TransparentHugePages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,15 +7,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_pam as pam
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_state as limits_state
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_systemd as systemd
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_values as values
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils import _processes
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
-from ansible_collections.precog.fleet.plugins.module_utils._limits_request import (
+from . import _limits_pam as pam
+from . import _limits_state as limits_state
+from . import _limits_systemd as systemd
+from . import _limits_values as values
+from . import _model as model
+from . import _processes
+from ._host import HostError
+from ._ledger import Ledger, Original
+from ._limits_request import (
     DEFAULT,
     LOGIN,
     MANAGER_FILE,
@@ -28,16 +28,16 @@ from ansible_collections.precog.fleet.plugins.module_utils._limits_request impor
     Setting,
     understand,
 )
-from ansible_collections.precog.fleet.plugins.module_utils._limits_values import INFINITY, Pair
-from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER, Files, is_ours
-from ansible_collections.precog.fleet.plugins.module_utils._model import Change
-from ansible_collections.precog.fleet.plugins.module_utils._psutil import PsutilMissingError
+from ._limits_values import INFINITY, Pair
+from ._managed import HEADER, Files, is_ours
+from ._model import Change
+from ._psutil import PsutilMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-    from ansible_collections.precog.fleet.plugins.module_utils._limits_state import State
+    from ._host import Host
+    from ._limits_state import State
 
 NOBODY_SAYS = "-"
 

@@ -13,13 +13,13 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_values as values
-from ansible_collections.precog.fleet.plugins.module_utils._limits_values import ITEMS, Pair
+from . import _limits_values as values
+from ._limits_values import ITEMS, Pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._host import Host
 
 MAIN_FILE = "/etc/security/limits.conf"
 FOLDER = "/etc/security/limits.d"

@@ -7,13 +7,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_pam as pam
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_systemd as systemd
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_values as values
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import PATH as LEDGER
-from ansible_collections.precog.fleet.plugins.module_utils._limits_values import ITEMS, Pair
+from . import _limits_pam as pam
+from . import _limits_systemd as systemd
+from . import _limits_values as values
+from . import _model as model
+from ._host import HostError
+from ._ledger import PATH as LEDGER
+from ._limits_values import ITEMS, Pair
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,19 +8,19 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_pam as pam
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_systemd as systemd
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_values as values
-from ansible_collections.precog.fleet.plugins.module_utils import _processes
-from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_files as sysctl_files
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._limits_values import INFINITY, ITEMS, Pair
+from . import _limits_pam as pam
+from . import _limits_systemd as systemd
+from . import _limits_values as values
+from . import _processes
+from . import _sysctl_files as sysctl_files
+from ._host import HostError
+from ._limits_values import INFINITY, ITEMS, Pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-    from ansible_collections.precog.fleet.plugins.module_utils._ledger import Original
+    from ._host import Host
+    from ._ledger import Original
 
 SYSTEMD_RUNS = "/run/systemd/system"  # sd_booted(3)
 NR_OPEN = "fs/nr_open"

@@ -8,31 +8,24 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_bounds as bounds
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_diff as difference
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_guarded as guarded
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan, _processes, _psutil
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
-from ansible_collections.precog.fleet.plugins.module_utils._environment_check import MARKER
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import RELEASE_FILE
-from ansible_collections.precog.fleet.plugins.module_utils._miner_store import (
-    PREVIOUS,
-    Past,
-    Release,
-    Store,
-    label,
-    stayed,
-)
+from . import _miner_bounds as bounds
+from . import _miner_diff as difference
+from . import _miner_gate as gate
+from . import _miner_guarded as guarded
+from . import _miner_plan, _processes, _psutil
+from . import _miner_rollout as rollout
+from . import _miner_systemd as systemd
+from . import _miner_units as units
+from ._environment_check import MARKER
+from ._host import HostError
+from ._miner_plan import RELEASE_FILE
+from ._miner_store import PREVIOUS, Past, Release, Store, label, stayed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-    from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance, Plan, Secret
+    from ._host import Host
+    from ._miner_plan import Instance, Plan, Secret
 
 UPSTREAM = "upstream"
 RELEASE = "miner_release"
@@ -260,7 +253,7 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
         rollout.expect_user(host, units.user(params["user"], one.name), one.name)
     if all(instance.engine != UPSTREAM for instance in plan.instances):
         return plan, links
-    from ansible_collections.precog.fleet.plugins.module_utils import _miner_upstream
+    from . import _miner_upstream
 
     if not host.exists(GIT):
         raise PackageMissing("git")

@@ -7,11 +7,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils._miner_units import SERVICE
+from ._miner_units import SERVICE
 
 if TYPE_CHECKING:
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-    from ansible_collections.precog.fleet.plugins.module_utils._miner_systemd import Live
+    from ._host import Host
+    from ._miner_systemd import Live
 
 CGROUPS = "/sys/fs/cgroup"
 

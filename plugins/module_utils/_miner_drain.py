@@ -15,12 +15,12 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ansible_collections.precog.fleet.plugins.module_utils._miner_units import RUN
+from ._miner_units import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._host import Host
 
 FILE = "drain"
 

@@ -30,14 +30,14 @@ from datetime import datetime, timezone
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils._arguments import GATE
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ._arguments import GATE
+from ._host import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance
-    from ansible_collections.precog.fleet.plugins.module_utils._miner_systemd import Live
+    from ._miner_plan import Instance
+    from ._miner_systemd import Live
 
 READY_S = {"upstream": 300.0}  # where `ready_s` is not given: it asks the chain before it is ready
 MOST_AT_ONCE = 32  # requests in flight; where all of them are, the next ones of the rate are left out

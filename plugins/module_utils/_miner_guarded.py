@@ -7,15 +7,15 @@ from __future__ import annotations
 import linecache
 from typing import TYPE_CHECKING
 
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_guard
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
-from ansible_collections.precog.fleet.plugins.module_utils._miner_units import GUARD, UNIT_ROOT
+from . import _miner_guard
+from . import _miner_systemd as systemd
+from ._host import HostError, Meta
+from ._miner_units import GUARD, UNIT_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._host import Host
 
 TIMER = "precog-fleet-guard.timer"
 # Enabled by a file, not by a link of `systemctl enable`: it comes and goes with the units.

@@ -9,8 +9,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_values as limits
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_wallet as wallets
+from . import _limits_values as limits
+from . import _miner_wallet as wallets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -14,19 +14,12 @@ import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_instances as instances
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_wallet as wallets
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import (
-    LOOPBACK,
-    RUNTIME,
-    SIMULATOR,
-    UPSTREAM,
-    Notes,
-    Settings,
-)
+from . import _environment as environment
+from . import _miner_instances as instances
+from . import _miner_units as units
+from . import _miner_wallet as wallets
+from ._host import HostError
+from ._miner_instances import LOOPBACK, RUNTIME, SIMULATOR, UPSTREAM, Notes, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -17,31 +17,23 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _ledger, _miner_plan
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_drain as drain
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_source as source
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError, Meta
-from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import API_REQUESTS, API_URL, SIMULATOR
-from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import MINER, ROOT
-from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Release, Store, passed, refused
-from ansible_collections.precog.fleet.plugins.module_utils._miner_units import (
-    SECRETS,
-    UNIT_ROOT,
-    keeps,
-    secrets_file,
-    service,
-    socket,
-    user_of,
-)
-from ansible_collections.precog.fleet.plugins.module_utils._miner_units import user as unit_user
+from . import _ledger, _miner_plan
+from . import _miner_drain as drain
+from . import _miner_gate as gate
+from . import _miner_source as source
+from . import _miner_systemd as systemd
+from ._host import HostError, Meta
+from ._miner_instances import API_REQUESTS, API_URL, SIMULATOR
+from ._miner_plan import MINER, ROOT
+from ._miner_store import Past, Release, Store, passed, refused
+from ._miner_units import SECRETS, UNIT_ROOT, keeps, secrets_file, service, socket, user_of
+from ._miner_units import user as unit_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-    from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance, Plan, Secret
+    from ._host import Host
+    from ._miner_plan import Instance, Plan, Secret
 
 LOCK = f"{_ledger.FOLDER}/miner.lock"  # of root's own folder: in /run/lock anyone could hold or replace it
 COMMENT = "Precog miner (made by precog.fleet)"  # of a user that is ours to remove
@@ -759,7 +751,7 @@ class Rollout:
         """Remove old releases, and the checkouts of upstream's repository that no release is linked to any more."""
         self.store.prune(self._params["keep"])
         if self._host.is_dir(f"{self._params['root']}/upstream"):
-            from ansible_collections.precog.fleet.plugins.module_utils import _miner_upstream
+            from . import _miner_upstream
 
             _miner_upstream.remove_unused(self._host, self.store.checkouts(), self._params["root"])
 

@@ -22,7 +22,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
-from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import API_URL, COMMUNITY
+from ._miner_instances import API_URL, COMMUNITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -7,15 +7,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _psutil
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import DIGEST
-from ansible_collections.precog.fleet.plugins.module_utils._miner_units import SERVICE, service, socket
+from . import _psutil
+from ._host import HostError
+from ._miner_plan import DIGEST
+from ._miner_units import SERVICE, service, socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._host import Host
 
 PREFIX = f"{SERVICE}@"
 PROPERTIES = ("Id", "ActiveState", "SubState", "MainPID", "UnitFileState", "NRestarts", "Result", "IPEgressBytes")

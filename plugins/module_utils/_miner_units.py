@@ -11,13 +11,13 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_values as limits
-from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import RUNTIME, UPSTREAM
+from . import _limits_values as limits
+from ._miner_instances import RUNTIME, UPSTREAM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import Settings
+    from ._miner_instances import Settings
 
 UNIT_ROOT = "/etc/systemd/system"
 SERVICE = "precog-miner"

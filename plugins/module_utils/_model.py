@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-    from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
-    from ansible_collections.precog.fleet.plugins.module_utils._managed import Files
+    from ._host import Host
+    from ._ledger import Ledger, Original
+    from ._managed import Files
 
 OK = "ok"
 CHANGED = "changed"

@@ -7,15 +7,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT, HostError
+from . import _engine as engine
+from . import _model as model
+from ._host import NOT_ROOT, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ansible.module_utils.basic import AnsibleModule
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+
+    from ._host import Host
 
 
 def tune(

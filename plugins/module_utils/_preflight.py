@@ -11,13 +11,13 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _kernel, _psutil, _rivals
-from ansible_collections.precog.fleet.plugins.module_utils._host import BECOME_OFF, HostError
+from . import _kernel, _psutil, _rivals
+from ._host import BECOME_OFF, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._host import Host
 
 ERROR = "error"
 WARNING = "warning"

@@ -11,8 +11,8 @@ import re
 import resource
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
-from ansible_collections.precog.fleet.plugins.module_utils._psutil import load
+from ._host import Host, HostError
+from ._psutil import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ._host import Host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -11,25 +11,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import (
-    _kernel,
-    _swap_calls,
-    _swap_guard,
-    _swap_sources,
-    _swap_tables,
-)
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original, OriginalFile
-from ansible_collections.precog.fleet.plugins.module_utils._managed import Files
-from ansible_collections.precog.fleet.plugins.module_utils._model import Change
-from ansible_collections.precog.fleet.plugins.module_utils._swap_sources import FSTAB, UNITS, Source
-from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import Active
+from . import _kernel, _swap_calls, _swap_guard, _swap_sources, _swap_tables
+from . import _model as model
+from ._host import HostError
+from ._ledger import Ledger, Original, OriginalFile
+from ._managed import Files
+from ._model import Change
+from ._swap_sources import FSTAB, UNITS, Source
+from ._swap_tables import Active
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._host import Host
 
 OFF = "off"
 ON = "on"

@@ -8,15 +8,15 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _swap_tables as tables
-from ansible_collections.precog.fleet.plugins.module_utils import _swap_zram
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from . import _swap_tables as tables
+from . import _swap_zram
+from ._host import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
-    from ansible_collections.precog.fleet.plugins.module_utils._ledger import OriginalFile
+    from ._host import Host
+    from ._ledger import OriginalFile
 
 FSTAB = "/etc/fstab"
 UNITS = "/etc/systemd/system"

@@ -9,20 +9,20 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _kernel, _profiles
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_files as loading
-from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_keys as keys
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import PATH as LEDGER
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
-from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER, Files, is_ours
-from ansible_collections.precog.fleet.plugins.module_utils._model import Change
+from . import _kernel, _profiles
+from . import _model as model
+from . import _sysctl_files as loading
+from . import _sysctl_keys as keys
+from ._host import HostError
+from ._ledger import PATH as LEDGER
+from ._ledger import Ledger, Original
+from ._managed import HEADER, Files, is_ours
+from ._model import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._host import Host
 
 PROC = "/proc/sys"
 FOLDER = "/etc/sysctl.d"

@@ -16,12 +16,12 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_keys as keys
+from . import _sysctl_keys as keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._host import Host
 
 # Highest priority first: of files with one name only the first is read.
 FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")

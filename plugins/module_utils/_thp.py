@@ -8,16 +8,16 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ansible_collections.precog.fleet.plugins.module_utils import _kernel
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Ledger, Original
-from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER, Files, is_ours
-from ansible_collections.precog.fleet.plugins.module_utils._model import Change
+from . import _kernel
+from . import _model as model
+from ._ledger import Ledger, Original
+from ._managed import HEADER, Files, is_ours
+from ._model import Change
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ._host import Host
 
 SETTING = "transparent_hugepage"
 SWITCH = "/sys/kernel/mm/transparent_hugepage/enabled"
