@@ -114,8 +114,8 @@ def archive() -> str:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for depth in range(1, len(packages) + 1):
             file.writestr("/".join([*packages[:depth], "__init__.py"]), "")
-        for path in sorted(CODE.glob("_[a-z]*.py")):
-            if path.name.startswith(LEFT_OUT):
-                continue
-            file.writestr("/".join([*packages, path.name]), path.read_bytes())
+        for path in sorted(CODE.rglob("*.py")):
+            name = path.relative_to(CODE).as_posix()
+            if not name.startswith(LEFT_OUT):
+                file.writestr("/".join([*packages, name]), path.read_bytes())
     return base64.b64encode(buffer.getvalue()).decode()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from ._host import HostError, StagedFile
+from ._host.host import HostError, StagedFile
 from ._ledger import OriginalFile
 from ._managed import HEADER, read_managed
 from ._model import REFUSED, UNKNOWN, UNSUPPORTED, refusal, remedy, told
@@ -18,7 +18,7 @@ from ._model import REFUSED, UNKNOWN, UNSUPPORTED, refusal, remedy, told
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._host import Host
+    from ._host.host import Host
     from ._ledger import Ledger, Original
     from ._model import Change, Job, Subsystem
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _engine as engine
 from . import _model as model
-from . import _psutil
-from ._host import NOT_ROOT, Host, HostError
+from ._host import psutil_facts
+from ._host.host import NOT_ROOT, Host, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,7 +147,7 @@ def _look(host: Host, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         return {**result({}), "unclean": list(parts), "psutil": {}}
     if os.geteuid() != 0:
         return {"failed": True, "changed": False, "msg": NOT_ROOT, "settings": [], "unclean": []}
-    facts = _psutil.facts(FACTS)
+    facts = psutil_facts.facts(FACTS)
     findings = {name: look(host, name, params, facts) for name, params in parts.items() if name != PREFLIGHT}
     warnings += [warning for finding in findings.values() for warning in finding.warnings]
     told_of = {**result(findings), "psutil": facts, "warnings": warnings}

@@ -12,9 +12,10 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _cpufreq_unit as unit
-from . import _kernel, _rivals
 from . import _model as model
-from ._host import HostError
+from . import _rivals
+from ._host import kernel
+from ._host.host import HostError
 from ._ledger import Ledger, Original
 from ._managed import Files, is_ours
 from ._model import Change
@@ -22,7 +23,7 @@ from ._model import Change
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host import Host
+    from ._host.host import Host
 
 CPU = "/sys/devices/system/cpu"
 FOLDER = f"{CPU}/cpufreq"
@@ -255,7 +256,7 @@ def read(host: Host, request: Request, originals: Mapping[str, Original], *, app
     return State(
         policies=policies,
         knobs=knobs,
-        sharing=None if apply_shared else _kernel.look(host).sharing(),
+        sharing=None if apply_shared else kernel.look(host).sharing(),
         lines=unit.parse(*texts),
         rivals=tuple(_rivals.detect(host, _rivals.CPU_GOVERNOR)) if GOVERNOR in request.policy else (),
         originals=dict(originals),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _ledger
 from . import _model as model
-from ._host import HostError
+from ._host.host import HostError
 from ._ledger import Ledger
 from ._managed import HEADER, read_managed
 from ._model import Job
@@ -23,7 +23,7 @@ from ._model import Job
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host import Host
+    from ._host.host import Host
     from ._ledger import Original
     from ._model import Change, Subsystem
 

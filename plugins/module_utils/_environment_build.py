@@ -22,19 +22,19 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from . import _commands as commands
 from . import _environment as environment
 from . import _environment_check as check
 from . import _environment_errors as errors
 from . import _environment_lock as lock
 from ._environment_compile import Compiler
-from ._host import COMMAND_ENVIRONMENT, HostError, Meta, sync_folder
+from ._host import commands
+from ._host.host import COMMAND_ENVIRONMENT, HostError, Meta, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ._environment import Interpreter, Package, Request
-    from ._host import Host
+    from ._host.host import Host
 
 CACHE = "/var/cache/precog-fleet/uv"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"

@@ -10,10 +10,10 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
-from . import _commands as commands
 from . import _environment_errors as errors
 from ._environment import FullDiskError
-from ._host import COMMAND_ENVIRONMENT, HostError
+from ._host import commands
+from ._host.host import COMMAND_ENVIRONMENT, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

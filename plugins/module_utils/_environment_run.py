@@ -11,17 +11,17 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _commands as commands
 from . import _environment as environment
 from . import _environment_check as check
 from . import _model as model
-from ._host import COMMAND_ENVIRONMENT, HostError
+from ._host import commands
+from ._host.host import COMMAND_ENVIRONMENT, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._environment import Interpreter, Request
-    from ._host import Host
+    from ._host.host import Host
 
 LOCK = ".lock"
 PATIENCE = 1800.0  # seconds; another run may be fetching half a gigabyte over a slow line

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _model as model
 from . import _profiles
-from ._host import HostError
+from ._host.host import HostError
 from ._sysctl import Sysctl
 from ._thp import TransparentHugePages
 

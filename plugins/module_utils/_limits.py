@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from . import _limits_pam as pam
 from . import _limits_state as limits_state
 from . import _limits_systemd as systemd
-from . import _limits_values as values
 from . import _model as model
-from . import _processes
-from ._host import HostError
+from ._host import processes
+from ._host import rlimits as values
+from ._host.host import HostError
+from ._host.psutil_facts import PsutilMissingError
+from ._host.rlimits import INFINITY, Pair
 from ._ledger import Ledger, Original
 from ._limits_request import (
     DEFAULT,
@@ -28,15 +30,13 @@ from ._limits_request import (
     Setting,
     understand,
 )
-from ._limits_values import INFINITY, Pair
 from ._managed import HEADER, Files, is_ours
 from ._model import Change
-from ._psutil import PsutilMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host import Host
+    from ._host.host import Host
     from ._limits_state import State
 
 NOBODY_SAYS = "-"
@@ -134,11 +134,11 @@ def subsystems(params: Mapping[str, Any]) -> list[model.Subsystem]:
 def facts(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the processes of the services named, with their limits and open files; without psutil the remedy.
 
-    :return: `services`: what `_processes.service` tells of each, by name.
+    :return: `services`: what `processes.service` tells of each, by name.
     """
     names = params["services"] if params["state"] == "present" else {}
     try:
-        return {"services": {str(name): _processes.service(host, str(name)) for name in names}}
+        return {"services": {str(name): processes.service(host, str(name)) for name in names}}
     except PsutilMissingError as error:
         return {"error": str(error)}
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import _limits_pam as pam
 from . import _limits_systemd as systemd
-from . import _limits_values as values
-from . import _processes
 from . import _sysctl_files as sysctl_files
-from ._host import HostError
-from ._limits_values import INFINITY, ITEMS, Pair
+from ._host import processes as host_processes
+from ._host import rlimits as values
+from ._host.host import HostError
+from ._host.rlimits import INFINITY, ITEMS, Pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host import Host
+    from ._host.host import Host
     from ._ledger import Original
 
 SYSTEMD_RUNS = "/run/systemd/system"  # sd_booted(3)
@@ -165,7 +165,7 @@ def _first(host: Host) -> Mapping[str, Pair] | None:
 
 
 def _kernel_limits(text: str) -> dict[str, Pair]:
-    found = _processes.parse_limits(text)
+    found = host_processes.parse_limits(text)
     return {item: Pair(*(INFINITY if number < 0 else number for number in pair)) for item, pair in found.items()}
 
 

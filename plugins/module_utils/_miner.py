@@ -12,19 +12,20 @@ from . import _miner_bounds as bounds
 from . import _miner_diff as difference
 from . import _miner_gate as gate
 from . import _miner_guarded as guarded
-from . import _miner_plan, _processes, _psutil
+from . import _miner_plan
 from . import _miner_rollout as rollout
 from . import _miner_systemd as systemd
 from . import _miner_units as units
 from ._environment_check import MARKER
-from ._host import HostError
+from ._host import processes, psutil_facts
+from ._host.host import HostError
 from ._miner_plan import RELEASE_FILE
 from ._miner_store import PREVIOUS, Past, Release, Store, label, stayed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ._host import Host
+    from ._host.host import Host
     from ._miner_plan import Instance, Plan, Secret
 
 UPSTREAM = "upstream"
@@ -424,7 +425,7 @@ def _limit_rows(host: Host, name: str, in_force: Mapping[str, bytes], live: syst
     """
     path = f"{units.service(name)}.d/{rollout.DROP_IN}"
     try:
-        given = _processes.parse_limits(host.read_text(f"/proc/{live.pid}/limits")) if live.pid else {}
+        given = processes.parse_limits(host.read_text(f"/proc/{live.pid}/limits")) if live.pid else {}
     except OSError:  # it has ended by now
         return []
     rows = []
@@ -554,8 +555,8 @@ def _diff(
 def _facts(host: Host, instance: Instance, live: systemd.Live) -> dict[str, Any]:
     """Return an instance's process as psutil sees it, and the variables of Python and ours that it was started with."""
     try:
-        process = _processes.process(live.pid) if live.pid else None
-    except _psutil.PsutilMissingError as error:
+        process = processes.process(live.pid) if live.pid else None
+    except psutil_facts.PsutilMissingError as error:
         process = {"error": str(error)}
     variables = systemd.environment_of(host, live.pid) if live.pid else {}
     shown = {name: value for name, value in variables.items() if name.startswith(SHOWN_VARIABLES)}

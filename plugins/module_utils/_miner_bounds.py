@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ._miner_units import SERVICE
 
 if TYPE_CHECKING:
-    from ._host import Host
+    from ._host.host import Host
     from ._miner_systemd import Live
 
 CGROUPS = "/sys/fs/cgroup"

@@ -15,7 +15,7 @@ from ._miner_plan import DIGEST, RELEASE_FILE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ._host import Host
+    from ._host.host import Host
 
 MASK = "********"
 _PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+(?=@)")

@@ -20,7 +20,7 @@ from ._miner_units import RUN
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._host import Host
+    from ._host.host import Host
 
 FILE = "drain"
 

@@ -31,7 +31,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._arguments import GATE
-from ._host import HostError
+from ._host.host import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from . import _miner_guard
 from . import _miner_systemd as systemd
-from ._host import HostError, Meta
+from ._host.host import HostError, Meta
 from ._miner_units import GUARD, UNIT_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ._host import Host
+    from ._host.host import Host
 
 TIMER = "precog-fleet-guard.timer"
 # Enabled by a file, not by a link of `systemctl enable`: it comes and goes with the units.

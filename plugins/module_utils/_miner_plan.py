@@ -18,7 +18,7 @@ from . import _environment as environment
 from . import _miner_instances as instances
 from . import _miner_units as units
 from . import _miner_wallet as wallets
-from ._host import HostError
+from ._host.host import HostError
 from ._miner_instances import LOOPBACK, RUNTIME, SIMULATOR, UPSTREAM, Notes, Settings
 
 if TYPE_CHECKING:

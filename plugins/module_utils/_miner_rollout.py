@@ -22,7 +22,7 @@ from . import _miner_drain as drain
 from . import _miner_gate as gate
 from . import _miner_source as source
 from . import _miner_systemd as systemd
-from ._host import HostError, Meta
+from ._host.host import HostError, Meta
 from ._miner_instances import API_REQUESTS, API_URL, SIMULATOR
 from ._miner_plan import MINER, ROOT
 from ._miner_store import Past, Release, Store, passed, refused
@@ -32,7 +32,7 @@ from ._miner_units import user as unit_user
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from ._host import Host
+    from ._host.host import Host
     from ._miner_plan import Instance, Plan, Secret
 
 LOCK = f"{_ledger.FOLDER}/miner.lock"  # of root's own folder: in /run/lock anyone could hold or replace it

@@ -14,13 +14,13 @@ import re
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._host import HostError, Meta
+from ._host.host import HostError, Meta
 from ._miner_plan import RELEASE_FILE, File, Instance
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from ._host import Host
+    from ._host.host import Host
     from ._miner_plan import Plan
 
 PREVIOUS = "previous"

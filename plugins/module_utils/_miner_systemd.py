@@ -7,15 +7,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _psutil
-from ._host import HostError
+from ._host import psutil_facts
+from ._host.host import HostError
 from ._miner_plan import DIGEST
 from ._miner_units import SERVICE, service, socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host import Host
+    from ._host.host import Host
 
 PREFIX = f"{SERVICE}@"
 PROPERTIES = ("Id", "ActiveState", "SubState", "MainPID", "UnitFileState", "NRestarts", "Result", "IPEgressBytes")
@@ -192,8 +192,8 @@ def drop_socket(host: Host, name: str) -> None:
 def holders(port: int) -> dict[int, str]:
     """Return the processes that listen at a TCP port of this machine, names by number, as far as psutil can tell."""
     try:
-        psutil = _psutil.load()
-    except _psutil.PsutilMissingError:
+        psutil = psutil_facts.load()
+    except psutil_facts.PsutilMissingError:
         return {}
     try:
         found = psutil.net_connections(kind="tcp")

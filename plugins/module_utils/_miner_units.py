@@ -11,7 +11,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _limits_values as limits
+from ._host import rlimits as limits
 from ._miner_instances import RUNTIME, UPSTREAM
 
 if TYPE_CHECKING:

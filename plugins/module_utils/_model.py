@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ._host import Host
+    from ._host.host import Host
     from ._ledger import Ledger, Original
     from ._managed import Files
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import _engine as engine
 from . import _model as model
-from ._host import NOT_ROOT, HostError
+from ._host.host import NOT_ROOT, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ansible.module_utils.basic import AnsibleModule
 
-    from ._host import Host
+    from ._host.host import Host
 
 
 def tune(

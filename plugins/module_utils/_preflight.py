@@ -11,13 +11,15 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _kernel, _psutil, _rivals
-from ._host import BECOME_OFF, HostError
+from . import _rivals
+from ._host import kernel as host_kernel
+from ._host import psutil_facts
+from ._host.host import BECOME_OFF, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from ._host import Host
+    from ._host.host import Host
 
 ERROR = "error"
 WARNING = "warning"
@@ -124,7 +126,7 @@ def collect(host: Host, disk_paths: Iterable[str]) -> Facts:
     """
     system = _os_release(host)
     memory = _memory(host)
-    kernel = _kernel.look(host)
+    kernel = host_kernel.look(host)
     return Facts(
         os_id=system.get("ID", ""),
         os_version=system.get("VERSION_ID", ""),
@@ -142,8 +144,8 @@ def collect(host: Host, disk_paths: Iterable[str]) -> Facts:
         free_disk={path: _free_disk(host, path) for path in disk_paths},
         memory_total=memory.get("MemTotal"),
         memory_available=memory.get("MemAvailable"),
-        psutil=_psutil.version(),
-        psutil_packaged=_psutil.is_system_python(),
+        psutil=psutil_facts.version(),
+        psutil_packaged=psutil_facts.is_system_python(),
     )
 
 
@@ -316,7 +318,7 @@ def _psutil_check(facts: Facts, wanted: Wanted) -> Check:
     # Debian's package cannot help another Python: nobody but the user can.
     severity = ERROR if wanted.psutil or not facts.psutil_packaged else WARNING
     found = facts.psutil or f"missing for {facts.executable}"
-    return Check("psutil", facts.psutil is not None, found, "psutil", severity, _psutil.MISSING_REMEDY)
+    return Check("psutil", facts.psutil is not None, found, "psutil", severity, psutil_facts.MISSING_REMEDY)
 
 
 def _rival_checks(facts: Facts) -> Iterator[Check]:

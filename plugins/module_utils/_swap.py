@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _kernel, _swap_calls, _swap_guard, _swap_sources, _swap_tables
 from . import _model as model
-from ._host import HostError
+from . import _swap_calls, _swap_guard, _swap_sources, _swap_tables
+from ._host import kernel
+from ._host.host import HostError
 from ._ledger import Ledger, Original, OriginalFile
 from ._managed import Files
 from ._model import Change
@@ -23,7 +24,7 @@ from ._swap_tables import Active
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ._host import Host
+    from ._host.host import Host
 
 OFF = "off"
 ON = "on"
@@ -133,7 +134,7 @@ class SwapAreas(model.Subsystem):
         """See Subsystem.plan; check mode makes no difference here."""
         del check_mode
         originals = ledger.of(self.owner)
-        sharing = None if self._apply_shared else _kernel.look(host).sharing()
+        sharing = None if self._apply_shared else kernel.look(host).sharing()
         if sharing is not None:
             return self._leave(sharing, originals)
         found = _swap_sources.read(host, ledger.files)

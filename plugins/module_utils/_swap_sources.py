@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import _swap_tables as tables
 from . import _swap_zram
-from ._host import HostError
+from ._host.host import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ._host import Host
+    from ._host.host import Host
     from ._ledger import OriginalFile
 
 FSTAB = "/etc/fstab"

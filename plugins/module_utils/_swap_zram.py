@@ -16,7 +16,7 @@ from . import _swap_tables as tables
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._host import Host
+    from ._host.host import Host
 
 NAME = "zram-generator.conf"
 FOLDERS = ("/run/systemd", "/etc/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")

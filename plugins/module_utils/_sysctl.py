@@ -9,11 +9,12 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from . import _kernel, _profiles
 from . import _model as model
+from . import _profiles
 from . import _sysctl_files as loading
 from . import _sysctl_keys as keys
-from ._host import HostError
+from ._host import kernel as host_kernel
+from ._host.host import HostError
 from ._ledger import PATH as LEDGER
 from ._ledger import Ledger, Original
 from ._managed import HEADER, Files, is_ours
@@ -22,7 +23,7 @@ from ._model import Change
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host import Host
+    from ._host.host import Host
 
 PROC = "/proc/sys"
 FOLDER = "/etc/sysctl.d"
@@ -123,7 +124,7 @@ class State(NamedTuple):
     :ivar loaded: whether missing modules were loaded: not in check mode.
     """
 
-    kernel: _kernel.Kernel
+    kernel: host_kernel.Kernel
     keys: Mapping[str, KeyState]
     fragments: Sequence[loading.Fragment]
     own_lines: Mapping[str, str]
@@ -218,7 +219,7 @@ class Sysctl(model.Subsystem):
 
         :param load: load kernel modules that keys need and that are missing (never in check mode).
         """
-        kernel = _kernel.look(host)
+        kernel = host_kernel.look(host)
         try:
             managed = [keys.path_of(name) for name in originals]
         except ValueError as error:

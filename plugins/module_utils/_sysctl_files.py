@@ -21,7 +21,7 @@ from . import _sysctl_keys as keys
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ._host import Host
+    from ._host.host import Host
 
 # Highest priority first: of files with one name only the first is read.
 FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")

@@ -8,8 +8,8 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _kernel
 from . import _model as model
+from ._host import kernel
 from ._ledger import Ledger, Original
 from ._managed import HEADER, Files, is_ours
 from ._model import Change
@@ -17,7 +17,7 @@ from ._model import Change
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._host import Host
+    from ._host.host import Host
 
 SETTING = "transparent_hugepage"
 SWITCH = "/sys/kernel/mm/transparent_hugepage/enabled"
@@ -125,7 +125,7 @@ def read(host: Host, original: Original | None, *, apply_shared: bool) -> State:
     """Read what the plan needs."""
     return State(
         mode=_read_mode(host),
-        sharing=None if apply_shared else _kernel.look(host).sharing(),
+        sharing=None if apply_shared else kernel.look(host).sharing(),
         writable=host.may_write(SWITCH),
         lines=tuple(_read_lines(host)),
         original=original,

@@ -154,8 +154,9 @@ psutil:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _cpufreq, _module, _psutil
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _cpufreq, _module
+from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 
 
 def frequencies(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -168,12 +169,12 @@ def frequencies(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(_arguments.CPU_GOVERNOR, supports_check_mode=True)
-    before = _psutil.facts(["cpu"])
+    before = psutil_facts.facts(["cpu"])
     _module.tune(
         module,
         Host(),
         lambda: [_cpufreq.subsystem(module.params)],
-        lambda changed: frequencies(before, _psutil.facts(["cpu"]) if changed else before),
+        lambda changed: frequencies(before, psutil_facts.facts(["cpu"]) if changed else before),
     )
 
 

@@ -140,8 +140,9 @@ psutil:
 import importlib.util
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _preflight, _psutil
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _preflight
+from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 
 
 def psutil_state(facts: _preflight.Facts) -> dict[str, object]:
@@ -149,7 +150,7 @@ def psutil_state(facts: _preflight.Facts) -> dict[str, object]:
     return {
         "installed": facts.psutil is not None,
         "version": facts.psutil,
-        "remedy": None if facts.psutil else _psutil.MISSING_REMEDY,
+        "remedy": None if facts.psutil else psutil_facts.MISSING_REMEDY,
         "previewable": importlib.util.find_spec("apt") is not None,
     }
 

@@ -158,13 +158,13 @@ ansible_facts:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _processes, _psutil
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._host import processes, psutil_facts
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 
 
 def main() -> None:
     """Run the module."""
-    subsets = list(_psutil.FACTS)
+    subsets = list(psutil_facts.FACTS)
     module = AnsibleModule(
         argument_spec={
             "subset": {"type": "list", "elements": "str", "choices": subsets, "default": subsets},
@@ -173,11 +173,11 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        _psutil.load()
-        facts = _psutil.facts(module.params["subset"])
+        psutil_facts.load()
+        facts = psutil_facts.facts(module.params["subset"])
         if module.params["service"] is not None:
-            facts["service"] = _processes.service(Host(), module.params["service"])
-    except _psutil.PsutilMissingError as error:
+            facts["service"] = processes.service(Host(), module.params["service"])
+    except psutil_facts.PsutilMissingError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, ansible_facts={"precog_psutil": facts})
 

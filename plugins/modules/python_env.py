@@ -191,7 +191,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _environment, _environment_run
-from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT, Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT, Host, HostError
 
 
 def main() -> None:

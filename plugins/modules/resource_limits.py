@@ -139,7 +139,7 @@ psutil:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _limits, _module
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 
 
 def main() -> None:

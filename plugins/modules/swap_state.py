@@ -125,8 +125,9 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _module, _psutil, _swap
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _module, _swap
+from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 
 FACTS = ("virtual_memory", "swap_memory")
 
@@ -134,12 +135,12 @@ FACTS = ("virtual_memory", "swap_memory")
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(_arguments.SWAP, supports_check_mode=True)
-    before = _psutil.facts(FACTS)
+    before = psutil_facts.facts(FACTS)
     _module.tune(
         module,
         Host(),
         lambda: [_swap.subsystem(module.params)],
-        lambda changed: {"before": before, "after": _psutil.facts(FACTS) if changed else before},
+        lambda changed: {"before": before, "after": psutil_facts.facts(FACTS) if changed else before},
     )
 
 

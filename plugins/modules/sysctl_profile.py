@@ -152,15 +152,16 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _module, _psutil
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _module
+from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._kernel_tuning import subsystems
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(_arguments.KERNEL_TUNING, supports_check_mode=True)
-    facts = _psutil.facts(["virtual_memory", "swap_memory", "net_io"])
+    facts = psutil_facts.facts(["virtual_memory", "swap_memory", "net_io"])
     _module.tune(module, Host(), lambda: subsystems(module.params, facts), lambda _changed: facts)
 
 

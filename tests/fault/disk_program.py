@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.tests.fault.cases import CASES, MOMENTS, everything, prepare
 from ansible_collections.precog.fleet.tests.unit.made_host import files_of
 

@@ -6,7 +6,7 @@ import json
 import random
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils._host import TEMPORARY_SUFFIX
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import TEMPORARY_SUFFIX
 from ansible_collections.precog.fleet.tests.fault.cases import CASES, MOMENTS, everything, prepare
 from ansible_collections.precog.fleet.tests.fault.killing import killed_before
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, files_of

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._sysctl import Sysctl
 
 NAME = "99-zz-precog-fleet"

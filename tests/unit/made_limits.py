@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _limits
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.tests.unit.made_host import MadeHost, make_host
 
 PAM = "/etc/security/limits.d/99-zz-precog-fleet.conf"

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_rollout
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_gate import Figures
 from ansible_collections.precog.fleet.plugins.module_utils._miner_guarded import TIMER
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import DIGEST, File, Instance, Plan

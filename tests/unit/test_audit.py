@@ -235,7 +235,7 @@ def audited(monkeypatch, host):
     looked = []
     monkeypatch.setattr(_audit, "Host", lambda: host)
     monkeypatch.setattr(_audit.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(_audit._psutil, "facts", lambda _names: FACTS)
+    monkeypatch.setattr(_audit.psutil_facts, "facts", lambda _names: FACTS)
     monkeypatch.setattr(_audit, "look", lambda _host, name, *_: looked.append(name) or _audit.Finding([], ""))
 
     def run(seen, given):

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _commands as commands
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host import commands
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 
 ENV = {"LC_ALL": "C", "PATH": "/usr/bin:/bin"}
-MODULE_UTILS = Path(commands.__file__).parent
+MODULE_UTILS = Path(commands.__file__).parents[1]
 
 
 def python(code, **options):
@@ -40,7 +40,7 @@ def test_command_that_takes_too_long_is_killed():
 def test_every_command_has_a_time_out():
     """Without a word a command may take this long; the compiler's processes are watched by what starts them."""
     assert inspect.signature(commands.run).parameters["seconds"].default == 300
-    calls = {path.name: path.read_text().count("commands.start(") for path in MODULE_UTILS.glob("*.py")}
+    calls = {path.name: path.read_text().count("commands.start(") for path in MODULE_UTILS.rglob("*.py")}
     assert {name: count for name, count in calls.items() if count} == {"_environment_compile.py": 1}
 
 
@@ -66,5 +66,5 @@ def test_no_other_module_starts_a_process():
     The guard is a program by itself, which runs on the host without the collection.
     """
     calls = ("subprocess.run(", "subprocess.Popen(", "subprocess.check_", "subprocess.call(", "os.system(", "os.popen(")
-    found = {path.name for path in MODULE_UTILS.glob("*.py") if any(call in path.read_text() for call in calls)}
-    assert found == {"_commands.py", "_miner_guard.py"}
+    found = {path.name for path in MODULE_UTILS.rglob("*.py") if any(call in path.read_text() for call in calls)}
+    assert found == {"commands.py", "_miner_guard.py"}

@@ -11,7 +11,7 @@ from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT
 from ansible_collections.precog.fleet.plugins.modules import cpu_governor
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import make_cpu
 from ansible_collections.precog.fleet.tests.unit.made_host import snapshot
@@ -52,7 +52,7 @@ def run(machine, monkeypatch, capsys):
         return {"cpu": {"frequency_mhz": {"current": 3600.0 if fast else 800.0, "min": 800.0, "max": 3600.0}}}
 
     monkeypatch.setattr(cpu_governor, "Host", lambda: machine)
-    monkeypatch.setattr(cpu_governor._psutil, "facts", facts)
+    monkeypatch.setattr(cpu_governor.psutil_facts, "facts", facts)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
     def call(**arguments):
@@ -132,7 +132,7 @@ def test_what_stands_in_the_way_is_told(run, machine):
 
 
 def test_without_psutil_the_work_is_done(run, monkeypatch):
-    monkeypatch.setattr(cpu_governor._psutil, "facts", lambda _names: {"error": "no psutil"})
+    monkeypatch.setattr(cpu_governor.psutil_facts, "facts", lambda _names: {"error": "no psutil"})
     told = run()
     assert (told["changed"], told["psutil"]) == (True, {"error": "no psutil"})
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import COPY
 from ansible_collections.precog.fleet.tests.unit import made_host
 from ansible_collections.precog.fleet.tests.unit.made_host import (

@@ -9,7 +9,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _environment a
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_check as check
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_errors as errors
 from ansible_collections.precog.fleet.plugins.module_utils._environment import Interpreter
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 
 PYTHON = Interpreter("/usr/bin/python3.11", "cpython", "3.11.2", "3.11.2 (main) [GCC]")
 PACKAGE = {"name": "one", "version": "1", "sha256": "a" * 64, "file": "one-1-py3-none-any.whl", "path": "/tmp/x"}

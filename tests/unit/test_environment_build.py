@@ -21,7 +21,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _environment a
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_build as building
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_compile as compiling
 from ansible_collections.precog.fleet.plugins.module_utils import _environment_run as running
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, pin, serve, sha256
 
 UV = f"uv==0.0.0 --hash=sha256:{'0' * 64}"

@@ -10,7 +10,7 @@ import stat
 import subprocess
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError, Meta
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError, Meta
 
 CONF = "/etc/sysctl.d/x.conf"
 

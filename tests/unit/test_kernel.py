@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _kernel
+from ansible_collections.precog.fleet.plugins.module_utils._host import kernel
 
-OWN = _kernel.Kernel(container="/run/.containerenv", own_network=True, own_ipc=True, own_uts=True)
-NOTHING_OWN = _kernel.Kernel(container="/run/.containerenv", own_network=False, own_ipc=False, own_uts=False)
-MACHINE = _kernel.Kernel(container=None, own_network=False, own_ipc=False, own_uts=False)
+OWN = kernel.Kernel(container="/run/.containerenv", own_network=True, own_ipc=True, own_uts=True)
+NOTHING_OWN = kernel.Kernel(container="/run/.containerenv", own_network=False, own_ipc=False, own_uts=False)
+MACHINE = kernel.Kernel(container=None, own_network=False, own_ipc=False, own_uts=False)
 
 # key, namespaced at all
 KEYS = [
@@ -53,14 +53,14 @@ def test_trap_swap_cpufreq_and_huge_pages_are_never_a_container_s_own():
     ("own", "key"), [("own_network", "net/ipv4/tcp_rmem"), ("own_ipc", "kernel/sem"), ("own_uts", "kernel/hostname")]
 )
 def test_each_namespace_counts_for_itself(own, key):
-    only = _kernel.Kernel("docker", **{name: name == own for name in ("own_network", "own_ipc", "own_uts")})
+    only = kernel.Kernel("docker", **{name: name == own for name in ("own_network", "own_ipc", "own_uts")})
     assert [path for path in ("net/ipv4/tcp_rmem", "kernel/sem", "kernel/hostname") if only.sharing(path) is None] == [
         key
     ]
 
 
 def test_a_machine_has_its_kernel_to_itself(host):
-    assert _kernel.look(host) == _kernel.Kernel(None, own_network=False, own_ipc=False, own_uts=False)
+    assert kernel.look(host) == kernel.Kernel(None, own_network=False, own_ipc=False, own_uts=False)
 
 
 MARKERS = [
@@ -74,33 +74,33 @@ MARKERS = [
 @pytest.mark.parametrize(("path", "content", "told"), MARKERS)
 def test_a_container_is_told_by_any_marker(host, path, content, told):
     host.put(path, content)
-    assert _kernel.look(host).container == told
+    assert kernel.look(host).container == told
 
 
 def test_a_container_is_told_by_its_namespace_alone(container):
     """Trap: don't trust virtualization_type."""
     container.at("/run/systemd/container").unlink()
-    assert _kernel.look(container).container == "process namespace pid:[4026532736]"
+    assert kernel.look(container).container == "process namespace pid:[4026532736]"
 
 
 def test_other_words_of_process_1_are_no_marker(host):
     host.put("/proc/1/environ", "mycontainer=x\0CONTAINER=y\0")
-    assert _kernel.look(host).container is None
+    assert kernel.look(host).container is None
 
 
 def test_a_container_has_namespaces_of_its_own(container):
-    found = _kernel.look(container)
+    found = kernel.look(container)
     assert (found.own_network, found.own_ipc, found.own_uts) == (True, True, True)
 
 
 def test_a_container_in_the_machine_s_network_is_told_by_a_key_of_the_first_namespace(container):
     container.set_key("net/core/netdev_max_backlog", "1000")
-    found = _kernel.look(container)
+    found = kernel.look(container)
     assert (found.own_network, found.own_ipc) == (False, True)
 
 
 def test_nothing_to_look_at_is_no_error(memory):
-    from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+    from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 
     (memory / "empty").mkdir()
-    assert _kernel.look(Host(str(memory / "empty"))).container is None
+    assert kernel.look(Host(str(memory / "empty"))).container is None

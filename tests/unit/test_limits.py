@@ -14,7 +14,7 @@ from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _limits
 from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT, HostError
 from ansible_collections.precog.fleet.plugins.modules import resource_limits
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
@@ -656,7 +656,7 @@ def test_the_examples_are_valid():
 def run(host, monkeypatch, capsys):
     """Run main() on the made-up host; return what it told Ansible."""
     monkeypatch.setattr(resource_limits, "Host", lambda: host)
-    monkeypatch.setattr(_limits._processes, "service", lambda _host, name: {"unit": name})
+    monkeypatch.setattr(_limits.processes, "service", lambda _host, name: {"unit": name})
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
     def call(**arguments):
@@ -706,6 +706,6 @@ def test_without_psutil_the_rest_is_done(run, monkeypatch):
     def missing(_host, _name):
         raise _limits.PsutilMissingError("no psutil")
 
-    monkeypatch.setattr(_limits._processes, "service", missing)
+    monkeypatch.setattr(_limits.processes, "service", missing)
     told = run(services={"miner": {"nofile": 5}})
     assert (told["changed"], told["psutil"]) == (True, {"error": "no psutil"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_pam as pam
 from ansible_collections.precog.fleet.plugins.module_utils import _limits_systemd as systemd
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_values as values
+from ansible_collections.precog.fleet.plugins.module_utils._host import rlimits as values
 from hypothesis import given
 from hypothesis import strategies as st
 

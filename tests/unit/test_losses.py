@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _kernel_tuning
 from ansible_collections.precog.fleet.plugins.module_utils._arguments import KERNEL_TUNING
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import COPY, Ledger, Original
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,

@@ -2,7 +2,7 @@
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_diff, _miner_guarded
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import File, Instance, Plan
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Store
 

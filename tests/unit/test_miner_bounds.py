@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_bounds
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_drain as drain
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_instances as instances
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._miner_systemd import Live
 from ansible_collections.precog.fleet.tests.unit.test_miner_plan import plan, problems, section
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_upstream
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 
 ENVIRONMENT = "/opt/precog/env/miner-0123456789ab"
 COLDKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"

@@ -11,7 +11,7 @@ from datetime import datetime
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_gate as gate
 from ansible_collections.precog.fleet.plugins.module_utils._arguments import GATE
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_gate import Figures, Judgement, Sample
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance
 from ansible_collections.precog.fleet.plugins.module_utils._miner_systemd import Live

@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import (
-    _host,
     _miner,
     _miner_drain,
     _miner_guard,
@@ -14,7 +13,8 @@ from ansible_collections.precog.fleet.plugins.module_utils import (
     _miner_rollout,
     _miner_units,
 )
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host import host as host_module
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     PARAMS,
     TEMPLATE,
@@ -229,7 +229,7 @@ def test_its_places_are_those_of_the_module():
     assert _miner_guard.RUN == _miner_units.RUN
     assert f"{_miner_guard.PREFIX}.service" == TEMPLATE == _miner_rollout.TEMPLATE
     assert _miner_guard.DROP_IN == _miner_rollout.DROP_IN
-    assert _miner_guard.TEMPORARY_SUFFIX == _host.TEMPORARY_SUFFIX
+    assert _miner_guard.TEMPORARY_SUFFIX == host_module.TEMPORARY_SUFFIX
 
 
 # -- its installation -------------------------------------------------------------------------------------------------

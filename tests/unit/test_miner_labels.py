@@ -6,7 +6,7 @@ import re
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _miner
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     PARAMS,
     gate_of,

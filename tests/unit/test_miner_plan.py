@@ -17,7 +17,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _miner_instanc
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan as planning
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_wallet as wallets
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from hypothesis import example, given
 from hypothesis import strategies as st
 

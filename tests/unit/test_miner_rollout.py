@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance, Secret
 from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Release
 from ansible_collections.precog.fleet.plugins.module_utils._miner_systemd import Live

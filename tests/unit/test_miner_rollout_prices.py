@@ -9,7 +9,7 @@ import time
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _miner, _miner_rollout, _miner_source
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import File, Secret
 from ansible_collections.precog.fleet.tests.unit.made_api import made_api
 from ansible_collections.precog.fleet.tests.unit.made_miner import ASSETS, PRICES, made_miner

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _miner, _miner_drain, _miner_rollout
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     CAN_NOT_START,
     PARAMS,

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
-from ansible_collections.precog.fleet.plugins.module_utils import _psutil
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.tests.unit.made_systemd import make_systemd
 
 WORDS = r"""
@@ -44,9 +44,9 @@ def test_who_holds_a_port():
 
 def test_without_psutil_nobody_is_known(monkeypatch):
     def missing():
-        raise _psutil.PsutilMissingError("psutil is missing")
+        raise psutil_facts.PsutilMissingError("psutil is missing")
 
-    monkeypatch.setattr(_psutil, "load", missing)
+    monkeypatch.setattr(psutil_facts, "load", missing)
     assert systemd.holders(22) == {}
 
 

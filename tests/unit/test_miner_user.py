@@ -6,7 +6,7 @@ import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
 from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.tests.unit.test_miner_plan import plan
 
 PARAMS = {name: argument.get("default") for name, argument in _arguments.MINER_SERVICE.items()}

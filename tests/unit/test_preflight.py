@@ -13,15 +13,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.precog.fleet.plugins.module_utils import (
-    _arguments,
-    _host,
-    _kernel,
-    _preflight,
-    _psutil,
-    _rivals,
-)
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _preflight, _rivals
+from ansible_collections.precog.fleet.plugins.module_utils._host import host as host_module
+from ansible_collections.precog.fleet.plugins.module_utils._host import kernel, psutil_facts
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.modules import host_preflight
 from ansible_collections.precog.fleet.tests.unit.made_preflight import GOOD
 from hypothesis import given
@@ -324,7 +319,7 @@ class TestCollect:
         assert facts.rivals == ()
         assert facts.python == sys.version_info[:3]
         assert facts.executable == sys.executable
-        assert facts.psutil == _psutil.version()
+        assert facts.psutil == psutil_facts.version()
 
     def test_container_shares_what_is_not_of_a_namespace(self, tmp_path):
         files = {**TREE, "/run/systemd/container": "podman"}
@@ -409,7 +404,7 @@ class TestModule:
     def test_psutil_is_there(self):
         result, _ = run_module(tolerate=list(self.TOLERANT))
         assert result["psutil"]["installed"] is True
-        assert result["psutil"]["version"] == _psutil.version()
+        assert result["psutil"]["version"] == psutil_facts.version()
         assert result["psutil"]["remedy"] is None
 
     def test_a_failure_is_one_of_ours_and_no_crash(self):
@@ -514,7 +509,7 @@ class TestSameInEveryPlace:
         assert set(_preflight.DISK_USES) == set(self.DEFAULTS["preflight_minimum_disk_mb"])
 
 
-@pytest.mark.parametrize("module", [_arguments, _host, _kernel, _preflight, _psutil, _rivals])
+@pytest.mark.parametrize("module", [_arguments, host_module, kernel, _preflight, psutil_facts, _rivals])
 def test_what_preflight_loads_loads_on_a_python_that_is_too_old(module):
     """Before Python 3.9 no built-in type takes another in brackets: here neither does."""
     old = {

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.precog.fleet.plugins.module_utils import _processes, _psutil
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host import processes
+from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts as host_facts
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.modules import psutil_facts
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,22 +63,22 @@ def status(pid):
 
 class TestProcess:
     def test_limits_in_force(self, sleeper):
-        limits = _processes.process(sleeper.pid)["rlimits"]
+        limits = processes.process(sleeper.pid)["rlimits"]
         assert limits["nofile"] == {"soft": 321, "hard": 654}
 
     def test_every_limit_of_the_kernel_is_there(self, sleeper):
         found = {
-            name: (limit["soft"], limit["hard"]) for name, limit in _processes.process(sleeper.pid)["rlimits"].items()
+            name: (limit["soft"], limit["hard"]) for name, limit in processes.process(sleeper.pid)["rlimits"].items()
         }
-        assert found == _processes.parse_limits(proc(sleeper.pid, "limits"))
+        assert found == processes.parse_limits(proc(sleeper.pid, "limits"))
         assert len(found) == len(proc(sleeper.pid, "limits").splitlines()) - 1
 
     def test_unlimited_is_minus_one(self, sleeper):
         assert "Max cpu time              unlimited            unlimited" in proc(sleeper.pid, "limits")
-        assert _processes.process(sleeper.pid)["rlimits"]["cpu"] == {"soft": -1, "hard": -1}
+        assert processes.process(sleeper.pid)["rlimits"]["cpu"] == {"soft": -1, "hard": -1}
 
     def test_the_rest_is_what_proc_says(self, sleeper):
-        found = _processes.process(sleeper.pid)
+        found = processes.process(sleeper.pid)
         assert found["pid"] == sleeper.pid
         assert found["name"] == proc(sleeper.pid, "comm").strip()
         assert found["threads"] == int(status(sleeper.pid)["Threads"])
@@ -90,7 +91,7 @@ class TestProcess:
     def test_another_users_process_without_the_right_to_ask(self):
         """prlimit(2) wants CAP_SYS_RESOURCE for another user's process, and root in a container lacks it."""
         nobody = pwd.getpwnam("nobody")
-        probe = f"import json; from {_processes.__name__} import process; print(json.dumps(process(int(input()))))"
+        probe = f"import json; from {processes.__name__} import process; print(json.dumps(process(int(input()))))"
         with running(SLEEPER, "/usr/bin/python3", user=nobody.pw_uid, group=nobody.pw_gid) as process:
             found = json.loads(_without_capabilities(probe, str(process.pid)))
         assert found["rlimits"]["nofile"] == {"soft": 321, "hard": 654}
@@ -101,20 +102,20 @@ class TestProcess:
     def test_gone(self):
         process = subprocess.Popen(["true"])
         process.wait()
-        assert _processes.process(process.pid) is None
+        assert processes.process(process.pid) is None
 
     def test_zombie(self):
         process = subprocess.Popen(["true"])
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert status(process.pid)["State"].startswith("Z")
-        assert _processes.process(process.pid) is None
+        assert processes.process(process.pid) is None
         process.wait()
 
     def test_reused_number_is_another_process(self, sleeper, monkeypatch):
         """The process ends while it is looked at, and its number goes to a process that started later."""
         import psutil
 
-        describe = _processes._describe
+        describe = processes._describe
 
         def describe_then_replace(module, found):
             described = describe(module, found)
@@ -123,9 +124,9 @@ class TestProcess:
                 found._ident = (found.pid, found._ident[1] - 5)
             return described
 
-        monkeypatch.setattr(_processes, "_describe", describe_then_replace)
+        monkeypatch.setattr(processes, "_describe", describe_then_replace)
         assert psutil.pid_exists(sleeper.pid)
-        assert _processes.process(sleeper.pid) is None
+        assert processes.process(sleeper.pid) is None
 
 
 def _without_capabilities(code, given):
@@ -154,21 +155,21 @@ class TestParseLimits:
             "Max nice priority         0                    0                    \n"
             "Max of some later kernel  1                    2                    things    \n"
         )
-        assert _processes.parse_limits(text) == {"nofile": (1024, 524288), "memlock": (-1, -1), "nice": (0, 0)}
+        assert processes.parse_limits(text) == {"nofile": (1024, 524288), "memlock": (-1, -1), "nice": (0, 0)}
 
     @pytest.mark.parametrize("word", ["x", "-1", "٣", "unlimitedly", "9" * 5000])
     def test_a_line_with_other_words_is_left_out(self, word):
         fine = "Max open files            1024                 524288               files\n"
         for soft, hard in ((word, "5"), ("5", word)):
             text = f"Max nice priority         {soft}  {hard}\n{fine}"
-            assert _processes.parse_limits(text) == {"nofile": (1024, 524288)}
+            assert processes.parse_limits(text) == {"nofile": (1024, 524288)}
 
     @given(
         st.text()
         | st.lists(st.sampled_from(["Max open files", "  ", " ", "9", "x", "unlimited", "\n", "²"])).map("".join)
     )
     def test_any_text_can_be_read(self, text):
-        assert set(_processes.parse_limits(f"{text}\nMax open files  {text}  9")) <= {"nofile"}
+        assert set(processes.parse_limits(f"{text}\nMax open files  {text}  9")) <= {"nofile"}
 
 
 @pytest.fixture
@@ -193,19 +194,19 @@ def meminfo():
 
 class TestFacts:
     def test_all_of_them_are_json(self):
-        found = json.loads(json.dumps(_psutil.facts(), allow_nan=False))
+        found = json.loads(json.dumps(host_facts.facts(), allow_nan=False))
         assert list(found) == ["cpu", "virtual_memory", "swap_memory", "disks", "net_io", "boot_time"]
 
     def test_only_what_is_asked_for(self):
-        assert list(_psutil.facts(["swap_memory"])) == ["swap_memory"]
-        assert _psutil.facts([]) == {}
+        assert list(host_facts.facts(["swap_memory"])) == ["swap_memory"]
+        assert host_facts.facts([]) == {}
 
     def test_unknown_name(self):
         with pytest.raises(KeyError):
-            _psutil.facts(["memory"])
+            host_facts.facts(["memory"])
 
     def test_cpu(self):
-        found = _psutil.cpu()
+        found = host_facts.cpu()
         assert found["logical"] == proc("", "cpuinfo").count("processor\t")
         assert found["physical"] is None or 0 < found["physical"] <= found["logical"]
         assert found["load_average"] == pytest.approx(
@@ -218,14 +219,14 @@ class TestFacts:
     def test_busy_since_boot(self, proc_tree):
         """Time of guests is within that of users, and counts once."""
         proc_tree({"stat": "cpu  100 0 100 600 200 0 0 0 50 0\n", "cpuinfo": "processor\t: 0\n"})
-        assert _psutil.cpu()["percent_since_boot"] == 20.0
+        assert host_facts.cpu()["percent_since_boot"] == 20.0
 
     def test_frequency_that_is_known_in_part(self, monkeypatch):
         import psutil
 
         known = psutil._common.scpufreq if hasattr(psutil._common, "scpufreq") else type(psutil.cpu_freq())
         monkeypatch.setattr(psutil, "cpu_freq", lambda: known(2400.0, 0.0, 0.0))
-        assert _psutil.cpu()["frequency_mhz"] == {"current": 2400.0, "min": None, "max": None}
+        assert host_facts.cpu()["frequency_mhz"] == {"current": 2400.0, "min": None, "max": None}
 
     def test_no_frequency(self, monkeypatch):
         """What psutil does on hosts without cpufreq, by its version and the machine's kind."""
@@ -235,29 +236,29 @@ class TestFacts:
             raise NotImplementedError("can't find current frequency file")
 
         monkeypatch.setattr(psutil, "cpu_freq", lambda: None)
-        assert _psutil.cpu()["frequency_mhz"] is None
+        assert host_facts.cpu()["frequency_mhz"] is None
         monkeypatch.setattr(psutil, "cpu_freq", refuse)
-        assert _psutil.cpu()["frequency_mhz"] is None
+        assert host_facts.cpu()["frequency_mhz"] is None
         monkeypatch.delattr(psutil, "cpu_freq")
-        assert _psutil.cpu()["frequency_mhz"] is None
+        assert host_facts.cpu()["frequency_mhz"] is None
 
     def test_memory(self):
-        found = _psutil.virtual_memory()
+        found = host_facts.virtual_memory()
         assert found["total"] == meminfo()["MemTotal"]
         assert found["available"] == pytest.approx(meminfo()["MemAvailable"], rel=0.2)
 
     def test_swap(self):
-        found = _psutil.swap_memory()
+        found = host_facts.swap_memory()
         assert found["total"] == meminfo()["SwapTotal"]
         assert {"used", "free", "sin", "sout", "percent"} <= set(found)
 
     def test_counters_that_a_container_hides_are_no_warning(self, proc_tree, recwarn):
         proc_tree({"meminfo": "MemTotal: 4 kB\nMemFree: 1 kB\nSwapTotal: 8 kB\nSwapFree: 8 kB\n"})
-        assert _psutil.swap_memory()["sout"] == 0
+        assert host_facts.swap_memory()["sout"] == 0
         assert [str(warning.message) for warning in recwarn] == []
 
     def test_disks(self):
-        found = {disk["mountpoint"]: disk for disk in _psutil.disks()}
+        found = {disk["mountpoint"]: disk for disk in host_facts.disks()}
         size = os.statvfs("/")
         assert found["/"]["total"] == size.f_blocks * size.f_frsize
         assert not {"/proc", "/sys", "/dev"} & set(found)
@@ -283,23 +284,25 @@ class TestFacts:
                 "self/mounts": "".join(f"{mount} rw 0 0\n" for mount in mounts),
             }
         )
-        found = [(disk["device"], disk["mountpoint"]) for disk in _psutil.disks()]
+        found = [(disk["device"], disk["mountpoint"]) for disk in host_facts.disks()]
         assert found == [("overlay", "/"), ("/dev/vda1", f"{tmp_path}/data")]
 
     def test_network(self):
-        found = _psutil.net_io()
+        found = host_facts.net_io()
         assert set(found["nics"]) == {line.split(":")[0].strip() for line in proc("self", "net/dev").splitlines()[2:]}
         assert found["total"]["bytes_recv"] == sum(nic["bytes_recv"] for nic in found["nics"].values())
 
     def test_network_without_interfaces(self):
         """A network namespace whose loopback is hidden has no interface; nothing is not an error."""
-        code = f"from {_psutil.__name__} import net_io; import psutil; psutil.net_io_counters = dict; print(net_io())"
+        code = (
+            f"from {host_facts.__name__} import net_io; import psutil; psutil.net_io_counters = dict; print(net_io())"
+        )
         code = code.replace("= dict", "= lambda **options: {}")
         assert run_python(code).stdout.strip() == "{'total': {}, 'nics': {}}"
 
     def test_boot_time(self):
         booted = next(line for line in proc("", "stat").splitlines() if line.startswith("btime"))
-        assert _psutil.boot_time() == pytest.approx(float(booted.split()[1]), abs=2)
+        assert host_facts.boot_time() == pytest.approx(float(booted.split()[1]), abs=2)
 
 
 def run_python(code, stdin=""):
@@ -322,7 +325,7 @@ def run_module(code_before="", **arguments):
 
 class TestMissingPsutil:
     def test_facts_degrade(self):
-        code = f"{NO_PSUTIL}from {_psutil.__name__} import facts\nimport json; print(json.dumps(facts(['cpu'])))"
+        code = f"{NO_PSUTIL}from {host_facts.__name__} import facts\nimport json; print(json.dumps(facts(['cpu'])))"
         error = json.loads(run_python(code).stdout)["error"]
         assert error.startswith(f"psutil is missing on this host for {sys.executable}: ")
 
@@ -339,7 +342,7 @@ class TestMissingPsutil:
 
     @pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no Python of the system")
     def test_the_systems_python_is_told_of_its_package(self):
-        code = f"import {_psutil.__name__} as u; print(u.MISSING_REMEDY)"
+        code = f"import {host_facts.__name__} as u; print(u.MISSING_REMEDY)"
         done = subprocess.run(
             ["/usr/bin/python3", "-c", code], capture_output=True, text=True, check=True, env=environment()
         )
@@ -382,7 +385,7 @@ def parent():
 
 class TestService:
     def test_main_process_and_children(self, parent):
-        found = _processes.service(FakeSystemctl(**ACTIVE, MainPID=parent.pid), "x")
+        found = processes.service(FakeSystemctl(**ACTIVE, MainPID=parent.pid), "x")
         children = [int(pid) for pid in proc(parent.pid, f"task/{parent.pid}/children").split()]
         assert [process["pid"] for process in found["processes"]] == [parent.pid, *children]
         assert len(children) == 1
@@ -393,7 +396,7 @@ class TestService:
 
     def test_one_question_for_one_unit(self, sleeper):
         host = FakeSystemctl(**ACTIVE, MainPID=sleeper.pid)
-        _processes.service(host, "miner@1.service")
+        processes.service(host, "miner@1.service")
         assert host.argv[0:2] == ["systemctl", "show"]
         assert host.argv[-2:] == ["--", "miner@1.service"]
 
@@ -412,7 +415,7 @@ class TestService:
         ],
     )
     def test_no_process(self, properties, reason):
-        found = _processes.service(FakeSystemctl(**properties), "x.service")
+        found = processes.service(FakeSystemctl(**properties), "x.service")
         assert (found["running"], found["processes"]) == (False, [])
         assert found["reason"].startswith(reason)
 
@@ -421,14 +424,14 @@ class TestService:
             def run(self, argv):
                 raise HostError(f"{argv[0]} failed with code 1: no systemd here\nHost is down")
 
-        found = _processes.service(Broken(), "x")
+        found = processes.service(Broken(), "x")
         assert found["running"] is False
         assert found["reason"] == "systemctl failed with code 1: no systemd here Host is down"
 
     @pytest.mark.parametrize("name", ["", "-x", "a b", "a*", "a[1]", "../a", "a\nb", "a" * 300])
     def test_what_is_no_units_name_is_not_given_to_systemctl(self, name):
         host = FakeSystemctl()
-        found = _processes.service(host, name)
+        found = processes.service(host, name)
         assert "is no unit's name" in found["reason"]
         assert host.argv is None
 
@@ -443,7 +446,7 @@ class TestModule:
 
     def test_default_is_everything(self):
         result, _ = run_module()
-        assert set(result["ansible_facts"]["precog_psutil"]) == set(_psutil.FACTS)
+        assert set(result["ansible_facts"]["precog_psutil"]) == set(host_facts.FACTS)
 
     def test_check_mode(self):
         result, code = run_module(subset=["boot_time"], _ansible_check_mode=True)
@@ -466,7 +469,7 @@ class TestModule:
         import yaml
 
         options = yaml.safe_load(psutil_facts.DOCUMENTATION)["options"]
-        assert options["subset"]["choices"] == options["subset"]["default"] == list(_psutil.FACTS)
+        assert options["subset"]["choices"] == options["subset"]["default"] == list(host_facts.FACTS)
         with patch_module_args({"subset": []}), pytest.raises(SystemExit):
             psutil_facts.main()
         assert json.loads(capsys.readouterr().out)["ansible_facts"] == {"precog_psutil": {}}

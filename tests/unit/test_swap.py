@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _swap, _swap_calls
-from ansible_collections.precog.fleet.plugins.module_utils._host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Original
 from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER
 from ansible_collections.precog.fleet.plugins.module_utils._swap_guard import Group, shortage

@@ -12,7 +12,7 @@ from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _swap
 from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT
 from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import MARKER
 from ansible_collections.precog.fleet.plugins.modules import swap_state
 from ansible_collections.precog.fleet.tests.unit.made_swap import Calls, make_swap
@@ -57,7 +57,7 @@ def run(host, monkeypatch, capsys):
     """Run main() on the made-up host; return what it told Ansible."""
     monkeypatch.setattr(swap_state, "Host", lambda: host)
     monkeypatch.setattr(_swap._swap_calls, "Calls", partial(Calls, host))
-    monkeypatch.setattr(swap_state._psutil, "facts", lambda _names: {**FACTS, "on": len(host.on)})
+    monkeypatch.setattr(swap_state.psutil_facts, "facts", lambda _names: {**FACTS, "on": len(host.on)})
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
     def call(**arguments):

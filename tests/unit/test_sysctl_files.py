@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_files as files
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

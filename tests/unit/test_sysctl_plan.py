@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _kernel
+from ansible_collections.precog.fleet.plugins.module_utils._host import kernel
 from ansible_collections.precog.fleet.plugins.module_utils._ledger import Original
 from ansible_collections.precog.fleet.plugins.module_utils._sysctl import (
     KeyState,
@@ -56,7 +56,7 @@ def test_what_is_refused_is_held_not_released():
     assert understand(PROFILE, {"vm.swappiness": 1}).held == frozenset()
 
 
-MACHINE = _kernel.Kernel(None, own_network=False, own_ipc=False, own_uts=False)
+MACHINE = kernel.Kernel(None, own_network=False, own_ipc=False, own_uts=False)
 NOTE = Original("60", None, "now", "10")
 
 

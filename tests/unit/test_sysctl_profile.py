@@ -14,7 +14,7 @@ from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import NOT_ROOT
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT
 from ansible_collections.precog.fleet.plugins.modules import sysctl_profile
 from ansible_collections.precog.fleet.tests.unit.made_host import MadeHost, snapshot
 
@@ -48,7 +48,7 @@ def test_the_examples_are_valid():
 def run(host, monkeypatch, capsys):
     """Run main() on the made-up host; return what it told Ansible."""
     monkeypatch.setattr(sysctl_profile, "Host", lambda: host)
-    monkeypatch.setattr(sysctl_profile._psutil, "facts", lambda _names: FACTS)
+    monkeypatch.setattr(sysctl_profile.psutil_facts, "facts", lambda _names: FACTS)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
     def call(**arguments):
@@ -143,7 +143,7 @@ def test_a_path_of_nothing_is_refused(run, argument):
 
 
 def test_the_computed_profile_without_psutil_says_what_is_missing(run, monkeypatch):
-    monkeypatch.setattr(sysctl_profile._psutil, "facts", lambda _names: {"error": "no psutil"})
+    monkeypatch.setattr(sysctl_profile.psutil_facts, "facts", lambda _names: {"error": "no psutil"})
     told = run(profile="bandwidth_delay")
     assert "not known without psutil" in told["msg"]
     assert told["psutil"] == {"error": "no psutil"}

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _trial
+from ansible_collections.precog.fleet.plugins.module_utils._host import trial
 
 NET = "/proc/sys/net/ipv4"
 KEEPALIVE = f"{NET}/tcp_keepalive_time"
@@ -40,7 +40,7 @@ TRIABLE = [
 
 @pytest.mark.parametrize(("path", "triable"), TRIABLE)
 def test_only_what_a_namespace_has_of_its_own_is_tried(path, triable):
-    assert _trial.is_triable(path) is triable
+    assert trial.is_triable(path) is triable
 
 
 def _network():
@@ -59,7 +59,7 @@ def test_what_the_kernel_refuses_is_known_and_this_machine_stays_as_it_is():
     before, sem = _network(), Path("/proc/sys/kernel/sem").read_text()
     control = next(iter({"reno", "cubic"} - {before["tcp_congestion_control"].strip()}))
 
-    refused = _trial.refusals(
+    refused = trial.refusals(
         [
             (RETRIES, "0"),
             (KEEPALIVE, "600"),
@@ -87,7 +87,7 @@ def test_what_the_kernel_refuses_is_known_and_this_machine_stays_as_it_is():
 
 def test_nothing_to_try_starts_no_process(monkeypatch):
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
-    assert _trial.refusals([("/proc/sys/vm/swappiness", "1"), (f"{NET}/tcp_congestion_control", "bbr")]) == {}
+    assert trial.refusals([("/proc/sys/vm/swappiness", "1"), (f"{NET}/tcp_congestion_control", "bbr")]) == {}
 
 
 def test_without_the_right_to_make_namespaces_nothing_is_known():
@@ -95,7 +95,7 @@ def test_without_the_right_to_make_namespaces_nothing_is_known():
     code = (
         "import os; from ansible_collections.precog.fleet.plugins.module_utils import _trial;"
         "os.getuid() or (os.setgroups([]), os.setuid(65534));"
-        f"print(_trial.refusals([({RETRIES!r}, '0')]))"
+        f"print(trial.refusals([({RETRIES!r}, '0')]))"
     )
     root = Path(__file__).parents[2] / ".ansible/collections"
     done = subprocess.run(
@@ -106,6 +106,6 @@ def test_without_the_right_to_make_namespaces_nothing_is_known():
 
 @needs_namespaces
 def test_no_child_is_left_behind():
-    _trial.refusals([(KEEPALIVE, "7200")])
+    trial.refusals([(KEEPALIVE, "7200")])
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

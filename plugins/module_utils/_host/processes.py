@@ -11,8 +11,8 @@ import re
 import resource
 from typing import TYPE_CHECKING, Any
 
-from ._host import Host, HostError
-from ._psutil import load
+from .host import Host, HostError
+from .psutil_facts import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ._host import Host
+    from .host import Host
 
 # The first namespaces of a boot have fixed inode numbers (include/uapi/linux/nsfs.h, include/linux/proc_ns.h).
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"

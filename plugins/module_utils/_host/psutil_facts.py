@@ -14,7 +14,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from ._host import Host
+from .host import Host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

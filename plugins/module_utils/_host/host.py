@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _commands as commands
+from . import commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -262,9 +262,9 @@ class Host:
         """Return the errno of each write that the kernel would refuse, by path, as far as it can be tried."""
         if self.root != "/":
             return {}
-        from . import _trial
+        from . import trial
 
-        return _trial.refusals(writes)
+        return trial.refusals(writes)
 
     def stage(self, path: str, data: bytes, meta: Meta | None = None) -> StagedFile:
         """Put a file's next content on disk beside it, making missing folders.
