@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible import constants, context
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.precog.fleet.plugins.module_utils._model import stated
+from ansible_collections.precog.fleet.plugins.module_utils._engine.model import stated
 from ansible_collections.precog.fleet.plugins.plugin_utils._brief import is_cut, lines_of, raw
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _engine as engine
-from . import _model as model
+from ._engine import model
+from ._engine import run as engine
 from ._host import psutil_facts
 from ._host.host import NOT_ROOT, Host, HostError
 

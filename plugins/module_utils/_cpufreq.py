@@ -12,13 +12,13 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _cpufreq_unit as unit
-from . import _model as model
 from . import _rivals
+from ._engine import model
+from ._engine.ledger import Ledger, Original
+from ._engine.managed import Files, is_ours
+from ._engine.model import Change
 from ._host import kernel
 from ._host.host import HostError
-from ._ledger import Ledger, Original
-from ._managed import Files, is_ours
-from ._model import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

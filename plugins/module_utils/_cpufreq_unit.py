@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import _rivals
-from ._managed import HEADER
+from ._engine.managed import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

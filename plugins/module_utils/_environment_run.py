@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _environment as environment
 from . import _environment_check as check
-from . import _model as model
+from ._engine import model
 from ._host import commands
 from ._host.host import COMMAND_ENVIRONMENT, HostError
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from . import _model as model
 from . import _profiles
+from ._engine import model
 from ._host.host import HostError
 from ._sysctl import Sysctl
 from ._thp import TransparentHugePages

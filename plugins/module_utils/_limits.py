@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from . import _limits_pam as pam
 from . import _limits_state as limits_state
 from . import _limits_systemd as systemd
-from . import _model as model
+from ._engine import model
+from ._engine.ledger import Ledger, Original
+from ._engine.managed import HEADER, Files, is_ours
+from ._engine.model import Change
 from ._host import processes
 from ._host import rlimits as values
 from ._host.host import HostError
 from ._host.psutil_facts import PsutilMissingError
 from ._host.rlimits import INFINITY, Pair
-from ._ledger import Ledger, Original
 from ._limits_request import (
     DEFAULT,
     LOGIN,
@@ -30,8 +32,6 @@ from ._limits_request import (
     Setting,
     understand,
 )
-from ._managed import HEADER, Files, is_ours
-from ._model import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _limits_pam as pam
 from . import _limits_systemd as systemd
-from . import _model as model
+from ._engine import model
+from ._engine.ledger import PATH as LEDGER
 from ._host import rlimits as values
 from ._host.host import HostError
 from ._host.rlimits import ITEMS, Pair
-from ._ledger import PATH as LEDGER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,8 +19,8 @@ from ._host.rlimits import INFINITY, ITEMS, Pair
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ._engine.ledger import Original
     from ._host.host import Host
-    from ._ledger import Original
 
 SYSTEMD_RUNS = "/run/systemd/system"  # sd_booted(3)
 NR_OPEN = "fs/nr_open"

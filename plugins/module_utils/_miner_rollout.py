@@ -17,11 +17,12 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _ledger, _miner_plan
 from . import _miner_drain as drain
 from . import _miner_gate as gate
+from . import _miner_plan
 from . import _miner_source as source
 from . import _miner_systemd as systemd
+from ._engine import ledger
 from ._host.host import HostError, Meta
 from ._miner_instances import API_REQUESTS, API_URL, SIMULATOR
 from ._miner_plan import MINER, ROOT
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ._host.host import Host
     from ._miner_plan import Instance, Plan, Secret
 
-LOCK = f"{_ledger.FOLDER}/miner.lock"  # of root's own folder: in /run/lock anyone could hold or replace it
+LOCK = f"{ledger.FOLDER}/miner.lock"  # of root's own folder: in /run/lock anyone could hold or replace it
 COMMENT = "Precog miner (made by precog.fleet)"  # of a user that is ours to remove
 COMMENT_FIELD, FEWEST_FIELDS = 4, 4  # of /etc/passwd; of that and /etc/group
 FIRST_FREE, NOBODY = 100, 65534  # Debian gives the user IDs below, and the last, to users of its own

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _model as model
 from . import _swap_calls, _swap_guard, _swap_sources, _swap_tables
+from ._engine import model
+from ._engine.ledger import Ledger, Original, OriginalFile
+from ._engine.managed import Files
+from ._engine.model import Change
 from ._host import kernel
 from ._host.host import HostError
-from ._ledger import Ledger, Original, OriginalFile
-from ._managed import Files
-from ._model import Change
 from ._swap_sources import FSTAB, UNITS, Source
 from ._swap_tables import Active
 

@@ -15,8 +15,8 @@ from ._host.host import HostError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ._engine.ledger import OriginalFile
     from ._host.host import Host
-    from ._ledger import OriginalFile
 
 FSTAB = "/etc/fstab"
 UNITS = "/etc/systemd/system"

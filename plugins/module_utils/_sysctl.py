@@ -9,16 +9,16 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from . import _model as model
 from . import _profiles
 from . import _sysctl_files as loading
 from . import _sysctl_keys as keys
+from ._engine import model
+from ._engine.ledger import PATH as LEDGER
+from ._engine.ledger import Ledger, Original
+from ._engine.managed import HEADER, Files, is_ours
+from ._engine.model import Change
 from ._host import kernel as host_kernel
 from ._host.host import HostError
-from ._ledger import PATH as LEDGER
-from ._ledger import Ledger, Original
-from ._managed import HEADER, Files, is_ours
-from ._model import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

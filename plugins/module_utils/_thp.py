@@ -8,11 +8,11 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _model as model
+from ._engine import model
+from ._engine.ledger import Ledger, Original
+from ._engine.managed import HEADER, Files, is_ours
+from ._engine.model import Change
 from ._host import kernel
-from ._ledger import Ledger, Original
-from ._managed import HEADER, Files, is_ours
-from ._model import Change
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

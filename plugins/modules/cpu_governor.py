@@ -154,7 +154,8 @@ psutil:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _cpufreq, _module
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _cpufreq
+from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 
@@ -170,7 +171,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(_arguments.CPU_GOVERNOR, supports_check_mode=True)
     before = psutil_facts.facts(["cpu"])
-    _module.tune(
+    tune(
         module,
         Host(),
         lambda: [_cpufreq.subsystem(module.params)],

@@ -125,7 +125,8 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _module, _swap
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _swap
+from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 
@@ -136,7 +137,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(_arguments.SWAP, supports_check_mode=True)
     before = psutil_facts.facts(FACTS)
-    _module.tune(
+    tune(
         module,
         Host(),
         lambda: [_swap.subsystem(module.params)],

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq as cpufreq
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.tests.unit.made_host import BOOT_ID, MadeHost, make_host
 
 CPU = "/sys/devices/system/cpu"

@@ -12,7 +12,7 @@ import re
 import stat
 from pathlib import Path
 
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._sysctl import Sysctl
 

@@ -6,8 +6,8 @@ import errno
 import os
 from pathlib import Path
 
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _swap
+from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.tests.unit.made_host import BOOT_ID, Killed, MadeHost, make_host
 
 FSTAB = "/etc/fstab"

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from ansible_collections.precog.fleet.plugins.action import host_audit as action
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _audit, _preflight, _swap
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import LOCK
+from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
+from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import LOCK
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import make_cpu
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, OURS, snapshot
 from ansible_collections.precog.fleet.tests.unit.made_limits import PAM, make_limits_host

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq_unit as unit
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
+from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import (
     ACTIVE,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq as cpufreq
 from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq_unit as unit
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Original
-from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER
+from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import Original
+from ansible_collections.precog.fleet.plugins.module_utils._engine.managed import HEADER
 from ansible_collections.precog.fleet.plugins.module_utils._rivals import Found
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import (
     ACTIVE,

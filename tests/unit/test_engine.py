@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
+from ansible_collections.precog.fleet.plugins.module_utils._engine import model
+from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
+from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import COPY
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import COPY
 from ansible_collections.precog.fleet.tests.unit import made_host
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
@@ -613,9 +613,9 @@ def test_a_vector_that_can_not_be_put_back_is_reported_as_it_is_now(host):
 IN_A_NAMESPACE = """
 import sys
 from pathlib import Path
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
-from ansible_collections.precog.fleet.plugins.module_utils import _model as model
-from ansible_collections.precog.fleet.plugins.module_utils._host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
+from ansible_collections.precog.fleet.plugins.module_utils._engine import model
+from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._sysctl import Sysctl
 place = Path("/proc/sys/net/ipv4/tcp_rmem")
 before = place.read_text().split()

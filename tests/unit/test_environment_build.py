@@ -762,7 +762,7 @@ def test_two_runs_at_once_make_one(make):
         "import json, sys\n"
         "from ansible_collections.precog.fleet.plugins.module_utils import _environment as e, _environment_build as b, "
         "_environment_run as r\n"
-        "from ansible_collections.precog.fleet.plugins.module_utils._host import Host\n"
+        "from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host\n"
         f"b.CACHE = {building.CACHE!r}\n"
         "print(json.dumps(r.present(Host(), e.request(json.loads(sys.argv[1])), check_mode=False)['seconds']))\n"
     )

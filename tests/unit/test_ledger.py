@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import PATH, Ledger, Original, OriginalFile
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError, Meta
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import PATH, Ledger, Original, OriginalFile
 from ansible_collections.precog.fleet.tests.unit.made_host import make_host, untouched
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

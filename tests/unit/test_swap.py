@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _swap, _swap_calls
+from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
+from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import Original
+from ansible_collections.precog.fleet.plugins.module_utils._engine.managed import HEADER
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Original
-from ansible_collections.precog.fleet.plugins.module_utils._managed import HEADER
 from ansible_collections.precog.fleet.plugins.module_utils._swap_guard import Group, shortage
 from ansible_collections.precog.fleet.plugins.module_utils._swap_sources import Source
 from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import MARKER, Active

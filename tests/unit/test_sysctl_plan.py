@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import Original
 from ansible_collections.precog.fleet.plugins.module_utils._host import kernel
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Original
 from ansible_collections.precog.fleet.plugins.module_utils._sysctl import (
     KeyState,
     Request,

@@ -6,10 +6,10 @@ import errno
 import json
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _engine as engine
 from ansible_collections.precog.fleet.plugins.module_utils import _thp
+from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
+from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import Original
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._ledger import Original
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, THP, files_of, profile, snapshot, untouched
 from hypothesis import given
 from hypothesis import strategies as st

@@ -93,7 +93,7 @@ def test_nothing_to_try_starts_no_process(monkeypatch):
 def test_without_the_right_to_make_namespaces_nothing_is_known():
     # Imported before the rights go: where this tree lies, another user may not even look.
     code = (
-        "import os; from ansible_collections.precog.fleet.plugins.module_utils import _trial;"
+        "import os; from ansible_collections.precog.fleet.plugins.module_utils._host import trial;"
         "os.getuid() or (os.setgroups([]), os.setuid(65534));"
         f"print(trial.refusals([({RETRIES!r}, '0')]))"
     )

@@ -7,16 +7,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from . import _engine as engine
-from . import _model as model
-from ._host.host import NOT_ROOT, HostError
+from .._host.host import NOT_ROOT, HostError
+from . import model
+from . import run as engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ansible.module_utils.basic import AnsibleModule
 
-    from ._host.host import Host
+    from .._host.host import Host
 
 
 def tune(

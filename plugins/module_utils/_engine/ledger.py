@@ -16,10 +16,10 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ._host.host import HostError, Meta
+from .._host.host import HostError, Meta
 
 if TYPE_CHECKING:
-    from ._host.host import Host, StagedFile
+    from .._host.host import Host, StagedFile
 
 FOLDER = "/var/lib/precog-fleet"
 PATH = f"{FOLDER}/ledger.json"

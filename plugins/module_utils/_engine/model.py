@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ._host.host import Host
-    from ._ledger import Ledger, Original
-    from ._managed import Files
+    from .._host.host import Host
+    from .ledger import Ledger, Original
+    from .managed import Files
 
 OK = "ok"
 CHANGED = "changed"

@@ -13,19 +13,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import _ledger
-from . import _model as model
-from ._host.host import HostError
-from ._ledger import Ledger
-from ._managed import HEADER, read_managed
-from ._model import Job
+from .._host.host import HostError
+from . import model
+from .ledger import COPY, LOCK, PATH, Ledger
+from .managed import HEADER, read_managed
+from .model import Job
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host.host import Host
-    from ._ledger import Original
-    from ._model import Change, Subsystem
+    from .._host.host import Host
+    from .ledger import Original
+    from .model import Change, Subsystem
 
 BLOCK = 4096  # bytes; what the ledger takes at the least
 MOST_TOLD = 5  # lines
@@ -76,7 +75,7 @@ def run(host: Host, subsystems: Sequence[Subsystem], *, check_mode: bool) -> Rep
             jobs = [_make(host, subsystem, ledger, check_mode=True) for subsystem in subsystems]
             _expect_room(host, jobs)
             return _report(jobs, _losses(ledger, jobs))
-        with host.lock(_ledger.LOCK):
+        with host.lock(LOCK):
             ledger = Ledger.load(host)
             jobs = [_make(host, subsystem, ledger, check_mode=False) for subsystem in subsystems]
             for path in [path for subsystem in subsystems for path in subsystem.paths]:
@@ -89,9 +88,9 @@ def run(host: Host, subsystems: Sequence[Subsystem], *, check_mode: bool) -> Rep
                     job.leave()
             else:
                 # Most runs find nothing to do, and need not load how it would be done.
-                from . import _apply
+                from . import apply
 
-                _apply.apply(host, ledger, jobs)
+                apply.apply(host, ledger, jobs)
             return _report(jobs, warnings)
     except OSError as error:
         raise HostError(f"{model.told(error)}. Nothing was changed. {model.remedy(error)}") from error
@@ -141,7 +140,7 @@ def _expect_room(host: Host, jobs: Sequence[Job]) -> None:
         for path in job.files_changed:
             host.expect_room(path, len(job.files[path] or b""))
     if any(job.changed for job in jobs):
-        host.expect_room(_ledger.PATH, BLOCK)
+        host.expect_room(PATH, BLOCK)
 
 
 def _losses(ledger: Ledger, jobs: Sequence[Job]) -> list[str]:
@@ -153,9 +152,9 @@ def _losses(ledger: Ledger, jobs: Sequence[Job]) -> list[str]:
         known = ledger.files.get(path)
         if known is None:
             warnings.append(
-                f"{path} was written by this collection, but the ledger of originals ({_ledger.PATH}) knows nothing of "
+                f"{path} was written by this collection, but the ledger of originals ({PATH}) knows nothing of "
                 "it: the ledger was lost. What was there before the first run is not known, so a rollback removes this "
-                f"file and takes the values of now for the originals. Restore the ledger, or {_ledger.COPY}, from a "
+                f"file and takes the values of now for the originals. Restore the ledger, or {COPY}, from a "
                 "backup, then run again"
             )
     return warnings + [warning for job in jobs for path in job.files_changed if (warning := _added(job, path, ledger))]

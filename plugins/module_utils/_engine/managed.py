@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._host.host import HostError
+from .._host.host import HostError
 
 if TYPE_CHECKING:
-    from ._host.host import Host
+    from .._host.host import Host
 
 HEADER = "# Managed by precog.fleet"
 

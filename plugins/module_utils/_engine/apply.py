@@ -10,17 +10,17 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from ._host.host import HostError, StagedFile
-from ._ledger import OriginalFile
-from ._managed import HEADER, read_managed
-from ._model import REFUSED, UNKNOWN, UNSUPPORTED, refusal, remedy, told
+from .._host.host import HostError, StagedFile
+from .ledger import OriginalFile
+from .managed import HEADER, read_managed
+from .model import REFUSED, UNKNOWN, UNSUPPORTED, refusal, remedy, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._host.host import Host
-    from ._ledger import Ledger, Original
-    from ._model import Change, Job, Subsystem
+    from .._host.host import Host
+    from .ledger import Ledger, Original
+    from .model import Change, Job, Subsystem
 
 
 def apply(host: Host, ledger: Ledger, jobs: Sequence[Job]) -> None:
