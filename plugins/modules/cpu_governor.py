@@ -154,10 +154,11 @@ psutil:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _cpufreq
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs import cpufreq
 
 
 def frequencies(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def main() -> None:
     tune(
         module,
         Host(),
-        lambda: [_cpufreq.subsystem(module.params)],
+        lambda: [cpufreq.subsystem(module.params)],
         lambda changed: frequencies(before, psutil_facts.facts(["cpu"]) if changed else before),
     )
 

@@ -116,7 +116,7 @@ def main() -> None:
     with open(archive, "wb", closefd=False) as file:
         file.write(base64.b64decode(arguments["code"]))
     sys.path.insert(0, f"/proc/self/fd/{archive}")
-    audit = importlib.import_module(f"{CODE}._audit")
+    audit = importlib.import_module(f"{CODE}._settings.audit")
     result = audit.run(arguments["parts"])
     text = json.dumps(result, ensure_ascii=False)
     # Names of files need not be text.

@@ -140,12 +140,13 @@ psutil:
 import importlib.util
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _preflight
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._settings import preflight
 
 
-def psutil_state(facts: _preflight.Facts) -> dict[str, object]:
+def psutil_state(facts: preflight.Facts) -> dict[str, object]:
     """Return what the role needs to know to install psutil."""
     return {
         "installed": facts.psutil is not None,
@@ -155,12 +156,12 @@ def psutil_state(facts: _preflight.Facts) -> dict[str, object]:
     }
 
 
-def warn(module: AnsibleModule, warnings: list[_preflight.Check], facts: _preflight.Facts) -> None:
+def warn(module: AnsibleModule, warnings: list[preflight.Check], facts: preflight.Facts) -> None:
     """Show the warnings, save that of a psutil that the role installs next; a check run says so instead."""
     installs = facts.psutil_packaged and not module.params["require_psutil"]
     for check in warnings:
         if not (installs and check.name == "psutil"):
-            module.warn(_preflight.describe(check))
+            module.warn(preflight.describe(check))
         elif module.check_mode:
             module.warn("psutil is missing; a run without --check installs it")
 
@@ -169,16 +170,16 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(_arguments.PREFLIGHT, supports_check_mode=True)
     try:
-        wanted = _preflight.understand(module.params)
+        wanted = preflight.understand(module.params)
     except HostError as error:
         module.fail_json(msg=str(error), settings=[])
-    facts = _preflight.collect(Host(), wanted.disk)
-    checks = _preflight.judge(facts, wanted)
-    warn(module, _preflight.failed(checks, _preflight.WARNING), facts)
+    facts = preflight.collect(Host(), wanted.disk)
+    checks = preflight.judge(facts, wanted)
+    warn(module, preflight.failed(checks, preflight.WARNING), facts)
     result = {"checks": [check._asdict() for check in checks], "psutil": psutil_state(facts)}
-    errors = _preflight.failed(checks, _preflight.ERROR)
+    errors = preflight.failed(checks, preflight.ERROR)
     if errors:
-        module.fail_json(msg=_preflight.summary(errors), settings=[], **result)
+        module.fail_json(msg=preflight.summary(errors), settings=[], **result)
     module.exit_json(changed=False, **result)
 
 

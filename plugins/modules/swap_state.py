@@ -125,10 +125,11 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _swap
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
 
 FACTS = ("virtual_memory", "swap_memory")
 
@@ -140,7 +141,7 @@ def main() -> None:
     tune(
         module,
         Host(),
-        lambda: [_swap.subsystem(module.params)],
+        lambda: [swap.subsystem(module.params)],
         lambda changed: {"before": before, "after": psutil_facts.facts(FACTS) if changed else before},
     )
 

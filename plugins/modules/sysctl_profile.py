@@ -156,7 +156,7 @@ from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
-from ansible_collections.precog.fleet.plugins.module_utils._kernel_tuning import subsystems
+from ansible_collections.precog.fleet.plugins.module_utils._settings.kernel_tuning import subsystems
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
-from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import unit_of
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.tables import unit_of
 from ansible_collections.precog.fleet.tests.unit import (
     made_cpufreq,
     made_host,

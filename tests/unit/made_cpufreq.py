@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
-from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq as cpufreq
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs import cpufreq
 from ansible_collections.precog.fleet.tests.unit.made_host import BOOT_ID, MadeHost, make_host
 
 CPU = "/sys/devices/system/cpu"

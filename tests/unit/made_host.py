@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
-from ansible_collections.precog.fleet.plugins.module_utils._sysctl import Sysctl
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.sysctl import Sysctl
 
 NAME = "99-zz-precog-fleet"
 OURS = f"/etc/sysctl.d/{NAME}.conf"

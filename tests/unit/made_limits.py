@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ansible_collections.precog.fleet.plugins.module_utils import _limits
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._settings.limits.limits import Limits, Request, understand
 from ansible_collections.precog.fleet.tests.unit.made_host import MadeHost, make_host
 
 PAM = "/etc/security/limits.d/99-zz-precog-fleet.conf"
@@ -131,9 +131,9 @@ def make_limits_host(root, *, kind: type[MadeLimitsHost] = MadeLimitsHost) -> Ma
 
 def apply(host, parameters=None, *, profile="none", systemd=None, services=None, check=False):
     """Apply limits (and no profile, unless told otherwise)."""
-    request = _limits.understand(profile, parameters or {}, systemd or {}, services or {})
-    return engine.run(host, [_limits.Limits(request)], check_mode=check)
+    request = understand(profile, parameters or {}, systemd or {}, services or {})
+    return engine.run(host, [Limits(request)], check_mode=check)
 
 
 def absent(host, *, check=False):
-    return engine.run(host, [_limits.Limits(_limits.Request({}))], check_mode=check)
+    return engine.run(host, [Limits(Request({}))], check_mode=check)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ansible_collections.precog.fleet.plugins.module_utils import _preflight
+from ansible_collections.precog.fleet.plugins.module_utils._settings import preflight
 
-GOOD = _preflight.Facts(
+GOOD = preflight.Facts(
     os_id="debian",
     os_version="12",
     os_name="Debian GNU/Linux 12 (bookworm)",

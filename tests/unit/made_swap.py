@@ -6,8 +6,8 @@ import errno
 import os
 from pathlib import Path
 
-from ansible_collections.precog.fleet.plugins.module_utils import _swap
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
 from ansible_collections.precog.fleet.tests.unit.made_host import BOOT_ID, Killed, MadeHost, make_host
 
 FSTAB = "/etc/fstab"
@@ -102,19 +102,19 @@ class MadeSwap(MadeHost):
             self._make_zram()
             return ""
         if argv[:2] == ["systemctl", "start"]:
-            raise _swap.HostError(f"systemctl start {argv[2]} failed with code 5: Unit {argv[2]} not found.")
+            raise swap.HostError(f"systemctl start {argv[2]} failed with code 5: Unit {argv[2]} not found.")
         if argv == ["systemctl", "--version"]:
             return self.version
         assert argv == ["systemctl", "daemon-reload"], argv
         if "daemon-reload" in self.fails:
-            raise _swap.HostError("systemctl daemon-reload failed with code 1: no")
+            raise swap.HostError("systemctl daemon-reload failed with code 1: no")
         return ""
 
     def _make_zram(self) -> None:
         """The unit makes the area and turns it on; systemd needs a moment to see that it is off."""
         mask = self.at(f"{UNITS}/dev-zram0.swap")
         if "zram" in self.fails or (mask.exists() and not mask.read_bytes()):
-            raise _swap.HostError("systemctl start dev-zram0.swap failed with code 1: Unit dev-zram0.swap is masked.")
+            raise swap.HostError("systemctl start dev-zram0.swap failed with code 1: Unit dev-zram0.swap is masked.")
         if self.blind_starts:
             self.blind_starts -= 1
             return
@@ -185,8 +185,8 @@ def turn(host: MadeSwap, mode: str | None = "off", *, reserve: int = 512, check:
     return engine.run(host, [areas(host, mode, reserve=reserve, **options)], check_mode=check)
 
 
-def areas(host: MadeSwap, mode: str | None = "off", *, reserve: int = 512, **options) -> _swap.SwapAreas:
-    return _swap.SwapAreas(_swap.Request(mode, reserve * 1024), calls=Calls(host), **options)
+def areas(host: MadeSwap, mode: str | None = "off", *, reserve: int = 512, **options) -> swap.SwapAreas:
+    return swap.SwapAreas(swap.Request(mode, reserve * 1024), calls=Calls(host), **options)
 
 
 def killed_at(host: MadeSwap, step: int, mode: str | None) -> bool:

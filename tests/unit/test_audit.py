@@ -17,9 +17,11 @@ import jsonschema
 import pytest
 import yaml
 from ansible_collections.precog.fleet.plugins.action import host_audit as action
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _audit, _preflight, _swap
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import LOCK
+from ansible_collections.precog.fleet.plugins.module_utils._settings import audit, preflight
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import make_cpu
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, OURS, snapshot
 from ansible_collections.precog.fleet.tests.unit.made_limits import PAM, make_limits_host
@@ -40,11 +42,11 @@ def params(part, given):
 
 
 def look(host, given=None):
-    return _audit.look(host, "kernel_tuning", params("kernel_tuning", given or WANTED), FACTS)
+    return audit.look(host, "kernel_tuning", params("kernel_tuning", given or WANTED), FACTS)
 
 
 def tune(host):
-    subsystems = _audit.subsystems("kernel_tuning", params("kernel_tuning", WANTED), FACTS)
+    subsystems = audit.subsystems("kernel_tuning", params("kernel_tuning", WANTED), FACTS)
     engine.run(host, subsystems, check_mode=False)
 
 
@@ -84,7 +86,7 @@ def test_what_somebody_did_is_told_with_its_place(host, disturb, status, where, 
     assert (row_of(finding)["status"], row_of(finding)["where"]) == (status, where)
     assert reason in row_of(finding)["reason"]
     assert not finding.is_clean
-    assert SWAPPINESS in _audit.told(finding.rows)
+    assert SWAPPINESS in audit.told(finding.rows)
     assert snapshot(host) == before
 
 
@@ -115,7 +117,7 @@ TCP_RMEM = "net.ipv4.tcp_rmem"
     ],
 )
 def test_the_verdict_says_a_status_once_and_a_colon_before_the_reason(row, line):
-    told = _audit.told([{"name": TCP_RMEM, "desired": None, "where": "", "reason": "", **row}])
+    told = audit.told([{"name": TCP_RMEM, "desired": None, "where": "", "reason": "", **row}])
     assert told.splitlines()[1:] == [line]
 
 
@@ -139,14 +141,14 @@ def test_a_container_that_can_have_no_more_is_clean(container):
 
 def test_what_can_not_be_looked_at_is_no_finding_of_drift(host):
     host.put(LEDGER, "{")
-    result = _audit.result({"kernel_tuning": look(host)})
+    result = audit.result({"kernel_tuning": look(host)})
     assert "damaged" in result["errors"]["kernel_tuning"]
     assert result["settings"] == []
     assert result["unclean"] == ["kernel_tuning"]
 
 
 def test_the_result_sums_up_all_parts(host):
-    result = _audit.result({"kernel_tuning": look(host), "limits": _audit.Finding([], "")})
+    result = audit.result({"kernel_tuning": look(host), "limits": audit.Finding([], "")})
     assert result["summary"]["drifted"] == len(result["settings"]) == 2
     assert result["unclean"] == ["kernel_tuning"]
     assert {row["part"] for row in result["settings"]} == {"kernel_tuning"}
@@ -170,15 +172,15 @@ OTHER_PARTS = [
 @pytest.mark.parametrize(("part", "make", "disturb", "name", "where"), OTHER_PARTS)
 def test_every_part_is_looked_at_by_its_own_plan(memory, monkeypatch, part, make, disturb, name, where):
     host = make(memory / part)
-    monkeypatch.setattr(_swap._swap_calls, "Calls", lambda: Calls(host))
+    monkeypatch.setattr(swap.swap_calls, "Calls", lambda: Calls(host))
     given = params(part, {"governor": "performance"} if part == "cpu_governor" else {})
-    untuned = _audit.look(host, part, given, FACTS)
+    untuned = audit.look(host, part, given, FACTS)
     assert (row_of(untuned, name)["status"], untuned.is_clean) == ("drifted", False)
-    engine.run(host, _audit.subsystems(part, given, FACTS), check_mode=False)
-    assert _audit.look(host, part, given, FACTS).is_clean
+    engine.run(host, audit.subsystems(part, given, FACTS), check_mode=False)
+    assert audit.look(host, part, given, FACTS).is_clean
     disturb(host)
     before = snapshot(host)
-    finding = _audit.look(host, part, given, FACTS)
+    finding = audit.look(host, part, given, FACTS)
     row = row_of(finding, name)
     assert (row["part"], row["status"], row["where"]) == (part, "drifted", where)
     jsonschema.validate([*untuned.rows, *finding.rows], ROWS)
@@ -192,7 +194,7 @@ def test_what_nothing_but_the_command_line_keeps_off_has_drifted_on_disk(memory)
     for path in ("/dev/vdb1", "/swap file"):
         del host.on[path]
     host.show()
-    finding = _audit.look(host, "swap", params("swap", {}), FACTS)
+    finding = audit.look(host, "swap", params("swap", {}), FACTS)
     row = row_of(finding, "swap:/dev/vdb1")
     assert (row["status"], row["where"], row["persisted_before"]) == ("drifted", "disk", "off")
     assert {found["name"].partition(":")[0] for found in finding.rows} == {"swap"}
@@ -210,9 +212,9 @@ def test_two_audits_at_once_say_the_same_and_wait_for_nobody(host):
 
 
 def test_an_audit_without_root_looks_at_nothing_and_tells_the_remedy(monkeypatch):
-    monkeypatch.setattr(_audit.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(_audit, "look", lambda *_given: pytest.fail("it looked"))
-    told = _audit.run({"swap": params("swap", {})})
+    monkeypatch.setattr(audit.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(audit, "look", lambda *_given: pytest.fail("it looked"))
+    told = audit.run({"swap": params("swap", {})})
     assert (told["failed"], told["unclean"]) == (True, [])
     assert told["msg"] == (
         "root is required: run with become: true. If the play has become: true already, ansible_become is false for "
@@ -233,15 +235,15 @@ NOT_FIT = [
 def audited(monkeypatch, host):
     """Audit a tuned, made-up host as root, by what preflight sees there and is given; and what was looked at."""
     looked = []
-    monkeypatch.setattr(_audit, "Host", lambda: host)
-    monkeypatch.setattr(_audit.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(_audit.psutil_facts, "facts", lambda _names: FACTS)
-    monkeypatch.setattr(_audit, "look", lambda _host, name, *_: looked.append(name) or _audit.Finding([], ""))
+    monkeypatch.setattr(audit, "Host", lambda: host)
+    monkeypatch.setattr(audit.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(audit.psutil_facts, "facts", lambda _names: FACTS)
+    monkeypatch.setattr(audit, "look", lambda _host, name, *_: looked.append(name) or audit.Finding([], ""))
 
     def run(seen, given):
-        monkeypatch.setattr(_preflight, "collect", lambda *_: GOOD._replace(**seen))
+        monkeypatch.setattr(preflight, "collect", lambda *_: GOOD._replace(**seen))
         parts = action.check({"preflight": given, "limits": {}, "swap": {}})
-        return _audit.run(parts), looked
+        return audit.run(parts), looked
 
     return run
 
@@ -376,7 +378,7 @@ def archive_with(source):
     buffer = io.BytesIO(base64.b64decode(action.archive()))
     with zipfile.ZipFile(buffer) as old:
         files = {name: old.read(name) for name in old.namelist()}
-    files[f"{action.PACKAGE.replace('.', '/')}/_audit.py"] = source.encode()
+    files[f"{action.PACKAGE.replace('.', '/')}/_settings/audit.py"] = source.encode()
     new = io.BytesIO()
     with zipfile.ZipFile(new, "w") as file:
         for name, content in files.items():

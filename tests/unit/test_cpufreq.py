@@ -8,9 +8,9 @@ import shutil
 import subprocess
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq_unit as unit
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs import unit
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import (
     ACTIVE,
     BOOT_ID,
@@ -691,10 +691,10 @@ def test_a_lost_ledger_still_lets_our_files_go(make):
 
 
 def test_with_another_subsystem_in_one_run(make):
-    from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq, _thp
+    from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs import cpufreq, thp
     from ansible_collections.precog.fleet.tests.unit.made_cpufreq import params
 
     host = make()
-    both = [_thp.TransparentHugePages("never"), _cpufreq.subsystem(params())]
+    both = [thp.TransparentHugePages("never"), cpufreq.subsystem(params())]
     assert engine.run(host, both, check_mode=False).changed
     assert not engine.run(host, both, check_mode=False).changed

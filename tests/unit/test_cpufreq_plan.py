@@ -6,11 +6,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq as cpufreq
-from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq_unit as unit
 from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import Original
 from ansible_collections.precog.fleet.plugins.module_utils._engine.managed import HEADER
-from ansible_collections.precog.fleet.plugins.module_utils._rivals import Found
+from ansible_collections.precog.fleet.plugins.module_utils._settings.rivals import Found
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs import cpufreq, unit
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import (
     ACTIVE,
     FOLDER,

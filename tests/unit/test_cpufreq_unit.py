@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq_unit as unit
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs import unit
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -616,7 +616,7 @@ from pathlib import Path
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
-from ansible_collections.precog.fleet.plugins.module_utils._sysctl import Sysctl
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.sysctl import Sysctl
 place = Path("/proc/sys/net/ipv4/tcp_rmem")
 before = place.read_text().split()
 wish = Sysctl("99-zz-precog-fleet", present=True, parameters={"net.ipv4.tcp_rmem": [*WISH]}, profile="none")

@@ -6,7 +6,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.precog.fleet.plugins.filter.one_machine import one_machine
 from ansible_collections.precog.fleet.plugins.filter.rollout_hold import rollout_hold
-from ansible_collections.precog.fleet.plugins.module_utils import _audit
+from ansible_collections.precog.fleet.plugins.module_utils._settings import audit
 
 TWELVE = [f"m{number}" for number in range(12)]
 
@@ -75,9 +75,9 @@ def test_many_machines_with_two_names_are_told_in_ten_lines():
 )
 def test_a_machine_is_known_by_its_id_and_its_boot(host, one, other, same):
     def identity(machine: str, boot: str) -> str:
-        host.stage(_audit.MACHINE_ID, machine.encode()).commit()
-        host.stage(_audit.BOOT_ID, boot.encode()).commit()
-        return _audit.identity(host)
+        host.stage(audit.MACHINE_ID, machine.encode()).commit()
+        host.stage(audit.BOOT_ID, boot.encode()).commit()
+        return audit.identity(host)
 
     assert (identity(*one) == identity(*other)) == same
     assert len(identity(*one)) == 16

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _limits
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._settings.limits import limits
 from ansible_collections.precog.fleet.plugins.modules import resource_limits
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
@@ -85,9 +86,9 @@ MERGED = [
 
 @pytest.mark.parametrize(("domains", "defaults", "expected"), MERGED)
 def test_parameters_are_merged_over_the_profile(domains, defaults, expected):
-    request = _limits.understand("guide", domains, defaults, {})
+    request = limits.understand("guide", domains, defaults, {})
     assert {setting.name: setting.text(pair) for setting, pair in request.desired.items()} == expected
-    assert all(_limits.Setting.of(name).name == name for name in expected)
+    assert all(limits.Setting.of(name).name == name for name in expected)
 
 
 def test_again_and_back(host):
@@ -648,7 +649,7 @@ def test_the_examples_are_valid():
     for task in yaml.safe_load(resource_limits.EXAMPLES):
         arguments = task["precog.fleet.resource_limits"]
         assert set(arguments) <= set(_arguments.LIMITS)
-        request = _limits.understand("guide", arguments.get("parameters", {}), {}, arguments.get("services", {}))
+        request = limits.understand("guide", arguments.get("parameters", {}), {}, arguments.get("services", {}))
         assert request.bad == ()
 
 
@@ -656,7 +657,7 @@ def test_the_examples_are_valid():
 def run(host, monkeypatch, capsys):
     """Run main() on the made-up host; return what it told Ansible."""
     monkeypatch.setattr(resource_limits, "Host", lambda: host)
-    monkeypatch.setattr(_limits.processes, "service", lambda _host, name: {"unit": name})
+    monkeypatch.setattr(limits.processes, "service", lambda _host, name: {"unit": name})
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
     def call(**arguments):
@@ -704,8 +705,8 @@ def test_without_root_the_remedy_is_told(run, monkeypatch):
 
 def test_without_psutil_the_rest_is_done(run, monkeypatch):
     def missing(_host, _name):
-        raise _limits.PsutilMissingError("no psutil")
+        raise limits.PsutilMissingError("no psutil")
 
-    monkeypatch.setattr(_limits.processes, "service", missing)
+    monkeypatch.setattr(limits.processes, "service", missing)
     told = run(services={"miner": {"nofile": 5}})
     assert (told["changed"], told["psutil"]) == (True, {"error": "no psutil"})

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_pam as pam
-from ansible_collections.precog.fleet.plugins.module_utils import _limits_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils._host import rlimits as values
+from ansible_collections.precog.fleet.plugins.module_utils._settings.limits import pam, systemd
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_files as files
-from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_keys as keys
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl import files, keys
 
 CASES = yaml.safe_load((Path(__file__).parent.parent / "loader_cases.yml").read_text())
 LOADERS = {"systemd": files.SYSTEMD, "procps": files.PROCPS}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _kernel_tuning
 from ansible_collections.precog.fleet.plugins.module_utils._arguments import KERNEL_TUNING
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import COPY, Ledger, Original
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._settings import kernel_tuning
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
     OURS,
@@ -162,7 +162,7 @@ def test_a_file_by_an_earlier_name_is_told_and_a_rollback_without_it_fails(host)
 
 def engine_warnings(host):
     params = {name: about.get("default") for name, about in KERNEL_TUNING.items()}
-    made = _kernel_tuning.subsystems({**params, "profile": "none", "parameters": {SWAP: 10}, "only_file": True}, {})
+    made = kernel_tuning.subsystems({**params, "profile": "none", "parameters": {SWAP: 10}, "only_file": True}, {})
     engine.run(host, made, check_mode=True)
     return [warning for one in made for warning in one.warnings]
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _preflight, _rivals
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host import host as host_module
 from ansible_collections.precog.fleet.plugins.module_utils._host import kernel, psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._settings import preflight, rivals
 from ansible_collections.precog.fleet.plugins.modules import host_preflight
 from ansible_collections.precog.fleet.tests.unit.made_preflight import GOOD
 from hypothesis import given
@@ -27,17 +28,17 @@ MODULE = "ansible_collections.precog.fleet.plugins.modules.host_preflight"
 ROLE = ROOT / "roles" / "preflight"
 TOLERABLE = _arguments.PREFLIGHT["tolerate"]["choices"]
 
-TUNED = _rivals.Found(
+TUNED = rivals.Found(
     "tuned", ("sysctl",), "tuned.service is enabled", "sysctl keys", "systemctl disable --now tuned.service"
 )
-WANTED = _preflight.Wanted(disk={"/etc": 16, "/tmp": 64}, memory=512, available_memory=64, psutil=False)
+WANTED = preflight.Wanted(disk={"/etc": 16, "/tmp": 64}, memory=512, available_memory=64, psutil=False)
 CONTAINER = {"container": "/run/systemd/container", "shared": ("vm/swappiness", "fs/file-max", "kernel/pid_max")}
 NET_ONLY = {"net/ipv4/tcp_rmem": True, "vm/swappiness": False, "fs/file-max": False, "kernel/pid_max": False}
 NOTHING = dict.fromkeys(NET_ONLY, False)
 
 
 def one(facts, wanted, name):
-    (check,) = [check for check in _preflight.judge(facts, wanted) if check.name == name]
+    (check,) = [check for check in preflight.judge(facts, wanted) if check.name == name]
     return check
 
 
@@ -104,13 +105,13 @@ class TestJudge:
         assert check.remedy == "" if ok else remedy in check.remedy
 
     def test_a_good_host_has_nothing_to_do(self):
-        assert all(check.ok for check in _preflight.judge(GOOD, WANTED))
+        assert all(check.ok for check in preflight.judge(GOOD, WANTED))
 
     def test_everything_wrong_is_told_at_once(self):
         facts = GOOD._replace(os_version="11", euid=1000, systemd=False, memory_total=1)
-        errors = _preflight.failed(_preflight.judge(facts, WANTED), "error")
+        errors = preflight.failed(preflight.judge(facts, WANTED), "error")
         assert [check.name for check in errors] == ["os", "privileges", "systemd", "memory:total"]
-        summary = _preflight.summary(errors).splitlines()
+        summary = preflight.summary(errors).splitlines()
         assert summary[0] == "This host can't be tuned yet (4 to do):"
         assert summary[4].startswith(
             "- memory:total: found 1 MB in all; wanted 512 MB in all. give the host more memory"
@@ -128,7 +129,7 @@ class TestJudge:
         assert (check.ok, check.severity) == (False, "warning")
 
     def test_everything_that_can_be_an_error_can_be_tolerated(self):
-        names = {check.name.partition(":")[0] for check in _preflight.judge(GOOD, WANTED)} - {"rivals"}
+        names = {check.name.partition(":")[0] for check in preflight.judge(GOOD, WANTED)} - {"rivals"}
         assert names == set(TOLERABLE)
 
 
@@ -216,19 +217,19 @@ RIVAL_CASES = [
 class TestRivals:
     @pytest.mark.parametrize(("files", "expected"), RIVAL_CASES)
     def test_detect(self, tmp_path, files, expected):
-        found = _rivals.detect(fill(tmp_path, files))
+        found = rivals.detect(fill(tmp_path, files))
         assert [(rival.name, rival.evidence) for rival in found] == ([expected] if expected else [])
 
     def test_ufw_names_its_keys(self, tmp_path):
-        (found,) = _rivals.detect(fill(tmp_path, UFW))
+        (found,) = rivals.detect(fill(tmp_path, UFW))
         assert found.overrides == "net.ipv4.conf.all.accept_redirects, net.ipv4.tcp_sack"
         assert "/etc/ufw/sysctl.conf" in found.remedy
 
-    @pytest.mark.parametrize("rival", _rivals.RIVALS, ids=lambda rival: rival.name)
+    @pytest.mark.parametrize("rival", rivals.RIVALS, ids=lambda rival: rival.name)
     def test_each_is_found_by_each_of_its_units(self, tmp_path, rival):
         for number, unit in enumerate(rival.units):
             files = {f"/lib/systemd/system/{unit}": UNIT, f"{WANTS}/{unit}": f"-> /lib/systemd/system/{unit}"}
-            (found,) = _rivals.detect(fill(tmp_path / str(number), files))
+            (found,) = rivals.detect(fill(tmp_path / str(number), files))
             assert (found.name, found.remedy) == (rival.name, f"systemctl disable --now {unit}")
 
     @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ class TestRivals:
     )
     def test_tuned_overrides_sysctl_keys_only_without_reapply_sysctl(self, tmp_path, settings, ours_stay):
         files = {"/lib/systemd/system/tuned.service": UNIT, f"{WANTS}/tuned.service": "-> x"}
-        (found,) = _rivals.detect(
+        (found,) = rivals.detect(
             fill(tmp_path, files if settings is None else {**files, "/etc/tuned/tuned-main.conf": settings})
         )
         assert ("those of ours stay" in found.overrides) == ours_stay
@@ -254,12 +255,12 @@ class TestRivals:
     def test_keys_that_tuned_does_not_reapply_are_named(self, tmp_path):
         files = {"/lib/systemd/system/tuned.service": UNIT, f"{WANTS}/tuned.service": "-> x"}
         settings = {"/etc/tuned/tuned-main.conf": "reapply_sysctl_exclude = net.ipv4.ip_forward, net.core.*\n"}
-        (found,) = _rivals.detect(fill(tmp_path, {**files, **settings}))
+        (found,) = rivals.detect(fill(tmp_path, {**files, **settings}))
         assert "reapply_sysctl_exclude names (net.ipv4.ip_forward, net.core.*)" in found.overrides
 
     def test_bpftune_says_what_happens_to_its_tuner(self, tmp_path):
         files = {"/usr/lib/systemd/system/bpftune.service": UNIT, f"{WANTS}/bpftune.service": "-> x"}
-        (found,) = _rivals.detect(fill(tmp_path, files), _rivals.SYSCTL)
+        (found,) = rivals.detect(fill(tmp_path, files), rivals.SYSCTL)
         assert found.evidence == "bpftune.service is enabled"
         assert "net.ipv4.tcp_rmem" in found.overrides
         assert "until bpftune starts again" in found.overrides
@@ -267,9 +268,9 @@ class TestRivals:
     def test_only_those_of_one_subsystem(self, tmp_path):
         files = {**UFW, "/lib/systemd/system/auto-cpufreq.service": UNIT, f"{WANTS}/auto-cpufreq.service": "-> x"}
         host = fill(tmp_path, files)
-        assert [rival.name for rival in _rivals.detect(host, _rivals.SYSCTL)] == ["ufw"]
-        assert [rival.name for rival in _rivals.detect(host, _rivals.CPU_GOVERNOR)] == ["auto-cpufreq"]
-        assert _rivals.detect(host, _rivals.THP) == []
+        assert [rival.name for rival in rivals.detect(host, rivals.SYSCTL)] == ["ufw"]
+        assert [rival.name for rival in rivals.detect(host, rivals.CPU_GOVERNOR)] == ["auto-cpufreq"]
+        assert rivals.detect(host, rivals.THP) == []
 
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -282,13 +283,13 @@ class TestRivals:
         ],
     )
     def test_assignments(self, text, expected):
-        assert _rivals.assignments(text) == expected
+        assert rivals.assignments(text) == expected
 
     @given(
         st.text() | st.lists(st.sampled_from(["A", "=", "'", '"', "\\", "#", " ", "\n", "export ", "\0"])).map("".join)
     )
     def test_any_text_has_assignments_or_none(self, text):
-        found = _rivals.assignments(f"A={text}\nLAST=1\n")
+        found = rivals.assignments(f"A={text}\nLAST=1\n")
         assert found["LAST"] == "1"
         assert all("\n" not in name for name in found)
 
@@ -309,7 +310,7 @@ TREE = {
 
 class TestCollect:
     def test_what_a_host_shows(self, tmp_path):
-        facts = _preflight.collect(fill(tmp_path, TREE), ["/etc"])
+        facts = preflight.collect(fill(tmp_path, TREE), ["/etc"])
         assert (facts.os_id, facts.os_version, facts.os_name) == ("debian", "13", "Debian GNU/Linux 13 (trixie)")
         assert (facts.memory_total, facts.memory_available) == (4000, 2000)
         assert (facts.systemd, facts.process_1) == (True, "systemd")
@@ -324,16 +325,16 @@ class TestCollect:
     def test_container_shares_what_is_not_of_a_namespace(self, tmp_path):
         files = {**TREE, "/run/systemd/container": "podman"}
         del files["/proc/sys/net/core/netdev_max_backlog"]  # only the machine's own network has it
-        facts = _preflight.collect(fill(tmp_path, files), [])
+        facts = preflight.collect(fill(tmp_path, files), [])
         assert facts.container == "/run/systemd/container"
         assert facts.shared == ("vm/swappiness", "fs/file-max", "kernel/pid_max")
 
     def test_root_of_a_user_namespace(self, tmp_path):
         files = {**TREE, "/proc/self/uid_map": "0 1000 1\n1 100000 65536\n"}
-        assert _preflight.collect(fill(tmp_path, files), []).outer_uid == 1000
+        assert preflight.collect(fill(tmp_path, files), []).outer_uid == 1000
 
     def test_what_is_missing(self, tmp_path):
-        facts = _preflight.collect(fill(tmp_path, {"/proc/meminfo": ""}), [])
+        facts = preflight.collect(fill(tmp_path, {"/proc/meminfo": ""}), [])
         assert (facts.os_id, facts.os_version, facts.os_name) == ("", "", "unknown")
         assert (facts.systemd, facts.process_1) == (False, "unknown")
         assert (facts.memory_total, facts.memory_available) == (None, None)
@@ -342,13 +343,13 @@ class TestCollect:
     def test_os_release_of_the_vendor(self, tmp_path):
         files = {**TREE, "/usr/lib/os-release": TREE["/etc/os-release"]}
         del files["/etc/os-release"]
-        assert _preflight.collect(fill(tmp_path, files), []).os_id == "debian"
+        assert preflight.collect(fill(tmp_path, files), []).os_id == "debian"
 
     def test_free_disk_of_what_is_not_there_yet(self, tmp_path):
         host = fill(tmp_path, TREE)
         space = os.statvfs(tmp_path)
         free = space.f_bfree * space.f_frsize // 1024**2
-        found = _preflight.collect(host, ["/etc", "/var/lib/precog-fleet/new"]).free_disk
+        found = preflight.collect(host, ["/etc", "/var/lib/precog-fleet/new"]).free_disk
         assert found == {
             "/etc": pytest.approx(free, abs=100),
             "/var/lib/precog-fleet/new": pytest.approx(free, abs=100),
@@ -360,7 +361,7 @@ class TestCollect:
         place = tmp_path / "proc/sys/vm"
         code = (
             f"mount --bind {place} {place} && mount -o remount,bind,ro {place} && exec {sys.executable} -c "
-            f"'from {_preflight.__name__} import *; from {Host.__module__} import Host; "
+            f"'from {preflight.__name__} import *; from {Host.__module__} import Host; "
             f'print(collect(Host("{host.root}"), []).writable)\''
         )
         done = subprocess.run(
@@ -399,7 +400,7 @@ class TestModule:
         names = [check["name"] for check in result["checks"]]
         assert names[:5] == ["os", "python", "privileges", "systemd", "proc_sys"]
         assert {"disk:/etc", "disk:/tmp", "disk:/var/lib", "memory:total", "memory:available", "psutil"} <= set(names)
-        assert all(set(check) == set(_preflight.Check._fields) for check in result["checks"])
+        assert all(set(check) == set(preflight.Check._fields) for check in result["checks"])
 
     def test_psutil_is_there(self):
         result, _ = run_module(tolerate=list(self.TOLERANT))
@@ -506,10 +507,10 @@ class TestSameInEveryPlace:
         assert self.OPTIONS["preflight_tolerate"]["choices"] == TOLERABLE
 
     def test_each_folder_says_what_it_is_for(self):
-        assert set(_preflight.DISK_USES) == set(self.DEFAULTS["preflight_minimum_disk_mb"])
+        assert set(preflight.DISK_USES) == set(self.DEFAULTS["preflight_minimum_disk_mb"])
 
 
-@pytest.mark.parametrize("module", [_arguments, host_module, kernel, _preflight, psutil_facts, _rivals])
+@pytest.mark.parametrize("module", [_arguments, host_module, kernel, preflight, psutil_facts, rivals])
 def test_what_preflight_loads_loads_on_a_python_that_is_too_old(module):
     """Before Python 3.9 no built-in type takes another in brackets: here neither does."""
     old = {

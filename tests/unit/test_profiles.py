@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _profiles
-from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_keys as keys
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl import keys, profiles
 from ansible_collections.precog.fleet.tests.unit.made_host import apply, files_of, rows, untouched
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,27 +26,27 @@ DEFAULTS = {"net.ipv4.tcp_rmem": [4096, 131072, 6291456], "net.ipv4.tcp_wmem": [
 
 
 def computed(memory=16 * GIB, bandwidth=1000, round_trip=100, originals=None):
-    return _profiles.values("bandwidth_delay", memory, _profiles.Path(bandwidth, round_trip), originals or {})
+    return profiles.values("bandwidth_delay", memory, profiles.Path(bandwidth, round_trip), originals or {})
 
 
 def test_the_guide_has_exactly_the_guide_s_values():
     expected = dict(line.split(" = ") for line in GUIDE.strip().split("\n"))
-    found = _profiles.values("guide", None, _profiles.DEFAULT_PATH, {})
+    found = profiles.values("guide", None, profiles.DEFAULT_PATH, {})
     assert {name: keys.render(value) for name, value in found.items()} == expected
 
 
 def test_a_profile_can_be_changed_without_harm():
-    _profiles.values("guide", None, _profiles.DEFAULT_PATH, {}).clear()
+    profiles.values("guide", None, profiles.DEFAULT_PATH, {}).clear()
     test_the_guide_has_exactly_the_guide_s_values()
 
 
 def test_none_has_none():
-    assert _profiles.values("none", None, _profiles.DEFAULT_PATH, {}) == {}
+    assert profiles.values("none", None, profiles.DEFAULT_PATH, {}) == {}
 
 
 def test_without_psutil_the_computed_profile_says_what_is_missing():
     with pytest.raises(ValueError, match="computed from the host's memory, which is not known without psutil"):
-        _profiles.values("bandwidth_delay", None, _profiles.DEFAULT_PATH, {})
+        profiles.values("bandwidth_delay", None, profiles.DEFAULT_PATH, {})
 
 
 # memory, Mbit/s, ms, largest buffer
@@ -105,7 +104,7 @@ def test_through_the_engine_it_is_stable_and_bounded_by_the_originals(host):
     host.set_key("net/core/rmem_max", "30000000")
     before = files_of(host)
     options = {"profile": "bandwidth_delay", "memory": 16 * GIB}
-    big = {**options, "path": _profiles.Path(10000, 300)}
+    big = {**options, "path": profiles.Path(10000, 300)}
 
     apply(host, **big)
     assert host.value("net/ipv4/tcp_rmem") == "4096\t131072\t536870912"

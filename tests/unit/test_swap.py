@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _swap, _swap_calls
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import Original
 from ansible_collections.precog.fleet.plugins.module_utils._engine.managed import HEADER
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._swap_guard import Group, shortage
-from ansible_collections.precog.fleet.plugins.module_utils._swap_sources import Source
-from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import MARKER, Active
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import calls, swap
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.guard import Group, shortage
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.sources import Source
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.tables import MARKER, Active
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
     bend,
@@ -48,7 +48,7 @@ VOLATILE = (SWAPS, "/proc/meminfo")
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_systemd(monkeypatch):
-    monkeypatch.setattr(_swap.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(swap.time, "sleep", lambda _seconds: None)
 
 
 @pytest.fixture
@@ -260,7 +260,7 @@ def test_check_mode_says_the_same_and_touches_nothing(host, mode, arrange):
     assert untouched(host) == seen
     real = turn(host, mode)
     for one, other in zip(predicted.changes, real.changes):
-        assert _swap.is_same(one.after, other.after)
+        assert swap.is_same(one.after, other.after)
         assert {**one.row(), "after": None} == {**other.row(), "after": None}
     assert predicted.changed == real.changed
     assert predicted.diff[:-1] == real.diff[:-1]
@@ -853,7 +853,7 @@ KNOWN = Original("on pri=5", "on pri=5", "boot", "off")
 
 
 def state(**changes):
-    return _swap.State(
+    return swap.State(
         **{
             "active": {},
             "sources": (),
@@ -898,18 +898,18 @@ PLANS = [
 
 @pytest.mark.parametrize(("found", "mode", "status", "writes", "reason"), PLANS)
 def test_the_plan(found, mode, status, writes, reason):
-    (change,) = _swap.make_plan(found, _swap.Request(mode, 1024))
+    (change,) = swap.make_plan(found, swap.Request(mode, 1024))
     assert (change.status, list(change.writes)) == (status, writes)
     assert reason in change.reason
 
 
 def test_nothing_to_give_back_is_no_row():
-    assert _swap.make_plan(state(sources=(LINE,), active=ACTIVE), _swap.Request(None, 0)) == []
+    assert swap.make_plan(state(sources=(LINE,), active=ACTIVE), swap.Request(None, 0)) == []
 
 
 def test_a_note_of_a_run_that_was_cut_off_in_an_earlier_boot_is_dropped():
     void = {"swap:/a": Original("on pri=5", None, "earlier")}
-    (change,) = _swap.make_plan(state(originals=void), _swap.Request(None, 0))
+    (change,) = swap.make_plan(state(originals=void), swap.Request(None, 0))
     assert (change.writes, change.forget, change.reason) == ((), True, "was never applied: nothing to give back")
 
 
@@ -927,19 +927,19 @@ def test_a_note_of_a_run_that_was_cut_off_in_an_earlier_boot_is_dropped():
     ],
 )
 def test_what_is_the_same_value(left, right, same):
-    assert _swap.is_same(left, right) is same
-    assert _swap.is_same(right, left) is same
+    assert swap.is_same(left, right) is same
+    assert swap.is_same(right, left) is same
 
 
 def test_flags_of_swapon():
-    assert _swap_calls.flags(None) == _swap_calls.flags(-2) == 0
-    assert _swap_calls.flags(0) == 0x8000
-    assert _swap_calls.flags(5, ["sw", "discard=pages", "nofail"]) == 0x8005 | 0x50000
+    assert calls.flags(None) == calls.flags(-2) == 0
+    assert calls.flags(0) == 0x8000
+    assert calls.flags(5, ["sw", "discard=pages", "nofail"]) == 0x8005 | 0x50000
 
 
 def test_the_real_calls_tell_the_kernels_errno(tmp_path):
     """On a path that is no swap area: nothing is changed, whoever runs this."""
-    for call in (lambda: _swap_calls.Calls().on(str(tmp_path / "none"), 0), lambda: _swap_calls.Calls().off("/none")):
+    for call in (lambda: calls.Calls().on(str(tmp_path / "none"), 0), lambda: calls.Calls().off("/none")):
         with pytest.raises(OSError, match=r".") as told:
             call()
         assert told.value.errno in (errno.ENOENT, errno.EPERM, errno.EINVAL)
@@ -947,4 +947,4 @@ def test_the_real_calls_tell_the_kernels_errno(tmp_path):
 
 def test_a_mask_is_nothing_but_empty():
     """A file with our header would be a unit of its own."""
-    assert HEADER.encode() not in _swap.MASK
+    assert HEADER.encode() not in swap.MASK

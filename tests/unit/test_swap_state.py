@@ -10,10 +10,11 @@ import pytest
 import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _swap
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT
-from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import MARKER
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.tables import MARKER
 from ansible_collections.precog.fleet.plugins.modules import swap_state
 from ansible_collections.precog.fleet.tests.unit.made_swap import Calls, make_swap
 
@@ -56,7 +57,7 @@ def warnings(monkeypatch):
 def run(host, monkeypatch, capsys):
     """Run main() on the made-up host; return what it told Ansible."""
     monkeypatch.setattr(swap_state, "Host", lambda: host)
-    monkeypatch.setattr(_swap._swap_calls, "Calls", partial(Calls, host))
+    monkeypatch.setattr(swap.swap_calls, "Calls", partial(Calls, host))
     monkeypatch.setattr(swap_state.psutil_facts, "facts", lambda _names: {**FACTS, "on": len(host.on)})
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 

@@ -6,8 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _swap_tables as tables
-from ansible_collections.precog.fleet.plugins.module_utils._swap_tables import MARKER, Active
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import tables
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.tables import MARKER, Active
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _swap_zram
-from ansible_collections.precog.fleet.plugins.module_utils._swap_zram import Device
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import zram
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.zram import Device
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,12 +27,12 @@ CASES = [
 
 @pytest.mark.parametrize(("text", "expected"), CASES)
 def test_what_a_file_asks_for(text, expected):
-    assert _swap_zram.parse([("/f", text)]) == [Device(area, "/f", priority) for area, priority in expected]
+    assert zram.parse([("/f", text)]) == [Device(area, "/f", priority) for area, priority in expected]
 
 
 def test_a_later_file_adds_to_an_earlier_one_which_stays_the_one_to_look_at():
     texts = [("/f", "[zram0]\nswap-priority=1\n"), ("/g", "[zram0]\nswap-priority=2\n[zram1]\n")]
-    assert _swap_zram.parse(texts) == [Device("/dev/zram0", "/f", 2), Device("/dev/zram1", "/g", 100)]
+    assert zram.parse(texts) == [Device("/dev/zram0", "/f", 2), Device("/dev/zram1", "/g", 100)]
 
 
 WORDS = [
@@ -56,6 +56,6 @@ WORDS = [
 
 @given(st.lists(st.text() | st.lists(st.sampled_from(WORDS)).map("".join), max_size=3))
 def test_any_text_can_be_read(texts):
-    for device in _swap_zram.parse([(f"/{number}", text) for number, text in enumerate(texts)]):
+    for device in zram.parse([(f"/{number}", text) for number, text in enumerate(texts)]):
         assert device.area.startswith("/dev/zram")
         assert 0 <= device.priority <= 32767

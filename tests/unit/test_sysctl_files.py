@@ -9,8 +9,8 @@ import shutil
 import subprocess
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_files as files
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl import files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

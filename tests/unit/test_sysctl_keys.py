@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _sysctl_keys as keys
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl import keys
 from hypothesis import example, given
 from hypothesis import strategies as st
 

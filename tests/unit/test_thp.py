@@ -6,10 +6,10 @@ import errno
 import json
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _thp
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import Original
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs import thp
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, THP, files_of, profile, snapshot, untouched
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ SHARED = "shared kernel: belongs to the machine under this container (podman)"
 
 
 def run(host, mode, *, check=False, **options):
-    return engine.run(host, [_thp.TransparentHugePages(mode, **options)], check_mode=check)
+    return engine.run(host, [thp.TransparentHugePages(mode, **options)], check_mode=check)
 
 
 def row(report):
@@ -40,7 +40,7 @@ SELECTED = [
 
 @pytest.mark.parametrize(("text", "mode"), SELECTED)
 def test_trap_the_word_in_brackets_is_in_force(text, mode):
-    assert _thp.selected(text) == mode
+    assert thp.selected(text) == mode
 
 
 LINES = [
@@ -57,28 +57,28 @@ LINES = [
 
 @pytest.mark.parametrize(("line", "mode"), LINES)
 def test_a_line_that_sets_the_mode(line, mode):
-    expected = [] if mode is None else [_thp.Line("/x", 2, mode)]
-    assert _thp.parse("/x", f"\n{line}\n") == expected
+    expected = [] if mode is None else [thp.Line("/x", 2, mode)]
+    assert thp.parse("/x", f"\n{line}\n") == expected
 
 
 @given(st.text() | st.text(f"w! -\n{THP}", max_size=80))
 def test_any_text_can_be_read(text):
-    for line in _thp.parse("/x", text):
+    for line in thp.parse("/x", text):
         assert 1 <= line.number <= text.count("\n") + 1
-    _thp.selected(text)
+    thp.selected(text)
 
 
 def test_the_first_name_wins_whatever_its_folder():
-    lines = [_thp.Line("/etc/tmpfiles.d/b.conf", 1, "b"), _thp.Line("/usr/lib/tmpfiles.d/a.conf", 2, "a2")]
-    assert _thp.winner([*lines, _thp.Line("/usr/lib/tmpfiles.d/a.conf", 1, "a1")]).mode == "a1"
-    assert _thp.winner([]) is None
+    lines = [thp.Line("/etc/tmpfiles.d/b.conf", 1, "b"), thp.Line("/usr/lib/tmpfiles.d/a.conf", 2, "a2")]
+    assert thp.winner([*lines, thp.Line("/usr/lib/tmpfiles.d/a.conf", 1, "a1")]).mode == "a1"
+    assert thp.winner([]) is None
 
 
 KNOWN = Original("madvise", None, "boot", "never")
 
 
 def state(**changes):
-    return _thp.State(
+    return thp.State(
         **{
             "mode": "madvise",
             "sharing": None,
@@ -91,7 +91,7 @@ def state(**changes):
     )
 
 
-OURS = (_thp.Line(FILE, 2, "never"),)
+OURS = (thp.Line(FILE, 2, "never"),)
 # state, wanted, status, writes, a part of the reason
 PLANS = [
     (state(), "never", "changed", [(THP, "never")], ""),
@@ -110,13 +110,13 @@ PLANS = [
 
 @pytest.mark.parametrize(("found", "wanted", "status", "writes", "reason"), PLANS)
 def test_the_plan(found, wanted, status, writes, reason):
-    (change,) = _thp.make_plan(found, wanted)
+    (change,) = thp.make_plan(found, wanted)
     assert (change.status, list(change.writes)) == (status, writes)
     assert reason in change.reason
 
 
 def test_nothing_wanted_and_nothing_managed_is_no_row():
-    assert _thp.make_plan(state(), None) == []
+    assert thp.make_plan(state(), None) == []
 
 
 def test_set_again_and_given_back(host):
@@ -214,7 +214,7 @@ def test_a_lost_ledger_still_lets_our_file_go(host):
 def test_with_the_keys_in_one_run_a_full_disk_leaves_all_as_it_was(host):
     before = files_of(host)
     host.disk_errors[f"commit {FILE}"] = errno.ENOSPC
-    both = [profile({"vm.swappiness": 10}), _thp.TransparentHugePages("never")]
+    both = [profile({"vm.swappiness": 10}), thp.TransparentHugePages("never")]
     with pytest.raises(HostError, match="Free space"):
         engine.run(host, both, check_mode=False)
     assert files_of(host) == before
@@ -222,7 +222,7 @@ def test_with_the_keys_in_one_run_a_full_disk_leaves_all_as_it_was(host):
     host.disk_errors.clear()
     report = engine.run(host, both, check_mode=False)
     assert [change.status for change in report.changes] == ["changed", "changed"]
-    engine.run(host, [profile(present=False), _thp.TransparentHugePages(None)], check_mode=False)
+    engine.run(host, [profile(present=False), thp.TransparentHugePages(None)], check_mode=False)
     assert files_of(host) == before
 
 

@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _cpufreq_unit as unit
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs import unit
 
 RIVALS = {
     "tlp.service": f"After={unit.TARGET}",

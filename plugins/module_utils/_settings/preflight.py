@@ -11,15 +11,15 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _rivals
-from ._host import kernel as host_kernel
-from ._host import psutil_facts
-from ._host.host import BECOME_OFF, HostError
+from .._host import kernel as host_kernel
+from .._host import psutil_facts
+from .._host.host import BECOME_OFF, HostError
+from .rivals import Found, assignments, detect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from ._host.host import Host
+    from .._host.host import Host
 
 ERROR = "error"
 WARNING = "warning"
@@ -60,7 +60,7 @@ class Facts(NamedTuple):
     process_1: str
     writable: Mapping[str, bool]
     shared: tuple[str, ...]
-    rivals: tuple[_rivals.Found, ...]
+    rivals: tuple[Found, ...]
     free_disk: Mapping[str, int | None]
     memory_total: int | None
     memory_available: int | None
@@ -140,7 +140,7 @@ def collect(host: Host, disk_paths: Iterable[str]) -> Facts:
         process_1=_first_line(host, "/proc/1/comm") or "unknown",
         writable={key: host.may_write(f"/proc/sys/{key}") for key in PROBES if host.exists(f"/proc/sys/{key}")},
         shared=tuple(key for key in PROBES if kernel.sharing(key)),
-        rivals=tuple(_rivals.detect(host)),
+        rivals=tuple(detect(host)),
         free_disk={path: _free_disk(host, path) for path in disk_paths},
         memory_total=memory.get("MemTotal"),
         memory_available=memory.get("MemAvailable"),
@@ -152,7 +152,7 @@ def collect(host: Host, disk_paths: Iterable[str]) -> Facts:
 def _os_release(host: Host) -> dict[str, str]:
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         try:
-            return _rivals.assignments(host.read_text(path))
+            return assignments(host.read_text(path))
         except OSError:
             continue
     return {}

@@ -16,12 +16,12 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _sysctl_keys as keys
+from . import keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ._host.host import Host
+    from ..._host.host import Host
 
 # Highest priority first: of files with one name only the first is read.
 FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")

@@ -11,19 +11,19 @@ import errno
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _cpufreq_unit as unit
-from . import _rivals
-from ._engine import model
-from ._engine.ledger import Ledger, Original
-from ._engine.managed import Files, is_ours
-from ._engine.model import Change
-from ._host import kernel
-from ._host.host import HostError
+from ..._engine import model
+from ..._engine.ledger import Ledger, Original
+from ..._engine.managed import Files, is_ours
+from ..._engine.model import Change
+from ..._host import kernel
+from ..._host.host import HostError
+from ..rivals import CPU_GOVERNOR, Found, detect
+from . import unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host.host import Host
+    from ..._host.host import Host
 
 CPU = "/sys/devices/system/cpu"
 FOLDER = f"{CPU}/cpufreq"
@@ -115,7 +115,7 @@ class State(NamedTuple):
     knobs: Mapping[str, Knob]
     sharing: str | None
     lines: Mapping[str, unit.Line]
-    rivals: tuple[_rivals.Found, ...]
+    rivals: tuple[Found, ...]
     originals: Mapping[str, Original]
     boot: str
 
@@ -258,7 +258,7 @@ def read(host: Host, request: Request, originals: Mapping[str, Original], *, app
         knobs=knobs,
         sharing=None if apply_shared else kernel.look(host).sharing(),
         lines=unit.parse(*texts),
-        rivals=tuple(_rivals.detect(host, _rivals.CPU_GOVERNOR)) if GOVERNOR in request.policy else (),
+        rivals=tuple(detect(host, CPU_GOVERNOR)) if GOVERNOR in request.policy else (),
         originals=dict(originals),
         boot=host.boot_id(),
     )
@@ -529,7 +529,7 @@ def _release(state: State, name: str, knob: Knob) -> Change:
     return change
 
 
-def _name_rivals(change: Change, rivals: Iterable[_rivals.Found]) -> None:
+def _name_rivals(change: Change, rivals: Iterable[Found]) -> None:
     """Say who else sets the governor; those that come back to it later override ours."""
     if change.line is None or change.status in (model.UNSUPPORTED, model.REFUSED):
         return

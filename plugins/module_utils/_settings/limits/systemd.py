@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._host import rlimits as values
+from ..._host import rlimits as values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host.host import Host
-    from ._host.rlimits import Pair
+    from ..._host.host import Host
+    from ..._host.rlimits import Pair
 
 MANAGER_FOLDERS = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")
 MANAGER_SECTION = "Manager"

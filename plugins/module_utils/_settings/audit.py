@@ -11,10 +11,10 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._engine import model
-from ._engine import run as engine
-from ._host import psutil_facts
-from ._host.host import NOT_ROOT, Host, HostError
+from .._engine import model
+from .._engine import run as engine
+from .._host import psutil_facts
+from .._host.host import NOT_ROOT, Host, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,20 +35,20 @@ def subsystems(part: str, params: Any, facts: Mapping[str, Any]) -> list[model.S
     :raises HostError: an argument makes no sense.
     """
     if part == "kernel_tuning":
-        from . import _kernel_tuning
+        from . import kernel_tuning
 
-        return _kernel_tuning.subsystems(params, facts)
+        return kernel_tuning.subsystems(params, facts)
     if part == "limits":
-        from . import _limits
+        from .limits import limits
 
-        return _limits.subsystems(params)
+        return limits.subsystems(params)
     if part == "cpu_governor":
-        from . import _cpufreq
+        from .sysfs import cpufreq
 
-        return [_cpufreq.subsystem(params)]
-    from . import _swap
+        return [cpufreq.subsystem(params)]
+    from .swap import swap
 
-    return [_swap.subsystem(params)]
+    return [swap.subsystem(params)]
 
 
 class Finding(NamedTuple):
@@ -106,17 +106,17 @@ def fitness(host: Host, params: Mapping[str, Any]) -> tuple[bool, list[str]]:
 
     :param params: the checked arguments of its module.
     """
-    from . import _preflight
+    from . import preflight
 
     try:
-        wanted = _preflight.understand(params)
+        wanted = preflight.understand(params)
     except HostError:  # which its module tells
         return False, []
-    facts = _preflight.collect(host, wanted.disk)
-    checks = _preflight.judge(facts, wanted)
+    facts = preflight.collect(host, wanted.disk)
+    checks = preflight.judge(facts, wanted)
     installs = facts.psutil is None and not wanted.psutil
-    is_fit = not installs and not _preflight.failed(checks, _preflight.ERROR)
-    return is_fit, [_preflight.describe(check) for check in _preflight.failed(checks, _preflight.WARNING)]
+    is_fit = not installs and not preflight.failed(checks, preflight.ERROR)
+    return is_fit, [preflight.describe(check) for check in preflight.failed(checks, preflight.WARNING)]
 
 
 def run(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

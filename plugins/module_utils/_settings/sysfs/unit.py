@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _rivals
-from ._engine.managed import HEADER
+from ..._engine.managed import HEADER
+from ..rivals import CPU_GOVERNOR, RIVALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 def rival_units() -> list[str]:
     """Return the units of all tools that set CPU frequencies."""
-    rivals = (rival for rival in _rivals.RIVALS if _rivals.CPU_GOVERNOR in rival.subsystems)
+    rivals = (rival for rival in RIVALS if CPU_GOVERNOR in rival.subsystems)
     return sorted(unit for rival in rivals for unit in rival.units)
 
 

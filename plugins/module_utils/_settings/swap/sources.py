@@ -8,15 +8,15 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _swap_tables as tables
-from . import _swap_zram
-from ._host.host import HostError
+from ..._host.host import HostError
+from . import tables
+from . import zram as swap_zram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ._engine.ledger import OriginalFile
-    from ._host.host import Host
+    from ..._engine.ledger import OriginalFile
+    from ..._host.host import Host
 
 FSTAB = "/etc/fstab"
 UNITS = "/etc/systemd/system"
@@ -264,7 +264,7 @@ def _is_of_fstab(host: Host, unit: str) -> bool:
 
 def _zram(host: Host, originals: Mapping[str, OriginalFile], command_line: str, known: set[str]) -> Iterator[Source]:
     """The areas of zram-generator's configuration of which it has made no unit yet."""
-    for device in _swap_zram.devices(host, command_line):
+    for device in swap_zram.devices(host, command_line):
         unit = tables.unit_of(device.area)
         mask = f"{UNITS}/{unit}"
         masked = is_masked(host, mask)

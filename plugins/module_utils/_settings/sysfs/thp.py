@@ -8,16 +8,16 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._engine import model
-from ._engine.ledger import Ledger, Original
-from ._engine.managed import HEADER, Files, is_ours
-from ._engine.model import Change
-from ._host import kernel
+from ..._engine import model
+from ..._engine.ledger import Ledger, Original
+from ..._engine.managed import HEADER, Files, is_ours
+from ..._engine.model import Change
+from ..._host import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._host.host import Host
+    from ..._host.host import Host
 
 SETTING = "transparent_hugepage"
 SWITCH = "/sys/kernel/mm/transparent_hugepage/enabled"

@@ -7,37 +7,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import _limits_pam as pam
-from . import _limits_state as limits_state
-from . import _limits_systemd as systemd
-from ._engine import model
-from ._engine.ledger import Ledger, Original
-from ._engine.managed import HEADER, Files, is_ours
-from ._engine.model import Change
-from ._host import processes
-from ._host import rlimits as values
-from ._host.host import HostError
-from ._host.psutil_facts import PsutilMissingError
-from ._host.rlimits import INFINITY, Pair
-from ._limits_request import (
-    DEFAULT,
-    LOGIN,
-    MANAGER_FILE,
-    NAME,
-    PAM_FILE,
-    UNIT,
-    UNIT_ROOT,
-    Bad,
-    Request,
-    Setting,
-    understand,
-)
+from ..._engine import model
+from ..._engine.ledger import Ledger, Original
+from ..._engine.managed import HEADER, Files, is_ours
+from ..._engine.model import Change
+from ..._host import processes
+from ..._host import rlimits as values
+from ..._host.host import HostError
+from ..._host.psutil_facts import PsutilMissingError
+from ..._host.rlimits import INFINITY, Pair
+from . import pam, systemd
+from . import state as limits_state
+from .request import DEFAULT, LOGIN, MANAGER_FILE, NAME, PAM_FILE, UNIT, UNIT_ROOT, Bad, Request, Setting, understand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host.host import Host
-    from ._limits_state import State
+    from ..._host.host import Host
+    from .state import State
 
 NOBODY_SAYS = "-"
 

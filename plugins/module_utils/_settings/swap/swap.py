@@ -11,20 +11,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _swap_calls, _swap_guard, _swap_sources, _swap_tables
-from ._engine import model
-from ._engine.ledger import Ledger, Original, OriginalFile
-from ._engine.managed import Files
-from ._engine.model import Change
-from ._host import kernel
-from ._host.host import HostError
-from ._swap_sources import FSTAB, UNITS, Source
-from ._swap_tables import Active
+from ..._engine import model
+from ..._engine.ledger import Ledger, Original, OriginalFile
+from ..._engine.managed import Files
+from ..._engine.model import Change
+from ..._host import kernel
+from ..._host.host import HostError
+from . import calls as swap_calls
+from . import guard, tables
+from . import sources as swap_sources
+from .sources import FSTAB, UNITS, Source
+from .tables import Active
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ._host.host import Host
+    from ..._host.host import Host
 
 OFF = "off"
 ON = "on"
@@ -66,7 +68,7 @@ class State(NamedTuple):
     missing: frozenset[str]
     deleted: frozenset[str]
     available: int | None
-    groups: tuple[_swap_guard.Group, ...]
+    groups: tuple[guard.Group, ...]
     originals: Mapping[str, Original]
     boot: str
     sharing: str | None
@@ -89,12 +91,12 @@ class State(NamedTuple):
 
     def starter(self, area: str) -> Source | None:
         """Return the unit that makes an area which is gone once it is off, as zram's is; None for any other."""
-        makers = (_swap_sources.FROM_UNIT, _swap_sources.FROM_ZRAM)
+        makers = (swap_sources.FROM_UNIT, swap_sources.FROM_ZRAM)
         made = [source for source in self.of(area) if source.kind in makers]
         return made[0] if made and ZRAM.fullmatch(area) and made[0].place != made[0].mask else None
 
     def _sleeps(self, source: Source) -> bool:
-        return bool(source.asleep) or (source.kind == _swap_sources.FROM_PARTITION and self.fstab_says)
+        return bool(source.asleep) or (source.kind == swap_sources.FROM_PARTITION and self.fstab_says)
 
 
 def subsystem(params: Mapping[str, Any]) -> SwapAreas:
@@ -106,7 +108,7 @@ def subsystem(params: Mapping[str, Any]) -> SwapAreas:
     if params["memory_reserve_mb"] < 0:
         raise HostError("memory_reserve_mb must be 0 or more")
     wanted = params["state"] == "present" and params["mode"] != UNTOUCHED
-    request = Request(params["mode"] if wanted else None, params["memory_reserve_mb"] * _swap_guard.MIB)
+    request = Request(params["mode"] if wanted else None, params["memory_reserve_mb"] * guard.MIB)
     return SwapAreas(request, apply_shared=params["shared_kernel"] == "apply")
 
 
@@ -116,11 +118,11 @@ class SwapAreas(model.Subsystem):
     owner = FSTAB
     paths: tuple[str, ...] = (FSTAB,)
 
-    def __init__(self, request: Request, *, apply_shared: bool = False, calls: _swap_calls.Calls | None = None) -> None:
+    def __init__(self, request: Request, *, apply_shared: bool = False, calls: swap_calls.Calls | None = None) -> None:
         """:param calls: how areas are turned on and off; the real kernel unless told otherwise."""
         self._request = request
         self._apply_shared = apply_shared
-        self._calls = calls or _swap_calls.Calls()
+        self._calls = calls or swap_calls.Calls()
         self._state: State | None = None
         self._fstab = ""
         self._short = ""
@@ -137,11 +139,11 @@ class SwapAreas(model.Subsystem):
         sharing = None if self._apply_shared else kernel.look(host).sharing()
         if sharing is not None:
             return self._leave(sharing, originals)
-        found = _swap_sources.read(host, ledger.files)
+        found = swap_sources.read(host, ledger.files)
         self._fstab = found.fstab
         managed = [path for path in ledger.files if _is_mask(path)]
         self.paths = (FSTAB, *sorted({*managed, *(source.mask for source in found.sources if source.mask)}))
-        if self._request.mode is None and not originals and not managed and _swap_tables.MARKER not in found.fstab:
+        if self._request.mode is None and not originals and not managed and tables.MARKER not in found.fstab:
             return []
         _follow_edits(host, ledger, found.fstab)
         self._state = read(host, found, originals)
@@ -161,12 +163,12 @@ class SwapAreas(model.Subsystem):
     def _warn(self, host: Host, changes: Sequence[Change]) -> None:
         if self._request.mode != OFF:
             return
-        resume = _swap_sources.resume_device(host)
+        resume = swap_sources.resume_device(host)
         if resume is not None and any(change.name == PREFIX + resume[0] for change in changes):
             self.warnings.append(
                 f"{resume[0]} is where the host resumes from hibernation ({resume[1]}), which swap off prevents"
             )
-        cloud = _swap_sources.cloud_config(host)
+        cloud = swap_sources.cloud_config(host)
         if cloud is not None:
             self.warnings.append(
                 f"{cloud} has cloud-init make a swap area when it sees a new instance: remove `swap:` there"
@@ -205,7 +207,7 @@ class SwapAreas(model.Subsystem):
         for path, original in ledger.files.items():
             if _is_mask(path) and path not in found:
                 found[path] = original.content
-        text = _swap_tables.rewrite(self._fstab, numbers)
+        text = tables.rewrite(self._fstab, numbers)
         if text != self._fstab or FSTAB in ledger.files:
             found[FSTAB] = text.encode("utf-8", "surrogateescape")
         return found
@@ -249,7 +251,7 @@ class SwapAreas(model.Subsystem):
 
     def _turn_on(self, host: Host, path: str, value: str) -> None:
         options = [option for entry in self._entries(path) for option in entry.options]
-        flags = _swap_calls.flags(priority_of(value), options)
+        flags = swap_calls.flags(priority_of(value), options)
         maker = self._state.starter(path) if self._state else None
         try:
             self._calls.on(path, flags)
@@ -263,7 +265,7 @@ class SwapAreas(model.Subsystem):
         try:
             if maker.ours:
                 host.remove(maker.mask)
-            if maker.ours or maker.kind == _swap_sources.FROM_ZRAM:
+            if maker.ours or maker.kind == swap_sources.FROM_ZRAM:
                 host.run(["systemctl", "daemon-reload"])
             # Until systemd has seen that the area is off, it takes the unit for started.
             for _attempt in range(START_ATTEMPTS):
@@ -275,9 +277,9 @@ class SwapAreas(model.Subsystem):
             raise OSError(errno.EIO, str(error), path) from error
         raise OSError(errno.EIO, f"{maker.unit} is started, but the area is still off", path)
 
-    def _entries(self, path: str) -> list[_swap_tables.Entry]:
+    def _entries(self, path: str) -> list[tables.Entry]:
         numbers = {source.number for source in self._state.of(path)} if self._state else set()
-        return [entry for entry in _swap_tables.parse_fstab(self._fstab) if entry.number in numbers]
+        return [entry for entry in tables.parse_fstab(self._fstab) if entry.number in numbers]
 
     def _turn_off(self, host: Host, path: str, change: Change) -> None:
         """Turn an area off, if memory still allows; where it does not, those turned off before are put back too."""
@@ -297,26 +299,26 @@ class SwapAreas(model.Subsystem):
         area = _active(host).get(path)
         if area is None:
             return
-        available = _swap_tables.available_memory(_swap_sources.read_text(host, MEMORY))
-        reason = self._short or _swap_guard.shortage(available, [area], self._request.reserve, ())
+        available = tables.available_memory(swap_sources.read_text(host, MEMORY))
+        reason = self._short or guard.shortage(available, [area], self._request.reserve, ())
         if reason:
             raise OSError(errno.ENOMEM, reason, path)
 
 
-def read(host: Host, found: _swap_sources.Found, originals: Mapping[str, Original]) -> State:
+def read(host: Host, found: swap_sources.Found, originals: Mapping[str, Original]) -> State:
     """Read what the plan needs."""
     active = _active(host)
     known = {name[len(PREFIX) :] for name in originals}
     areas = {source.area for source in found.sources} | known
-    of_services = _swap_sources.of_services(_swap_sources.services(host), {*active, *areas})
+    of_services = swap_sources.of_services(swap_sources.services(host), {*active, *areas})
     return State(
         active=active,
         sources=(*found.sources, *of_services),
         fstab_says=_names_swap(found.fstab),
         missing=frozenset(area for area in areas if not host.exists(area)),
-        deleted=frozenset(path for path in active if path.endswith(_swap_tables.DELETED) and not host.exists(path)),
-        available=_swap_tables.available_memory(_swap_sources.read_text(host, MEMORY)),
-        groups=tuple(_swap_guard.groups(host)) if any(area.used for area in active.values()) else (),
+        deleted=frozenset(path for path in active if path.endswith(tables.DELETED) and not host.exists(path)),
+        available=tables.available_memory(swap_sources.read_text(host, MEMORY)),
+        groups=tuple(guard.groups(host)) if any(area.used for area in active.values()) else (),
         originals=originals,
         boot=host.boot_id(),
         sharing=None,
@@ -324,15 +326,15 @@ def read(host: Host, found: _swap_sources.Found, originals: Mapping[str, Origina
 
 
 def _active(host: Host) -> dict[str, Active]:
-    return {area.path: area for area in _swap_tables.parse_swaps(_swap_sources.read_text(host, SWAPS))}
+    return {area.path: area for area in tables.parse_swaps(swap_sources.read_text(host, SWAPS))}
 
 
 def _follow_edits(host: Host, ledger: Ledger, fstab: str) -> None:
     """Let the ledger's originals be what the files are without us now: others' edits since are not ours to undo."""
     if not host.is_file(FSTAB):
         ledger.files.pop(FSTAB, None)
-    elif FSTAB in ledger.files or any(entry.ours for entry in _swap_tables.parse_fstab(fstab)):
-        bare = _swap_tables.rewrite(fstab, set()).encode("utf-8", "surrogateescape")
+    elif FSTAB in ledger.files or any(entry.ours for entry in tables.parse_fstab(fstab)):
+        bare = tables.rewrite(fstab, set()).encode("utf-8", "surrogateescape")
         ledger.files[FSTAB] = OriginalFile(bare, host.meta(FSTAB))
     for path in [path for path in ledger.files if _is_mask(path)]:
         if host.readlink(path) is not None:
@@ -348,7 +350,7 @@ def _is_mask(path: str) -> bool:
 
 
 def _names_swap(fstab: str) -> bool:
-    return any(not entry.ours for entry in _swap_tables.parse_fstab(fstab))
+    return any(not entry.ours for entry in tables.parse_fstab(fstab))
 
 
 def _area(change: Change) -> str:
@@ -438,7 +440,7 @@ def _want_off(state: State, area: str) -> Change:
 
 
 def _want_on_or_give_back(state: State) -> list[Change]:
-    areas = {source.area for source in state.sources if source.kind != _swap_sources.FROM_SERVICE}
+    areas = {source.area for source in state.sources if source.kind != swap_sources.FROM_SERVICE}
     configured = {area for area in areas if state.named(area) is not None}
     others = [name for name in state.originals if name[len(PREFIX) :] not in configured]
     return [_want_on(state, area) for area in configured] + [_give_back(state, name) for name in others]
@@ -479,7 +481,7 @@ def _give_back(state: State, name: str) -> Change:
 def _guard(state: State, request: Request, changes: Sequence[Change]) -> None:
     """Refuse everything that is not done yet, if memory can't take back what areas hold."""
     falling = [state.active[path] for change in changes for path, value in change.writes if value == OFF]
-    reason = _swap_guard.shortage(state.available, falling, request.reserve, state.groups)
+    reason = guard.shortage(state.available, falling, request.reserve, state.groups)
     if reason is None:
         return
     for change in changes:
@@ -496,7 +498,7 @@ def _guard(state: State, request: Request, changes: Sequence[Change]) -> None:
 def _after(state: State, fstab: str, files: Files) -> State:
     """Return the state with the files in place."""
     text = (files.get(FSTAB) or fstab.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
-    ours = {entry.number for entry in _swap_tables.parse_fstab(text) if entry.ours}
+    ours = {entry.number for entry in tables.parse_fstab(text) if entry.ours}
     sources = []
     for source in state.sources:
         if source.number:
@@ -516,7 +518,7 @@ def _foresee(state: State, change: Change) -> None:
     change.persisted_by = active[0].told if active else _first_told(turned_off)
     asleep = next((source.asleep for source in state.of(area) if source.asleep), "")
     if asleep and not active:
-        change.persisted_by = change.persisted_by or _swap_sources.COMMAND_LINE
+        change.persisted_by = change.persisted_by or swap_sources.COMMAND_LINE
         if change.desired == ON and change.status not in model.FAILING:
             change.overridden_by = f"{asleep} on the kernel command line keeps it off at boot: take that out there"
     if active and change.line == OFF:
@@ -529,6 +531,6 @@ def _first_told(sources: Iterable[Source]) -> str | None:
 
 def _remedy(source: Source) -> str:
     unit = source.unit
-    if source.kind == _swap_sources.FROM_SERVICE:
+    if source.kind == swap_sources.FROM_SERVICE:
         return f"systemctl disable {unit}"
     return f"its file in {UNITS} is a link, which is left alone: systemctl disable {unit}"

@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _swap_tables as tables
+from . import tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._host.host import Host
+    from ..._host.host import Host
 
 NAME = "zram-generator.conf"
 FOLDERS = ("/run/systemd", "/etc/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")

@@ -7,13 +7,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _limits_pam as pam
-from . import _limits_systemd as systemd
-from ._engine import model
-from ._engine.ledger import PATH as LEDGER
-from ._host import rlimits as values
-from ._host.host import HostError
-from ._host.rlimits import ITEMS, Pair
+from ..._engine import model
+from ..._engine.ledger import PATH as LEDGER
+from ..._host import rlimits as values
+from ..._host.host import HostError
+from ..._host.rlimits import ITEMS, Pair
+from . import pam, systemd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

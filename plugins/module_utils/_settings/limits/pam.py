@@ -13,13 +13,13 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._host import rlimits as values
-from ._host.rlimits import ITEMS, Pair
+from ..._host import rlimits as values
+from ..._host.rlimits import ITEMS, Pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ._host.host import Host
+    from ..._host.host import Host
 
 MAIN_FILE = "/etc/security/limits.conf"
 FOLDER = "/etc/security/limits.d"

@@ -7,11 +7,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from . import _profiles
-from ._engine import model
-from ._host.host import HostError
-from ._sysctl import Sysctl
-from ._thp import TransparentHugePages
+from .._engine import model
+from .._host.host import HostError
+from .sysctl import profiles
+from .sysctl.sysctl import Sysctl
+from .sysfs.thp import TransparentHugePages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ def subsystems(params: dict[str, Any], facts: Mapping[str, Any]) -> list[model.S
         present=present,
         profile=params["profile"],
         parameters=params["parameters"],
-        path=_profiles.Path(params["bandwidth_mbit"], params["round_trip_ms"]),
+        path=profiles.Path(params["bandwidth_mbit"], params["round_trip_ms"]),
         memory=facts.get("virtual_memory", {}).get("total"),
         apply_shared=shared,
         only_file=params["only_file"],

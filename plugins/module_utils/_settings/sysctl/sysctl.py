@@ -9,21 +9,20 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from . import _profiles
-from . import _sysctl_files as loading
-from . import _sysctl_keys as keys
-from ._engine import model
-from ._engine.ledger import PATH as LEDGER
-from ._engine.ledger import Ledger, Original
-from ._engine.managed import HEADER, Files, is_ours
-from ._engine.model import Change
-from ._host import kernel as host_kernel
-from ._host.host import HostError
+from ..._engine import model
+from ..._engine.ledger import PATH as LEDGER
+from ..._engine.ledger import Ledger, Original
+from ..._engine.managed import HEADER, Files, is_ours
+from ..._engine.model import Change
+from ..._host import kernel as host_kernel
+from ..._host.host import HostError
+from . import files as loading
+from . import keys, profiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host.host import Host
+    from ..._host.host import Host
 
 PROC = "/proc/sys"
 FOLDER = "/etc/sysctl.d"
@@ -177,9 +176,9 @@ class Sysctl(model.Subsystem):
         name: str,
         *,
         present: bool,
-        profile: str = _profiles.NONE,
+        profile: str = profiles.NONE,
         parameters: Mapping[str, Any] | None = None,
-        path: _profiles.Path = _profiles.DEFAULT_PATH,
+        path: profiles.Path = profiles.DEFAULT_PATH,
         memory: int | None = None,
         apply_shared: bool = False,
         only_file: bool = False,
@@ -209,7 +208,7 @@ class Sysctl(model.Subsystem):
             if found is not None:
                 known.setdefault(name, found)
         try:
-            profile = _profiles.values(self._profile, self._memory, self._path, known)
+            profile = profiles.values(self._profile, self._memory, self._path, known)
         except ValueError as error:
             raise HostError(str(error)) from error
         return understand(profile, self._parameters)

@@ -13,7 +13,7 @@ import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ._host.host import Host
+    from .._host.host import Host
 
 # In systemd's order of precedence (systemd.unit(5)): the first that has a unit masks the rest.
 UNIT_FOLDERS = (

@@ -8,19 +8,18 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _limits_pam as pam
-from . import _limits_systemd as systemd
-from . import _sysctl_files as sysctl_files
-from ._host import processes as host_processes
-from ._host import rlimits as values
-from ._host.host import HostError
-from ._host.rlimits import INFINITY, ITEMS, Pair
+from ..._host import processes as host_processes
+from ..._host import rlimits as values
+from ..._host.host import HostError
+from ..._host.rlimits import INFINITY, ITEMS, Pair
+from ..sysctl import files as sysctl_files
+from . import pam, systemd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._engine.ledger import Original
-    from ._host.host import Host
+    from ..._engine.ledger import Original
+    from ..._host.host import Host
 
 SYSTEMD_RUNS = "/run/systemd/system"  # sd_booted(3)
 NR_OPEN = "fs/nr_open"
