@@ -16,7 +16,7 @@ from . import _miner_plan
 from . import _miner_rollout as rollout
 from . import _miner_systemd as systemd
 from . import _miner_units as units
-from ._environment_check import MARKER
+from ._environment.check import MARKER
 from ._host import processes, psutil_facts
 from ._host.host import HostError
 from ._miner_plan import RELEASE_FILE

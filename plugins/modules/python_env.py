@@ -190,7 +190,9 @@ needs:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _environment, _environment_run
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
+from ansible_collections.precog.fleet.plugins.module_utils._environment.plan import Missing, request
+from ansible_collections.precog.fleet.plugins.module_utils._environment.run import absent, present
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT, Host, HostError
 
 
@@ -200,10 +202,10 @@ def main() -> None:
     try:
         if os.geteuid() != 0:
             raise HostError(NOT_ROOT)
-        asked = _environment.request(module.params)
-        run = _environment_run.present if module.params["state"] == "present" else _environment_run.absent
+        asked = request(module.params)
+        run = present if module.params["state"] == "present" else absent
         result = run(Host(), asked, check_mode=module.check_mode)
-    except _environment.Missing as missing:
+    except Missing as missing:
         needs = {"debian": missing.debian, "wheels": missing.wheels}
         module.fail_json(msg=f"this host lacks {missing}", settings=[], needs=needs)
     except HostError as error:

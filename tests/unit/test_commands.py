@@ -41,7 +41,7 @@ def test_every_command_has_a_time_out():
     """Without a word a command may take this long; the compiler's processes are watched by what starts them."""
     assert inspect.signature(commands.run).parameters["seconds"].default == 300
     calls = {path.name: path.read_text().count("commands.start(") for path in MODULE_UTILS.rglob("*.py")}
-    assert {name: count for name, count in calls.items() if count} == {"_environment_compile.py": 1}
+    assert {name: count for name, count in calls.items() if count} == {"compiling.py": 1}
 
 
 def test_a_command_of_a_host_that_hangs_is_a_failure_with_its_name(monkeypatch):

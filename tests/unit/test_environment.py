@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
-from ansible_collections.precog.fleet.plugins.module_utils import _environment_check as check
-from ansible_collections.precog.fleet.plugins.module_utils import _environment_errors as errors
-from ansible_collections.precog.fleet.plugins.module_utils._environment import Interpreter
+from ansible_collections.precog.fleet.plugins.module_utils._environment import check, errors
+from ansible_collections.precog.fleet.plugins.module_utils._environment import plan as environment
+from ansible_collections.precog.fleet.plugins.module_utils._environment.plan import Interpreter
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 
 PYTHON = Interpreter("/usr/bin/python3.11", "cpython", "3.11.2", "3.11.2 (main) [GCC]")

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
-from ansible_collections.precog.fleet.plugins.module_utils import _environment_build as building
-from ansible_collections.precog.fleet.plugins.module_utils import _environment_compile as compiling
-from ansible_collections.precog.fleet.plugins.module_utils import _environment_run as running
+from ansible_collections.precog.fleet.plugins.module_utils._environment import build as building
+from ansible_collections.precog.fleet.plugins.module_utils._environment import compiling
+from ansible_collections.precog.fleet.plugins.module_utils._environment import plan as environment
+from ansible_collections.precog.fleet.plugins.module_utils._environment import run as running
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, pin, serve, sha256
 
@@ -760,8 +760,7 @@ def test_absent_takes_all_away_but_not_others(make, tmp_path):
 def test_two_runs_at_once_make_one(make):
     script = (
         "import json, sys\n"
-        "from ansible_collections.precog.fleet.plugins.module_utils import _environment as e, _environment_build as b, "
-        "_environment_run as r\n"
+        "from ansible_collections.precog.fleet.plugins.module_utils._environment import plan as e, build as b, run as r\n"
         "from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host\n"
         f"b.CACHE = {building.CACHE!r}\n"
         "print(json.dumps(r.present(Host(), e.request(json.loads(sys.argv[1])), check_mode=False)['seconds']))\n"

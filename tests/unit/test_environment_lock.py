@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _environment_lock as lock
-from ansible_collections.precog.fleet.plugins.module_utils._environment_lock import Pin
+from ansible_collections.precog.fleet.plugins.module_utils._environment import lock
+from ansible_collections.precog.fleet.plugins.module_utils._environment.lock import Pin
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 
 LOCKS = Path(__file__).resolve().parents[2] / "roles/python_env/files"

@@ -16,8 +16,8 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.action import python_env as action
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments
-from ansible_collections.precog.fleet.plugins.module_utils import _environment as environment
 from ansible_collections.precog.fleet.plugins.module_utils._engine import model
+from ansible_collections.precog.fleet.plugins.module_utils._environment import plan as environment
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.modules import python_env
 from ansible_collections.precog.fleet.plugins.plugin_utils._brief import raw
@@ -89,8 +89,8 @@ def run(monkeypatch, capsys):
                 raise outcome
             return {**outcome, "name": asked.name, "check_mode": check_mode}
 
-        monkeypatch.setattr(python_env._environment_run, "present", end)
-        monkeypatch.setattr(python_env._environment_run, "absent", end)
+        monkeypatch.setattr(python_env, "present", end)
+        monkeypatch.setattr(python_env, "absent", end)
         with patch_module_args({"lock": "x", "uv_lock": "y", **arguments}), pytest.raises(SystemExit):
             python_env.main()
         return json.loads(capsys.readouterr().out)

@@ -13,7 +13,7 @@ import operator
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._host.host import HostError
+from .._host.host import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

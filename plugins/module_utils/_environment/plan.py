@@ -19,13 +19,13 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._host import commands
-from ._host.host import COMMAND_ENVIRONMENT, HostError
+from .._host import commands
+from .._host.host import COMMAND_ENVIRONMENT, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ._host.host import Host
+    from .._host.host import Host
 
 LAYOUT = 2  # of an environment's folder; another one makes other environments of the same inputs
 DIGITS = 12  # of a digest in a name

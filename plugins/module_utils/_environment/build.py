@@ -22,19 +22,17 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from . import _environment as environment
-from . import _environment_check as check
-from . import _environment_errors as errors
-from . import _environment_lock as lock
-from ._environment_compile import Compiler
-from ._host import commands
-from ._host.host import COMMAND_ENVIRONMENT, HostError, Meta, sync_folder
+from .._host import commands
+from .._host.host import COMMAND_ENVIRONMENT, HostError, Meta, sync_folder
+from . import check, errors, lock
+from . import plan as environment
+from .compiling import Compiler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ._environment import Interpreter, Package, Request
-    from ._host.host import Host
+    from .._host.host import Host
+    from .plan import Interpreter, Package, Request
 
 CACHE = "/var/cache/precog-fleet/uv"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"

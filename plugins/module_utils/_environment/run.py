@@ -11,17 +11,17 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _environment as environment
-from . import _environment_check as check
-from ._engine import model
-from ._host import commands
-from ._host.host import COMMAND_ENVIRONMENT, HostError
+from .._engine import model
+from .._host import commands
+from .._host.host import COMMAND_ENVIRONMENT, HostError
+from . import check
+from . import plan as environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._environment import Interpreter, Request
-    from ._host.host import Host
+    from .._host.host import Host
+    from .plan import Interpreter, Request
 
 LOCK = ".lock"
 PATIENCE = 1800.0  # seconds; another run may be fetching half a gigabyte over a slow line
@@ -118,14 +118,14 @@ def present(host: Host, asked: Request, *, check_mode: bool) -> dict[str, Any]:
 
 def _foresee(asked: Request, view: View) -> None:
     """Find out in check mode what would stand in the way."""
-    from . import _environment_build, _environment_lock
+    from . import build, lock
 
     if view.interpreter:
-        _environment_build.expect(asked, view.interpreter)
+        build.expect(asked, view.interpreter)
     else:
-        _environment_lock.parse(asked.lock)
+        lock.parse(asked.lock)
     if view.wrong:
-        _environment_build.expect_room(asked, view.linked)
+        build.expect_room(asked, view.linked)
 
 
 def _locked(host: Host, asked: Request, before: str | None) -> tuple[dict[str, float], list[str]]:
@@ -155,7 +155,7 @@ def _outcome(host: Host, asked: Request, before: str | None) -> str:
 
 
 def _apply(host: Host, asked: Request, view: View) -> tuple[dict[str, float], list[str]]:
-    from . import _environment_build as building
+    from . import build as building
 
     if view.interpreter:
         building.expect(asked, view.interpreter)
@@ -288,7 +288,7 @@ def _clear(host: Host, asked: Request) -> None:
     if others:
         return
     # uv, what it has fetched, and the lock serve all environments of this folder.
-    from . import _environment_build as building
+    from . import build as building
 
     for name in host.list_dir(asked.root):
         if name.startswith(".tool-"):

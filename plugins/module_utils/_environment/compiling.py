@@ -10,15 +10,15 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING
 
-from . import _environment_errors as errors
-from ._environment import FullDiskError
-from ._host import commands
-from ._host.host import COMMAND_ENVIRONMENT, HostError
+from .._host import commands
+from .._host.host import COMMAND_ENVIRONMENT, HostError
+from . import errors
+from .plan import FullDiskError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._environment import Interpreter, Request
+    from .plan import Interpreter, Request
 
 # Bytecode without -O lies beside the sources, as everyone expects it; that for -O below one folder, with that of the
 # standard library. The paths in it are those that the sources will have. compileall tells of no failure apart from that
