@@ -23,8 +23,8 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_secrets as secrets
-from ansible_collections.precog.fleet.plugins.module_utils._miner_instances import is_secret_value
+from ansible_collections.precog.fleet.plugins.module_utils._miner import secrets
+from ansible_collections.precog.fleet.plugins.module_utils._miner.instances import is_secret_value
 from ansible_collections.precog.fleet.plugins.plugin_utils._action import APT, shown, unwritable
 
 COLLECTION = Path(__file__).resolve().parents[2]

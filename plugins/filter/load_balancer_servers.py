@@ -48,7 +48,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_instances as miners
+from ansible_collections.precog.fleet.plugins.module_utils._miner import instances as miners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -264,20 +264,21 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner_rollout import LOCK
+from ansible_collections.precog.fleet.plugins.module_utils._miner import run
+from ansible_collections.precog.fleet.plugins.module_utils._miner.rollout import LOCK
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(_arguments.MINER_SERVICE, supports_check_mode=True)
     host = Host()
-    act = _miner.deploy if module.params["state"] == "present" else _miner.withdraw
+    act = run.deploy if module.params["state"] == "present" else run.withdraw
     try:
         with host.lock(LOCK):
             outcome = act(host, module.params, check_mode=module.check_mode)
-    except _miner.PackageMissing as missing:
+    except run.PackageMissing as missing:
         module.exit_json(changed=True, settings=[], needs={"debian": list(missing.args)})
     except (HostError, OSError) as error:
         module.fail_json(msg=str(error), settings=[])

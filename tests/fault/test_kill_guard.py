@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_guard
+from ansible_collections.precog.fleet.plugins.module_utils._miner import guard as miner_guard
 from ansible_collections.precog.fleet.tests.fault.killing import killed_before
 from ansible_collections.precog.fleet.tests.fault.test_kill_rollout import (
     BAD,
@@ -27,7 +27,7 @@ from ansible_collections.precog.fleet.tests.unit.made_systemd import (
 
 
 def watch(host: MadeSystemd) -> None:
-    guard = _miner_guard.Guard("/opt/precog", str(host.tree), host.run)
+    guard = miner_guard.Guard("/opt/precog", str(host.tree), host.run)
     guard.watch()
     assert guard.faults == []
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner
+from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
 from ansible_collections.precog.fleet.tests.fault.killing import killed_before
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     PARAMS,
@@ -55,19 +55,19 @@ BAD = made_plan("bad", instance("one", "bad", 8093), instance("two", "bad", 8092
 PLANS = {plan.release: plan for plan in (FIRST, SECOND, BAD)}
 
 
-def rolls(release: str) -> Callable[[MadeSystemd], _miner.Outcome]:
+def rolls(release: str) -> Callable[[MadeSystemd], miner.Outcome]:
     return lambda host: roll(host, release, gate=GATE)
 
 
-def withdraw(host: MadeSystemd) -> _miner.Outcome:
-    return _miner.withdraw(host, {**PARAMS, "gate": GATE}, check_mode=False)
+def withdraw(host: MadeSystemd) -> miner.Outcome:
+    return miner.withdraw(host, {**PARAMS, "gate": GATE}, check_mode=False)
 
 
 class Moment(NamedTuple):
     """Which run is killed, and what was run before it."""
 
     before: tuple[str, ...]
-    run: Callable[[MadeSystemd], _miner.Outcome]
+    run: Callable[[MadeSystemd], miner.Outcome]
 
 
 MOMENTS = {

@@ -11,13 +11,15 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_rollout
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner_gate import Figures
-from ansible_collections.precog.fleet.plugins.module_utils._miner_guarded import TIMER
-from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import DIGEST, File, Instance, Plan
-from ansible_collections.precog.fleet.plugins.module_utils._miner_source import Market
-from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Store
+from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout
+from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
+from ansible_collections.precog.fleet.plugins.module_utils._miner.gate import Figures
+from ansible_collections.precog.fleet.plugins.module_utils._miner.guarded import TIMER
+from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import DIGEST, File, Instance, Plan
+from ansible_collections.precog.fleet.plugins.module_utils._miner.source import Market
+from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Store
 
 UNITS = "/etc/systemd/system"
 WANTS = {"service": f"{UNITS}/multi-user.target.wants", "socket": f"{UNITS}/sockets.target.wants"}
@@ -337,11 +339,11 @@ def gate_of(host: MadeSystemd, monkeypatch) -> list[tuple[str, str]]:
         asked.append(("measure", instance.name))
         return FIGURES
 
-    monkeypatch.setattr(_miner_rollout.gate, "wait_ready", wait_ready)
-    monkeypatch.setattr(_miner_rollout.gate, "soak", soak)
-    monkeypatch.setattr(_miner_rollout.gate, "measure", measure)
-    monkeypatch.setattr(_miner_rollout.systemd, "holders", lambda _port: {})
-    monkeypatch.setattr(_miner_rollout.source, "ask", lambda _source, _max_age_s: Market())
+    monkeypatch.setattr(rollout.gate, "wait_ready", wait_ready)
+    monkeypatch.setattr(rollout.gate, "soak", soak)
+    monkeypatch.setattr(rollout.gate, "measure", measure)
+    monkeypatch.setattr(rollout.systemd, "holders", lambda _port: {})
+    monkeypatch.setattr(rollout.source, "ask", lambda _source, _max_age_s: Market())
     return asked
 
 
@@ -378,12 +380,12 @@ def store_of(host: Host) -> Store:
     return Store(host, "/opt/precog")
 
 
-def roll(host: MadeSystemd, release: str, *, check: bool = False, **params) -> _miner.Outcome:
+def roll(host: MadeSystemd, release: str, *, check: bool = False, **params) -> miner.Outcome:
     """Roll a release out."""
     if release in host.plans:
         store_of(host).save(host.plans[release], {})
-    return _miner.deploy(host, {**PARAMS, "release": release, **params}, check_mode=check)
+    return miner.deploy(host, {**PARAMS, "release": release, **params}, check_mode=check)
 
 
-def statuses(outcome: _miner.Outcome) -> dict[str, str]:
+def statuses(outcome: miner.Outcome) -> dict[str, str]:
     return {row["name"]: row["status"] for row in outcome.settings}

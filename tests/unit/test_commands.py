@@ -67,4 +67,4 @@ def test_no_other_module_starts_a_process():
     """
     calls = ("subprocess.run(", "subprocess.Popen(", "subprocess.check_", "subprocess.call(", "os.system(", "os.popen(")
     found = {path.name for path in MODULE_UTILS.rglob("*.py") if any(call in path.read_text() for call in calls)}
-    assert found == {"commands.py", "_miner_guard.py"}
+    assert found == {"commands.py", "guard.py"}

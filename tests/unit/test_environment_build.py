@@ -760,7 +760,8 @@ def test_absent_takes_all_away_but_not_others(make, tmp_path):
 def test_two_runs_at_once_make_one(make):
     script = (
         "import json, sys\n"
-        "from ansible_collections.precog.fleet.plugins.module_utils._environment import plan as e, build as b, run as r\n"
+        "from ansible_collections.precog.fleet.plugins.module_utils._environment import build as b, plan as e, "
+        "run as r\n"
         "from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host\n"
         f"b.CACHE = {building.CACHE!r}\n"
         "print(json.dumps(r.present(Host(), e.request(json.loads(sys.argv[1])), check_mode=False)['seconds']))\n"

@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
 from ansible_collections.precog.fleet.plugins.module_utils._environment import build as building
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner import units
 from ansible_collections.precog.fleet.tests.unit.made_environment import pin
 from ansible_collections.precog.fleet.tests.unit.test_environment_build import (
     Maker,

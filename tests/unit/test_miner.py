@@ -1,10 +1,12 @@
 """What a run of miner_service finds and tells, on a made host: files below a folder, and what systemctl says."""
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_diff, _miner_guarded
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import File, Instance, Plan
-from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Past, Store
+from ansible_collections.precog.fleet.plugins.module_utils._miner import difference, guarded
+from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
+from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import File, Instance, Plan
+from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Past, Store
 
 MAIN = Instance("main", "runtime", "127.0.0.1", 8092, "127.0.0.1", 8092, (), "0123456789ab")
 DROP_IN = "precog-miner@main.service.d/10-instance.conf"
@@ -49,7 +51,7 @@ def host(tmp_path):
     store.note(Past(("one",)))
     for name, data in UNITS.items():
         made.stage(f"/etc/systemd/system/{name}", data).commit()
-    for path, (data, meta) in _miner_guarded.files("/opt/precog").items():
+    for path, (data, meta) in guarded.files("/opt/precog").items():
         made.stage(path, data, meta).commit()
     made.stage("/proc/7/environ", b"PRECOG_MINER_DIGEST=0123456789ab\0PYTHONOPTIMIZE=1\0SECRET=x\0").commit()
     made.stage("/proc/7/limits", LIMITS.format(4096, 8192).encode()).commit()
@@ -58,7 +60,7 @@ def host(tmp_path):
 
 
 def found(host, release="one"):
-    outcome = _miner.deploy(host, {**PARAMS, "release": release}, check_mode=True)
+    outcome = miner.deploy(host, {**PARAMS, "release": release}, check_mode=True)
     return outcome, {row["name"]: row for row in outcome.settings}
 
 
@@ -137,7 +139,7 @@ def test_another_release_says_which_variables_and_files_differ_and_shows_no_secr
     ],
 )
 def test_of_a_secret_only_that_it_differs_is_shown(before, after, shown):
-    (part,) = _miner_diff.secrets({"/etc/precog-miner/main.env": before}, {"/etc/precog-miner/main.env": after})
+    (part,) = difference.secrets({"/etc/precog-miner/main.env": before}, {"/etc/precog-miner/main.env": after})
     assert (part["before"], part["after"]) == shown
 
 
@@ -202,7 +204,7 @@ def test_a_bound_that_the_host_does_not_enforce_is_told(host):
 @pytest.mark.parametrize(("wanted", "fails"), [("report", False), ("fail", True)])
 def test_whether_such_a_limit_fails_the_run(host, wanted, fails):
     host.stage("/proc/7/limits", LIMITS.format(1, 1).encode()).commit()
-    outcome = _miner.deploy(host, {**PARAMS, "release": "one", "on_unsupported": wanted}, check_mode=True)
+    outcome = miner.deploy(host, {**PARAMS, "release": "one", "on_unsupported": wanted}, check_mode=True)
     assert bool(outcome.failure) == fails
     assert ("miner:main:nofile" in outcome.failure) == fails
 
@@ -215,5 +217,5 @@ def test_facts_hold_the_variables_of_python_and_no_others(host):
 
 def test_without_an_environment_nothing_is_begun(host):
     with pytest.raises(HostError, match="miner_service_environment is empty"):
-        _miner.deploy(host, PARAMS, check_mode=False)
+        miner.deploy(host, PARAMS, check_mode=False)
     assert host.asked == []

@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_bounds
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_drain as drain
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_instances as instances
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
-from ansible_collections.precog.fleet.plugins.module_utils._miner_systemd import Live
+from ansible_collections.precog.fleet.plugins.module_utils._miner import bounds as miner_bounds
+from ansible_collections.precog.fleet.plugins.module_utils._miner import drain, instances
+from ansible_collections.precog.fleet.plugins.module_utils._miner.systemd import Live
 from ansible_collections.precog.fleet.tests.unit.test_miner_plan import plan, problems, section
 
 MINER = 61234  # a user ID that nobody has
@@ -111,10 +110,10 @@ def test_a_bound_that_is_not_in_force_is_told(tmp_path, groups, files, lacking, 
     host.stage("/proc/7/cgroup", groups.encode()).commit()
     for name in ("memory.max", "pids.max") if files else ():
         host.stage(f"/sys/fs/cgroup/{UNIT}/{name}", b"1").commit()
-    found = _miner_bounds.lacking(host, TEXT, Live(pid=7, filtered=filtered))
+    found = miner_bounds.lacking(host, TEXT, Live(pid=7, filtered=filtered))
     assert set(found) == lacking | (set() if filtered else {"ip_deny"})
-    assert _miner_bounds.lacking(host, "[Service]\nMemoryMax=infinity\n", Live(pid=7)) == {}
-    assert _miner_bounds.lacking(host, TEXT, Live(pid=8)) == {}, "a process that has ended"
+    assert miner_bounds.lacking(host, "[Service]\nMemoryMax=infinity\n", Live(pid=7)) == {}
+    assert miner_bounds.lacking(host, TEXT, Live(pid=8)) == {}, "a process that has ended"
 
 
 # -- the network ------------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner, _miner_upstream
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner import run, upstream
 
 ENVIRONMENT = "/opt/precog/env/miner-0123456789ab"
 COLDKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
@@ -30,7 +31,7 @@ def host(tmp_path):
 
 def planned(host, *, check_mode=False, environment=LINK, **options):
     params = {**PARAMS, "environment": environment, "instances": {"main": options}, "hotkeys": {"main": HOTKEY}}
-    return _miner._planned(host, params, check_mode=check_mode)
+    return run._planned(host, params, check_mode=check_mode)
 
 
 def test_the_environment_is_the_one_that_the_link_leads_to(host):
@@ -57,7 +58,7 @@ def test_a_python_that_upstream_is_not_for_is_among_the_warnings(host, monkeypat
     host.stage("/opt/checkout/source/pyproject.toml", b'[project]\nrequires-python = "<3.12"\n').commit()
     host.stage(f"{ENVIRONMENT}/pyvenv.cfg", b"version = 3.13.5\n").commit()
     host.stage("/usr/bin/git", b"").commit()
-    monkeypatch.setattr(_miner_upstream, "ensure", lambda *_about: "/opt/checkout")
+    monkeypatch.setattr(upstream, "ensure", lambda *_about: "/opt/checkout")
     made, links = planned(host, wallet="w", coldkey=COLDKEY)
     assert links["upstream"] == "/opt/checkout"
     (told,) = made.warnings

@@ -5,16 +5,10 @@ import json
 import subprocess
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import (
-    _miner,
-    _miner_drain,
-    _miner_guard,
-    _miner_guarded,
-    _miner_rollout,
-    _miner_units,
-)
 from ansible_collections.precog.fleet.plugins.module_utils._host import host as host_module
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner import drain, guarded, rollout, run, units
+from ansible_collections.precog.fleet.plugins.module_utils._miner import guard as miner_guard
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     PARAMS,
     TEMPLATE,
@@ -58,7 +52,7 @@ def cut_short(host, monkeypatch):
             raise Killed
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(_miner_rollout.gate, "wait_ready", kill)
+            patch.setattr(rollout.gate, "wait_ready", kill)
             roll(host, release)
         host.asked.clear()
 
@@ -66,7 +60,7 @@ def cut_short(host, monkeypatch):
 
 
 def guard_of(host):
-    return _miner_guard.Guard(ROOT, str(host.tree), host.run)
+    return miner_guard.Guard(ROOT, str(host.tree), host.run)
 
 
 def watch(host):
@@ -84,7 +78,7 @@ def check_runs(host, plan):
     assert host.listens() == dict(sorted(sockets.items()))
     services = {f"precog-miner@{one.name}.service" for one in plan.instances}
     assert set(host.enabled()) == services | {f"precog-miner@{name}.socket" for name in sockets}
-    assert _miner_rollout.ours(host) == plan.units
+    assert rollout.ours(host) == plan.units
     assert all(host.answers(one) == "" for one in plan.instances)
 
 
@@ -107,7 +101,7 @@ def test_untested_release_of_a_killed_run_is_gone_back_from(host, cut_short, boo
 def test_drain_file_of_a_killed_run_goes_too(host, cut_short):
     roll(host, "old")
     cut_short("new")
-    _miner_drain.mark(host, "one")
+    drain.mark(host, "one")
     watch(host)
     check_runs(host, OLD)
 
@@ -116,7 +110,7 @@ def test_release_that_was_good_for_no_time_leaves_nothing(host, cut_short):
     cut_short("new")
     guard = watch(host)
     assert (host.current(), host.running(), host.listens(), host.enabled()) == ("", {}, {}, [])
-    assert _miner_rollout.ours(host) == {}
+    assert rollout.ours(host) == {}
     assert store_of(host).past().trying == ""
     assert "nothing runs now" in guard.told
     assert roll(host, "new").failure == ""
@@ -125,7 +119,7 @@ def test_release_that_was_good_for_no_time_leaves_nothing(host, cut_short):
 def test_nothing_is_done_while_a_run_holds_the_lock(host, cut_short):
     roll(host, "old")
     cut_short("new")
-    path = host.at(_miner_guard.LOCK)
+    path = host.at(miner_guard.LOCK)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -224,12 +218,12 @@ def test_past_is_written_as_the_store_writes_it(host, cut_short):
 
 def test_its_places_are_those_of_the_module():
     """It imports nothing of ours."""
-    assert _miner_guard.LOCK == _miner_rollout.LOCK
-    assert _miner_guard.UNIT_ROOT == _miner_units.UNIT_ROOT
-    assert _miner_guard.RUN == _miner_units.RUN
-    assert f"{_miner_guard.PREFIX}.service" == TEMPLATE == _miner_rollout.TEMPLATE
-    assert _miner_guard.DROP_IN == _miner_rollout.DROP_IN
-    assert _miner_guard.TEMPORARY_SUFFIX == host_module.TEMPORARY_SUFFIX
+    assert miner_guard.LOCK == rollout.LOCK
+    assert miner_guard.UNIT_ROOT == units.UNIT_ROOT
+    assert miner_guard.RUN == units.RUN
+    assert f"{miner_guard.PREFIX}.service" == TEMPLATE == rollout.TEMPLATE
+    assert miner_guard.DROP_IN == rollout.DROP_IN
+    assert miner_guard.TEMPORARY_SUFFIX == host_module.TEMPORARY_SUFFIX
 
 
 # -- its installation -------------------------------------------------------------------------------------------------
@@ -261,13 +255,13 @@ def test_it_is_in_place_before_anything_is_switched(host, cut_short):
 def test_withdrawal_removes_it_first(host):
     roll(host, "old")
     host.asked.clear()
-    _miner.withdraw(host, PARAMS, check_mode=False)
-    assert _miner_guarded.there(host, ROOT) == []
+    run.withdraw(host, PARAMS, check_mode=False)
+    assert guarded.there(host, ROOT) == []
     assert not host.at(f"{UNITS}/multi-user.target.d").exists()
     assert not host.known()["guarded"]
     changing = [line for line in host.asked if " show " not in line]
     assert changing[0] == "systemctl stop precog-fleet-guard.timer"
-    assert not _miner.withdraw(host, PARAMS, check_mode=False).changed
+    assert not run.withdraw(host, PARAMS, check_mode=False).changed
 
 
 def test_it_is_started_at_boot_and_then_again_and_again(host):
@@ -281,12 +275,12 @@ def test_it_is_started_at_boot_and_then_again_and_again(host):
 
 
 def test_instances_wait_for_it_at_boot():
-    template = _miner_units.common(_miner_units.Places(ROOT, "/var/lib/precog-miner", "precog-miner", False))[TEMPLATE]
+    template = units.common(units.Places(ROOT, "/var/lib/precog-miner", "precog-miner", False))[TEMPLATE]
     [after] = [line for line in template.decode().splitlines() if line.startswith("After=")]
     assert "precog-fleet-guard.service" in after
 
 
 def test_a_command_that_hangs_is_given_up(monkeypatch):
-    monkeypatch.setattr(_miner_guard, "COMMAND_S", 0.2)
+    monkeypatch.setattr(miner_guard, "COMMAND_S", 0.2)
     with pytest.raises(subprocess.TimeoutExpired):
-        _miner_guard.command(["sleep", "3"])
+        miner_guard.command(["sleep", "3"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     PARAMS,
     gate_of,
@@ -33,11 +33,11 @@ def host(memory, monkeypatch):
 @pytest.fixture
 def inventory(host, monkeypatch):
     """Rolls out what an inventory makes."""
-    monkeypatch.setattr(_miner.rollout, "small", lambda *_args: [])
+    monkeypatch.setattr(miner.rollout, "small", lambda *_args: [])
 
     def run(release, *, check=False, **params):
-        monkeypatch.setattr(_miner, "_planned", lambda *_args, **_mode: (host.plans[release], {}))
-        return _miner.deploy(host, {**PARAMS, **params}, check_mode=check)
+        monkeypatch.setattr(miner, "_planned", lambda *_args, **_mode: (host.plans[release], {}))
+        return miner.deploy(host, {**PARAMS, **params}, check_mode=check)
 
     return run
 

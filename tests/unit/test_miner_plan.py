@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils import _arguments as arguments
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_instances as instances
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan as planning
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_wallet as wallets
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner import instances, units
+from ansible_collections.precog.fleet.plugins.module_utils._miner import plan as planning
+from ansible_collections.precog.fleet.plugins.module_utils._miner import wallet as wallets
 from hypothesis import example, given
 from hypothesis import strategies as st
 

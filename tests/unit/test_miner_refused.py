@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout, systemd
 from ansible_collections.precog.fleet.tests.unit.made_systemd import make_systemd
 from ansible_collections.precog.fleet.tests.unit.test_miner_plan import plan, problems
 from ansible_collections.precog.fleet.tests.unit.test_miner_user import ROOT, THEIRS, entries, host  # noqa: F401

@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
-from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import Instance, Secret
-from ansible_collections.precog.fleet.plugins.module_utils._miner_store import Release
-from ansible_collections.precog.fleet.plugins.module_utils._miner_systemd import Live
+from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout
+from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import Instance, Secret
+from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Release
+from ansible_collections.precog.fleet.plugins.module_utils._miner.systemd import Live
 
 ONE = Instance("one", "runtime", "127.0.0.1", 8092, "127.0.0.1", 8092, (), "11")
 TWO = Instance("two", "upstream", "0.0.0.0", 8093, "127.0.0.1", 9093, (), "22")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner, _miner_rollout, _miner_source
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner_plan import File, Secret
+from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout, run, source
+from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import File, Secret
 from ansible_collections.precog.fleet.tests.unit.made_api import made_api
 from ansible_collections.precog.fleet.tests.unit.made_miner import ASSETS, PRICES, made_miner
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
@@ -29,7 +29,7 @@ GATE = {"soak_s": 0.2, "rate_hz": 50, "ready_s": 2, "p99_ms": 5000, "p99_slack_m
 
 @pytest.fixture
 def api(monkeypatch):
-    monkeypatch.setattr(_miner_source, "PAUSE_S", 0.01)
+    monkeypatch.setattr(source, "PAUSE_S", 0.01)
     with made_api() as running:
         yield running
 
@@ -82,13 +82,13 @@ class Fleet:
             return roll(self.host, release, gate=GATE, peers=list(peers))
         store = store_of(self.host)
         store.save(self.host.plans[release], {})
-        work = _miner_rollout.Rollout(self.host, {**PARAMS, "gate": GATE})
-        return _miner._roll(self.host, work, store.load(release), secrets, check_mode=False)
+        work = rollout.Rollout(self.host, {**PARAMS, "gate": GATE})
+        return run._roll(self.host, work, store.load(release), secrets, check_mode=False)
 
 
 @pytest.fixture
 def fleet(memory, api, miner, monkeypatch):
-    monkeypatch.setattr(_miner_rollout.systemd, "holders", lambda _port: {})
+    monkeypatch.setattr(rollout.systemd, "holders", lambda _port: {})
     return Fleet(make_systemd(memory / "host"), api, miner)
 
 
@@ -154,7 +154,7 @@ def test_going_back_to_wrong_prices_is_warned_of(fleet):
 
 
 def test_new_release_is_compared_with_other_hosts_that_passed(fleet, monkeypatch):
-    monkeypatch.setattr(_miner_rollout, "LOCAL", ())
+    monkeypatch.setattr(rollout, "LOCAL", ())
     fleet.make("first")
     answers = fleet.roll("first").answers
     assert answers["predictions"] == PRICES
@@ -166,7 +166,7 @@ def test_new_release_is_compared_with_other_hosts_that_passed(fleet, monkeypatch
 
 
 def test_way_back_is_compared_with_no_other_host(fleet, monkeypatch):
-    monkeypatch.setattr(_miner_rollout, "LOCAL", ())
+    monkeypatch.setattr(rollout, "LOCAL", ())
     fleet.make("first")
     fleet.make("second")
     other = {**fleet.roll("first").answers, "predictions": {"btc": 99000.0}}
@@ -233,7 +233,7 @@ def test_release_that_leaks_is_rejected(fleet, monkeypatch):
     def memory(*_about):
         return next(had) if fleet.host.running()["one"].startswith("leaks") else 80 << 20
 
-    monkeypatch.setattr(_miner_rollout.systemd, "memory", memory)
+    monkeypatch.setattr(rollout.systemd, "memory", memory)
     monkeypatch.setitem(GATE, "soak_s", 0.5)
     assert fleet.roll("first").failure == ""
     assert "each request leaves 4096 KB of memory behind" in fleet.roll("leaks").failure
@@ -332,14 +332,14 @@ def test_source_that_goes_down_while_a_host_goes_back_does_not_stop_it(fleet, mo
     fleet.make("first")
     fleet.make("second")
     assert fleet.roll("first").failure == fleet.roll("second").failure == ""
-    real = _miner_rollout.gate.wait_ready
+    real = rollout.gate.wait_ready
 
     def goes_down(*about):
         fleet.api.broken = (503, b"")
         fleet.ages["first"] = 600
         return real(*about)
 
-    monkeypatch.setattr(_miner_rollout.gate, "wait_ready", goes_down)
+    monkeypatch.setattr(rollout.gate, "wait_ready", goes_down)
     assert (fleet.roll("previous").failure, fleet.host.current()) == ("", "first")
 
 
@@ -348,14 +348,14 @@ def test_new_release_whose_source_goes_down_before_its_gate_is_gone_back_from(fl
     fleet.make("first")
     fleet.make("second")
     assert fleet.roll("first").failure == ""
-    monkeypatch.setattr(_miner_rollout, "FRESH_S", 0.0)
-    real = _miner_rollout.systemd.start
+    monkeypatch.setattr(rollout, "FRESH_S", 0.0)
+    real = rollout.systemd.start
 
     def goes_down(*about, **more):
         fleet.api.broken = (503, b"")
         return real(*about, **more)
 
-    monkeypatch.setattr(_miner_rollout.systemd, "start", goes_down)
+    monkeypatch.setattr(rollout.systemd, "start", goes_down)
     failure = fleet.roll("second").failure
     assert "the source of its prices gives it none" in failure
     assert "back on first" in failure
@@ -374,7 +374,7 @@ def test_source_is_asked_once_for_what_many_need(fleet):
 @pytest.fixture
 def busy(fleet, monkeypatch):
     """A host that ran two releases, and whose miners use all the requests that its source allows."""
-    monkeypatch.setattr(_miner_source, "BUSY_S", 0.2)
+    monkeypatch.setattr(source, "BUSY_S", 0.2)
     fleet.make("first")
     fleet.make("second")
     assert fleet.roll("first").failure == fleet.roll("second").failure == ""
@@ -404,17 +404,17 @@ def test_way_back_needs_fresh_prices_though_the_gate_gets_no_turn(busy):
 
 
 def test_what_the_source_said_before_counts_while_the_gate_gets_no_turn(fleet, monkeypatch):
-    monkeypatch.setattr(_miner_source, "BUSY_S", 0.2)
-    monkeypatch.setattr(_miner_rollout, "FRESH_S", 0.0)
+    monkeypatch.setattr(source, "BUSY_S", 0.2)
+    monkeypatch.setattr(rollout, "FRESH_S", 0.0)
     fleet.make("first")
     assert fleet.roll("first").failure == ""
-    real = _miner_rollout.gate.wait_ready
+    real = rollout.gate.wait_ready
 
     def gets_busy(*about):
         fleet.api.broken = (429, {})
         return real(*about)
 
-    monkeypatch.setattr(_miner_rollout.gate, "wait_ready", gets_busy)
+    monkeypatch.setattr(rollout.gate, "wait_ready", gets_busy)
     fleet.make("second")
     assert fleet.roll("second").failure == ""
     fleet.api.broken = None

@@ -4,8 +4,9 @@ import errno
 import json
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner, _miner_drain, _miner_rollout
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner import drain, rollout
+from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     CAN_NOT_START,
     PARAMS,
@@ -84,14 +85,14 @@ def test_a_bad_release_is_gone_back_from(host, name, why):
 )
 @pytest.mark.usefixtures("asked")
 def test_whatever_goes_wrong_at_the_gate_the_host_goes_back(host, monkeypatch, error):
-    real = _miner_rollout.gate.soak
+    real = rollout.gate.soak
 
     def broken(one, *about):
         if one.digest in NEW.values():
             raise error
         return real(one, *about)
 
-    monkeypatch.setattr(_miner_rollout.gate, "soak", broken)
+    monkeypatch.setattr(rollout.gate, "soak", broken)
     outcome = roll(host, "new")
     assert str(error) in outcome.failure
     assert (host.current(), host.running()) == ("old", OLD)
@@ -100,7 +101,7 @@ def test_whatever_goes_wrong_at_the_gate_the_host_goes_back(host, monkeypatch, e
 @pytest.mark.usefixtures("asked")
 def test_a_process_that_does_not_last_through_its_soak_makes_the_host_go_back(host, monkeypatch):
     """It answers rightly whenever it is asked, for systemd starts it again at once."""
-    real = _miner_rollout.gate.soak
+    real = rollout.gate.soak
 
     def dies(one, *about):
         found = real(one, *about)
@@ -108,7 +109,7 @@ def test_a_process_that_does_not_last_through_its_soak_makes_the_host_go_back(ho
             host.run(["systemctl", "restart", "precog-miner@one.service"])
         return found
 
-    monkeypatch.setattr(_miner_rollout.gate, "soak", dies)
+    monkeypatch.setattr(rollout.gate, "soak", dies)
     outcome = roll(host, "new")
     assert outcome.failure.startswith("one: its process ")
     assert "did not last through the soak" in outcome.failure
@@ -118,7 +119,7 @@ def test_a_process_that_does_not_last_through_its_soak_makes_the_host_go_back(ho
 @pytest.mark.parametrize("step", ["_place_units", "_retire"])
 @pytest.mark.usefixtures("asked")
 def test_whatever_goes_wrong_at_a_step_the_host_goes_back(host, monkeypatch, step):
-    real = getattr(_miner_rollout.Rollout, step)
+    real = getattr(rollout.Rollout, step)
 
     def broken(self, *args):
         if self.store.past().trying and not self.warnings:
@@ -126,7 +127,7 @@ def test_whatever_goes_wrong_at_a_step_the_host_goes_back(host, monkeypatch, ste
             raise RuntimeError("nobody foresaw this")
         return real(self, *args)
 
-    monkeypatch.setattr(_miner_rollout.Rollout, step, broken)
+    monkeypatch.setattr(rollout.Rollout, step, broken)
     outcome = roll(host, "new")
     assert outcome.failure.startswith("RuntimeError: nobody foresaw this. This host is back on old")
     assert (host.current(), host.running()) == ("old", OLD)
@@ -153,7 +154,7 @@ def test_a_step_back_that_fails_keeps_no_other_from_being_done_and_the_first_fai
 @pytest.mark.usefixtures("asked")
 def test_what_fails_after_the_gate_is_a_warning(host, monkeypatch, what):
     full = OSError(errno.ENOSPC, "No space left on device")
-    owner = _miner_rollout.Rollout if what == "_prune" else _miner_rollout.Store
+    owner = rollout.Rollout if what == "_prune" else rollout.Store
     real = getattr(owner, what)
 
     def broken(self, *args):
@@ -254,7 +255,7 @@ def test_what_a_killed_first_run_left_is_no_release_to_go_back_to(host, monkeypa
     store = store_of(host)
     store.save(host.plans["old"], {})
     store.switch("old")
-    store.note(_miner_rollout.Past((), "old"))
+    store.note(rollout.Past((), "old"))
     assert host.current() == "old"
     host.bad[NEW["two"]] = "wrong"
     outcome = roll(host, "new")
@@ -270,7 +271,7 @@ def test_units_that_a_killed_run_wrote_are_read_by_systemd(host):
     for name, data in host.plans["more"].units.items():
         host.stage(f"{UNITS}/{name}", data).commit()
     store = store_of(host)
-    store.note(_miner_rollout.Past(("old",), "more"))
+    store.note(rollout.Past(("old",), "more"))
     outcome = roll(host, "more")
     assert outcome.failure == ""
     assert statuses(outcome)["miner:one:nofile"] == "ok"
@@ -304,9 +305,9 @@ def inventory(host, asked, monkeypatch):
     assert not asked
     plan, links = host.plans["old"], {"environment": "/opt/precog/env/miner-1"}
     store_of(host).save(plan, links)
-    monkeypatch.setattr(_miner, "_planned", lambda *_args, **_mode: (plan, links))
-    monkeypatch.setattr(_miner.rollout, "small", lambda *_args: [])
-    return lambda check=False: _miner.deploy(host, PARAMS, check_mode=check)
+    monkeypatch.setattr(miner, "_planned", lambda *_args, **_mode: (plan, links))
+    monkeypatch.setattr(miner.rollout, "small", lambda *_args: [])
+    return lambda check=False: miner.deploy(host, PARAMS, check_mode=check)
 
 
 START = "/opt/precog/releases/old/instances/one/start"
@@ -339,9 +340,9 @@ HOLD = "1 of 12 miners could not be reached (m7), and miner_rollout_tolerated is
 def held(host, asked, monkeypatch):
     """Rolls out an inventory that makes the release `new`, while releases are held."""
     assert not asked
-    monkeypatch.setattr(_miner, "_planned", lambda *_args, **_mode: (host.plans["new"], {}))
-    monkeypatch.setattr(_miner.rollout, "small", lambda *_args: [])
-    return lambda: _miner.deploy(host, {**PARAMS, "hold": HOLD}, check_mode=False)
+    monkeypatch.setattr(miner, "_planned", lambda *_args, **_mode: (host.plans["new"], {}))
+    monkeypatch.setattr(miner.rollout, "small", lambda *_args: [])
+    return lambda: miner.deploy(host, {**PARAMS, "hold": HOLD}, check_mode=False)
 
 
 def test_a_held_release_waits_and_is_reported(host, held):
@@ -363,7 +364,7 @@ def test_while_a_release_is_held_what_drifted_is_repaired(host, held):
 
 
 def test_nothing_waits_where_the_release_that_is_wanted_runs_already(host, held, monkeypatch):
-    monkeypatch.setattr(_miner, "_planned", lambda *_args, **_mode: (host.plans["old"], {}))
+    monkeypatch.setattr(miner, "_planned", lambda *_args, **_mode: (host.plans["old"], {}))
     outcome = held()
     assert (outcome.failure, outcome.changed) == ("", False)
     assert "drifted" not in statuses(outcome).values()
@@ -448,7 +449,7 @@ def test_what_a_killed_run_left_running_is_out_of_the_way_too(host):
     roll(host, "own")
     store = store_of(host)
     store.save(host.plans["mid"], {})
-    store.note(_miner_rollout.Past(("own",), "mid"))
+    store.note(rollout.Past(("own",), "mid"))
     store.switch("mid")
     assert roll(host, "new").failure == ""
     assert host.running() == {"one": "new-one-8101", "two": "new-two-8099"}
@@ -456,7 +457,7 @@ def test_what_a_killed_run_left_running_is_out_of_the_way_too(host):
 
 @pytest.mark.usefixtures("asked")
 def test_who_holds_a_port_is_told(host, monkeypatch):
-    monkeypatch.setattr(_miner_rollout.systemd, "holders", lambda port: {4711: "nginx"} if port == 8094 else {})
+    monkeypatch.setattr(rollout.systemd, "holders", lambda port: {4711: "nginx"} if port == 8094 else {})
     know(host, made_plan("moved", instance("one", "moved", 8094), TWO))
     host.broken["restart precog-miner@one.socket"] = HostError("Job for precog-miner@one.socket failed")
     outcome = roll(host, "moved")
@@ -474,9 +475,9 @@ def drained(host, asked, monkeypatch):
 
     def sleep(seconds):
         if seconds == 2.0:
-            seen.extend((name, host.running().get(name)) for name in sorted(_miner_drain.marked(host)))
+            seen.extend((name, host.running().get(name)) for name in sorted(drain.marked(host)))
 
-    monkeypatch.setattr(_miner_rollout.time, "sleep", sleep)
+    monkeypatch.setattr(rollout.time, "sleep", sleep)
     return seen
 
 
@@ -486,11 +487,11 @@ GATE = {"gate": {"drain_s": 2}}
 def test_a_running_instance_is_drained_before_it_is_stopped(host, drained):
     assert roll(host, "new", **GATE).failure == ""
     assert drained == [("one", OLD["one"]), ("two", OLD["two"])]
-    assert _miner_drain.marked(host) == frozenset()
+    assert drain.marked(host) == frozenset()
 
 
 def test_a_live_instance_is_drained_after_a_killed_run_too(host, drained):
-    store_of(host).note(_miner_rollout.Past(("gone",), "new"))
+    store_of(host).note(rollout.Past(("gone",), "new"))
     roll(host, "new", **GATE)
     assert drained == [("one", OLD["one"]), ("two", OLD["two"])]
 
@@ -529,7 +530,7 @@ def test_what_is_in_the_way_is_drained_once(host, drained):
 
 
 def test_what_is_taken_away_is_drained_first(host, drained):
-    _miner.withdraw(host, {**PARAMS, **GATE}, check_mode=False)
+    miner.withdraw(host, {**PARAMS, **GATE}, check_mode=False)
     assert drained == [("one", OLD["one"]), ("two", OLD["two"])]
     assert (host.running(), host.listens(), host.enabled()) == ({}, {}, [])
 
@@ -547,10 +548,10 @@ def test_a_drain_file_that_a_killed_run_left_is_removed(host, asked):
 def test_no_drain_file_is_left_where_a_start_fails(host):
     host.broken["restart precog-miner@one.service"] = HostError("systemd said no")
     assert "systemd said no" in roll(host, "new", gate={"drain_s": 0.01}).failure
-    assert _miner_drain.marked(host) == frozenset()
+    assert drain.marked(host) == frozenset()
 
 
-@pytest.mark.parametrize("act", [_miner_drain.mark, _miner_drain.unmark])
+@pytest.mark.parametrize("act", [drain.mark, drain.unmark])
 @pytest.mark.parametrize("where", ["drain", "."])
 def test_draining_follows_no_link_of_the_miners(host, act, where):
     """The instance's folder is the miner's own."""
@@ -560,7 +561,7 @@ def test_draining_follows_no_link_of_the_miners(host, act, where):
         folder.mkdir(exist_ok=True)
         (folder / "drain").symlink_to(host.at("/etc/passwd"))
         act(host, "one")
-        assert (folder / "drain").exists() == (act is _miner_drain.mark)
+        assert (folder / "drain").exists() == (act is drain.mark)
         assert not (folder / "drain").is_symlink()
     else:
         folder.symlink_to(host.at("/etc"))
@@ -595,16 +596,16 @@ def test_a_failure_of_no_instance_has_a_row_of_its_own(host):
 @pytest.mark.usefixtures("asked")
 def test_what_can_not_be_told_never_hides_a_failure(host, monkeypatch):
     host.bad[NEW["one"]] = "it answers wrongly"
-    monkeypatch.setattr(_miner_rollout, "ours", lambda _host, real=_miner_rollout.ours: after(host, real))
+    monkeypatch.setattr(rollout, "ours", lambda _host, real=rollout.ours: after(host, real))
 
     def after(host, real):
         if "this host is well again" in host.asked:
             raise OSError(errno.EIO, "Input/output error")
         return real(host)
 
-    settle = _miner_rollout.Rollout._settle
+    settle = rollout.Rollout._settle
     monkeypatch.setattr(
-        _miner_rollout.Rollout,
+        rollout.Rollout,
         "_settle",
         lambda self, past: (settle(self, past), host.asked.append("this host is well again")),
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_instances as instances
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_secrets as secrets
+from ansible_collections.precog.fleet.plugins.module_utils._miner import instances, secrets
 from ansible_collections.precog.fleet.tests.unit.test_miner_plan import parsed, plan, problems
 
 SECRET = (

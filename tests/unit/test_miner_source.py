@@ -9,8 +9,7 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_plan as plan
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_source as source
+from ansible_collections.precog.fleet.plugins.module_utils._miner import plan, source
 from ansible_collections.precog.fleet.tests.unit.made_api import made_api, rows
 from ansible_collections.precog.fleet.tests.unit.made_miner import ASSETS, PRICES
 

@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_systemd as systemd
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
+from ansible_collections.precog.fleet.plugins.module_utils._miner import systemd
 from ansible_collections.precog.fleet.tests.unit.made_systemd import make_systemd
 
 WORDS = r"""

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_upstream as upstream
 from ansible_collections.precog.fleet.plugins.module_utils._host import commands
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner import upstream
 
 URL = "https://github.com/coinmetrics/precog"
 COMMIT = "75eb6469f07eda88231bedc2e1c239abe4ed7327"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments, _miner
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_rollout as rollout
-from ansible_collections.precog.fleet.plugins.module_utils import _miner_units as units
+from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout, units
+from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
 from ansible_collections.precog.fleet.tests.unit.test_miner_plan import plan
 
 PARAMS = {name: argument.get("default") for name, argument in _arguments.MINER_SERVICE.items()}
@@ -54,14 +54,14 @@ def test_a_user_that_was_made_is_taken_away(host):
     rollout.expect_user(host, "precog-miner")
     rollout.make_user(host, "precog-miner", "/var/lib/precog-miner")
     rollout.expect_user(host, "precog-miner")
-    assert _miner.withdraw(host, PARAMS, check_mode=False).changed
+    assert miner.withdraw(host, PARAMS, check_mode=False).changed
     assert host.commands("userdel") == [["userdel", "precog-miner"]]
 
 
 @pytest.mark.parametrize("name", ["precog-miner", "deploy"])
 def test_a_user_that_was_there_before_stays(host, name):
     entries(host, ROOT, DEPLOY, THEIRS, groups=("precog-miner",))
-    assert not _miner.withdraw(host, {**PARAMS, "user": name}, check_mode=False).changed
+    assert not miner.withdraw(host, {**PARAMS, "user": name}, check_mode=False).changed
     assert host.commands("userdel") == []
 
 
@@ -89,7 +89,7 @@ def test_what_can_be_no_user_of_the_miners_is_told(host, users, groups, name, to
     with pytest.raises(HostError, match=f"miner_service_user is '{name}'.*{told}"):
         rollout.expect_user(host, name)
     with pytest.raises(HostError, match="miner_service_user"):
-        _miner.deploy(host, {**PARAMS, "user": name, "environment": "/opt/precog/env/x"}, check_mode=False)
+        miner.deploy(host, {**PARAMS, "user": name, "environment": "/opt/precog/env/x"}, check_mode=False)
     assert host.asked == []
 
 
@@ -120,7 +120,7 @@ def test_a_users_name_is_one_that_useradd_takes():
 
 def test_users_that_are_missing_are_made(host):
     host.remember(f"precog-miner-one:x:{MADE}")
-    _miner._make_users(host, PARAMS, plan({"one": {}, "two": {"port": 9000}}), check_mode=False)
+    miner._make_users(host, PARAMS, plan({"one": {}, "two": {"port": 9000}}), check_mode=False)
     ((*_words, name),) = host.commands("useradd")
     assert name == "precog-miner-two"
     assert "--home-dir=/var/lib/precog-miner/two" in host.commands("useradd")[0]
@@ -129,7 +129,7 @@ def test_users_that_are_missing_are_made(host):
 def test_all_users_that_were_made_are_taken_away_and_no_others(host):
     ours = ["precog-miner", "precog-miner-one", "old-prefix-two"]
     host.remember(*(f"{name}:x:{MADE}" for name in ours), DEPLOY, THEIRS.replace("-miner:", "-miner-theirs:"))
-    assert _miner.withdraw(host, PARAMS, check_mode=False).changed
+    assert miner.withdraw(host, PARAMS, check_mode=False).changed
     assert [argv[1] for argv in host.commands("userdel")] == ours
 
 

@@ -4,7 +4,7 @@
 
 An environment lies in `ROOT/NAME-DIGEST`, the digest standing for all that it is made of, and is never changed once it
 is complete; one that got damaged is made again as `ROOT/NAME-DIGEST.1`, and so on. `ROOT/NAME` is a link to the one in
-use. How one is made is in _environment_build, what is checked of it in _environment_check; a run with nothing to do
+use. How one is made is in build, what is checked of it in check; a run with nothing to do
 loads only the latter.
 """
 

@@ -8,25 +8,19 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _miner_bounds as bounds
-from . import _miner_diff as difference
-from . import _miner_gate as gate
-from . import _miner_guarded as guarded
-from . import _miner_plan
-from . import _miner_rollout as rollout
-from . import _miner_systemd as systemd
-from . import _miner_units as units
-from ._environment.check import MARKER
-from ._host import processes, psutil_facts
-from ._host.host import HostError
-from ._miner_plan import RELEASE_FILE
-from ._miner_store import PREVIOUS, Past, Release, Store, label, stayed
+from .._environment.check import MARKER
+from .._host import processes, psutil_facts
+from .._host.host import HostError
+from . import bounds, difference, gate, guarded, rollout, systemd, units
+from . import plan as miner_plan
+from .plan import RELEASE_FILE
+from .store import PREVIOUS, Past, Release, Store, label, stayed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ._host.host import Host
-    from ._miner_plan import Instance, Plan, Secret
+    from .._host.host import Host
+    from .plan import Instance, Plan, Secret
 
 UPSTREAM = "upstream"
 RELEASE = "miner_release"
@@ -249,22 +243,22 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
             "bin/python in it): name one that python_env has built"
         )
     links = {"environment": known["environment"]}
-    plan = _miner_plan.plan(known, "")
+    plan = miner_plan.plan(known, "")
     for one in plan.instances:
         rollout.expect_user(host, units.user(params["user"], one.name), one.name)
     if all(instance.engine != UPSTREAM for instance in plan.instances):
         return plan, links
-    from . import _miner_upstream
+    from . import upstream
 
     if not host.exists(GIT):
         raise PackageMissing("git")
-    source = _miner_plan.upstream(params)
-    commit = _miner_upstream.commit(host, source)
-    plan = _miner_plan.plan(known, commit)
-    warnings = [_miner_upstream.moving_name(source, commit)]
+    source = miner_plan.upstream(params)
+    commit = upstream.commit(host, source)
+    plan = miner_plan.plan(known, commit)
+    warnings = [upstream.moving_name(source, commit)]
     if not check_mode:
-        links[UPSTREAM] = _miner_upstream.ensure(host, source, commit, known["environment"], params["root"])
-        warnings.append(_miner_upstream.other_python(host, links[UPSTREAM], known["environment"]))
+        links[UPSTREAM] = upstream.ensure(host, source, commit, known["environment"], params["root"])
+        warnings.append(upstream.other_python(host, links[UPSTREAM], known["environment"]))
     return plan._replace(warnings=(*plan.warnings, *filter(None, warnings))), links
 
 

@@ -11,13 +11,13 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._host import rlimits as limits
-from ._miner_instances import RUNTIME, UPSTREAM
+from .._host import rlimits as limits
+from .instances import RUNTIME, UPSTREAM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ._miner_instances import Settings
+    from .instances import Settings
 
 UNIT_ROOT = "/etc/systemd/system"
 SERVICE = "precog-miner"

@@ -14,12 +14,11 @@ import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from . import _miner_instances as instances
-from . import _miner_units as units
-from . import _miner_wallet as wallets
-from ._environment import plan as environment
-from ._host.host import HostError
-from ._miner_instances import LOOPBACK, RUNTIME, SIMULATOR, UPSTREAM, Notes, Settings
+from .._environment import plan as environment
+from .._host.host import HostError
+from . import instances, units
+from . import wallet as wallets
+from .instances import LOOPBACK, RUNTIME, SIMULATOR, UPSTREAM, Notes, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -7,11 +7,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._miner_units import SERVICE
+from .units import SERVICE
 
 if TYPE_CHECKING:
-    from ._host.host import Host
-    from ._miner_systemd import Live
+    from .._host.host import Host
+    from .systemd import Live
 
 CGROUPS = "/sys/fs/cgroup"
 

@@ -17,24 +17,21 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _miner_drain as drain
-from . import _miner_gate as gate
-from . import _miner_plan
-from . import _miner_source as source
-from . import _miner_systemd as systemd
-from ._engine import ledger
-from ._host.host import HostError, Meta
-from ._miner_instances import API_REQUESTS, API_URL, SIMULATOR
-from ._miner_plan import MINER, ROOT
-from ._miner_store import Past, Release, Store, passed, refused
-from ._miner_units import SECRETS, UNIT_ROOT, keeps, secrets_file, service, socket, user_of
-from ._miner_units import user as unit_user
+from .._engine import ledger
+from .._host.host import HostError, Meta
+from . import drain, gate, source, systemd
+from . import plan as miner_plan
+from .instances import API_REQUESTS, API_URL, SIMULATOR
+from .plan import MINER, ROOT
+from .store import Past, Release, Store, passed, refused
+from .units import SECRETS, UNIT_ROOT, keeps, secrets_file, service, socket, user_of
+from .units import user as unit_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from ._host.host import Host
-    from ._miner_plan import Instance, Plan, Secret
+    from .._host.host import Host
+    from .plan import Instance, Plan, Secret
 
 LOCK = f"{ledger.FOLDER}/miner.lock"  # of root's own folder: in /run/lock anyone could hold or replace it
 COMMENT = "Precog miner (made by precog.fleet)"  # of a user that is ours to remove
@@ -219,7 +216,7 @@ def unwanted(host: Host, wanted: Collection[str]) -> dict[str, Secret]:
     :param wanted: the paths of those that stay.
     """
     found = (path for path in _files_below(host, SECRETS) if path not in wanted)
-    return {path: _miner_plan.Secret(None, ROOT if _is_variables(path) else MINER) for path in found}
+    return {path: miner_plan.Secret(None, ROOT if _is_variables(path) else MINER) for path in found}
 
 
 def _files_below(host: Host, folder: str) -> Iterator[str]:
@@ -752,9 +749,9 @@ class Rollout:
         """Remove old releases, and the checkouts of upstream's repository that no release is linked to any more."""
         self.store.prune(self._params["keep"])
         if self._host.is_dir(f"{self._params['root']}/upstream"):
-            from . import _miner_upstream
+            from . import upstream
 
-            _miner_upstream.remove_unused(self._host, self.store.checkouts(), self._params["root"])
+            upstream.remove_unused(self._host, self.store.checkouts(), self._params["root"])
 
     def _told_health(self) -> str:
         """Return how the release is that a host went back to: that it was good before makes its answers no better."""
@@ -820,7 +817,7 @@ class Rollout:
         if data is None:
             self._host.remove(path)
         elif _content(self._host, path) != data:
-            self._place_secret(path, _miner_plan.Secret(data, owner))
+            self._place_secret(path, miner_plan.Secret(data, owner))
 
     def _give_wallet(self, name: str, release: Release) -> None:
         """Let the user of an instance's unit read its wallet: in releases of before, all instances had one user."""

@@ -7,15 +7,14 @@ from __future__ import annotations
 import linecache
 from typing import TYPE_CHECKING
 
-from . import _miner_guard
-from . import _miner_systemd as systemd
-from ._host.host import HostError, Meta
-from ._miner_units import GUARD, UNIT_ROOT
+from .._host.host import HostError, Meta
+from . import guard, systemd
+from .units import GUARD, UNIT_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ._host.host import Host
+    from .._host.host import Host
 
 TIMER = "precog-fleet-guard.timer"
 # Enabled by a file, not by a link of `systemctl enable`: it comes and goes with the units.
@@ -36,9 +35,9 @@ def files(root: str) -> dict[str, tuple[bytes, Meta]]:
     :raises HostError: the program's text is not part of this module.
     """
     # Not by its path: a module runs from a zip file.
-    text = "".join(linecache.getlines(str(_miner_guard.__file__), vars(_miner_guard)))
+    text = "".join(linecache.getlines(str(guard.__file__), vars(guard)))
     if not text:
-        raise HostError("the text of the guard (_miner_guard.py) is missing: install the collection again")
+        raise HostError("the text of the guard (guard.py) is missing: install the collection again")
     units = {GUARD: _service(root), TIMER: _timer(), WANT: f"[Unit]\nWants={GUARD} {TIMER}\n"}
     found = {f"{UNIT_ROOT}/{name}": ((NOTICE + unit).encode(), Meta(0o644, 0, 0)) for name, unit in units.items()}
     return {program(root): (text.encode(), Meta(0o755, 0, 0)), **found}

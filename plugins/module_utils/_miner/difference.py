@@ -9,13 +9,13 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from . import _miner_instances as instances
-from ._miner_plan import DIGEST, RELEASE_FILE
+from . import instances
+from .plan import DIGEST, RELEASE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ._host.host import Host
+    from .._host.host import Host
 
 MASK = "********"
 _PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+(?=@)")

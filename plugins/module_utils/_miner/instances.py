@@ -9,8 +9,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _miner_wallet as wallets
-from ._host import rlimits as limits
+from .._host import rlimits as limits
+from . import wallet as wallets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

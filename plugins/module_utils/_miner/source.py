@@ -22,7 +22,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
-from ._miner_instances import API_URL, COMMUNITY
+from .instances import API_URL, COMMUNITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -117,7 +117,7 @@ def _option(words: list[str], option: str) -> str:
 
 
 def parse_variables(text: str) -> dict[str, str]:
-    """Return the variables of a file that `_miner_plan.environment_file` made."""
+    """Return the variables of a file that `plan.environment_file` made."""
     entries = filter(None, map(_ENTRY.match, text.splitlines()))
     return {
         name: bare if bare is not None else re.sub(r"\\(.)", r"\1", quoted)

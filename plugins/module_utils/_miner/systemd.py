@@ -7,15 +7,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._host import psutil_facts
-from ._host.host import HostError
-from ._miner_plan import DIGEST
-from ._miner_units import SERVICE, service, socket
+from .._host import psutil_facts
+from .._host.host import HostError
+from .plan import DIGEST
+from .units import SERVICE, service, socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ._host.host import Host
+    from .._host.host import Host
 
 PREFIX = f"{SERVICE}@"
 PROPERTIES = ("Id", "ActiveState", "SubState", "MainPID", "UnitFileState", "NRestarts", "Result", "IPEgressBytes")

@@ -15,12 +15,12 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ._miner_units import RUN
+from .units import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._host.host import Host
+    from .._host.host import Host
 
 FILE = "drain"
 

@@ -19,14 +19,14 @@ import shutil
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._host import commands
-from ._host.host import COMMAND_ENVIRONMENT, HostError, sync_folder
+from .._host import commands
+from .._host.host import COMMAND_ENVIRONMENT, HostError, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from typing import Any
 
-    from ._host.host import Host
+    from .._host.host import Host
 
 ROOT = "/opt/precog"
 PACKAGE = "precog"

@@ -3,7 +3,7 @@
 """The gate of a release: is an instance ready, does it answer rightly and in time, and by what the source says.
 
 It asks over HTTP at a steady rate, and judges every answer. Prices are compared with the source's own
-(`_miner_source`), never with those of the release that is left. What it asks of an engine:
+(`source`), never with those of the release that is left. What it asks of an engine:
 
 runtime
     `GET /readyz`, then `POST /predict`, in turn for all assets at the time of the request, and as validators ask: for
@@ -30,14 +30,14 @@ from datetime import datetime, timezone
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._arguments import GATE
-from ._host.host import HostError
+from .._arguments import GATE
+from .._host.host import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from ._miner_plan import Instance
-    from ._miner_systemd import Live
+    from .plan import Instance
+    from .systemd import Live
 
 READY_S = {"upstream": 300.0}  # where `ready_s` is not given: it asks the chain before it is ready
 MOST_AT_ONCE = 32  # requests in flight; where all of them are, the next ones of the rate are left out
