@@ -7,25 +7,23 @@ With the part preflight, a host that gives no answer of ours is left to prefligh
 
 from __future__ import annotations
 
-import base64
-import io
-import zipfile
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
+from ansible_collections.precog.fleet.plugins.module_utils._settings import registry
 from ansible_collections.precog.fleet.plugins.plugin_utils._action import shown, unwritable
+from ansible_collections.precog.fleet.plugins.plugin_utils._payload import payload
 from ansible_collections.precog.fleet.plugins.plugin_utils._settings import problem
 
-CODE = Path(__file__).parents[1] / "module_utils"
+if TYPE_CHECKING:
+    from ansible_collections.precog.fleet.plugins.module_utils._engine.options import Options
+
 # The roles' variables that are not named as the arguments of their modules.
 VARIABLES = {("kernel_tuning", "name"): "file_name", ("preflight", "require_psutil"): "install_psutil"}
-# Of the miner the audit knows nothing: its own modules look at it.
-LEFT_OUT = ("_miner", "_environment")
-PACKAGE = "ansible_collections.precog.fleet.plugins.module_utils"
+# What the audit needs. Its code knows nothing of the miner and its environment: their own modules look at them.
+PACKAGES = ("_host", "_engine", "_settings")
 
 
 class ActionModule(ActionBase):
@@ -46,7 +44,7 @@ class ActionModule(ActionBase):
             parts = check(self._task.args)
         except ValueError as error:
             return {"failed": True, "msg": str(error), "settings": [], "unclean": []}
-        arguments = {"parts": parts, "code": archive()}
+        arguments = {"parts": parts, "code": payload(PACKAGES)}
         try:
             result = self._execute_module(
                 module_name="precog.fleet.host_audit", module_args=arguments, task_vars=task_vars
@@ -66,10 +64,10 @@ def check(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
     :raises ValueError: they are not as they should be; says which, by the roles' variables, and why.
     """
-    expect({part: (params, _arguments.AUDIT[part]) for part, params in given.items() if part in _arguments.AUDIT})
-    wanted = {part: params for part, params in validated(given, _arguments.AUDIT).items() if params is not None}
+    expect({part: (params, registry.AUDIT[part]) for part, params in given.items() if part in registry.AUDIT})
+    wanted = {part: params for part, params in validated(given, registry.AUDIT).items() if params is not None}
     for part, params in wanted.items():
-        specification = _arguments.PARTS[part]
+        specification = registry.PARTS[part]
         expect(
             {
                 f"{part}_{VARIABLES.get((part, name), name)}": (value, specification[name])
@@ -77,7 +75,7 @@ def check(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 if name in specification
             }
         )
-    return {part: validated(params, _arguments.PARTS[part], f"{part}: ") for part, params in wanted.items()}
+    return {part: validated(params, registry.PARTS[part], f"{part}: ") for part, params in wanted.items()}
 
 
 def expect(values: dict[str, tuple[Any, dict[str, Any]]]) -> None:
@@ -95,7 +93,7 @@ def unanswered(parts: list[str], why: str) -> dict[str, Any]:
     return {"changed": False, "settings": [], "unclean": parts, "warnings": [f"host_audit could not run here: {why}"]}
 
 
-def validated(given: dict[str, Any], specification: _arguments.Arguments, place: str = "") -> dict[str, Any]:
+def validated(given: dict[str, Any], specification: Options, place: str = "") -> dict[str, Any]:
     """Return arguments with their defaults and of their types.
 
     :param place: where they stand, for the error.
@@ -105,17 +103,3 @@ def validated(given: dict[str, Any], specification: _arguments.Arguments, place:
     if checked.error_messages:
         raise ValueError(place + "; ".join(checked.error_messages))
     return dict(checked.validated_parameters)
-
-
-def archive() -> str:
-    """Return the collection's code for hosts: a ZIP file that Python can import from, in base64."""
-    packages = PACKAGE.split(".")
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-        for depth in range(1, len(packages) + 1):
-            file.writestr("/".join([*packages[:depth], "__init__.py"]), "")
-        for path in sorted(CODE.rglob("*.py")):
-            name = path.relative_to(CODE).as_posix()
-            if not name.startswith(LEFT_OUT):
-                file.writestr("/".join([*packages, name]), path.read_bytes())
-    return base64.b64encode(buffer.getvalue()).decode()

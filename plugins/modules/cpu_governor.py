@@ -154,11 +154,11 @@ psutil:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs import cpufreq
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs.options import OPTIONS
 
 
 def frequencies(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def frequencies(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(_arguments.CPU_GOVERNOR, supports_check_mode=True)
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
     before = psutil_facts.facts(["cpu"])
     tune(
         module,

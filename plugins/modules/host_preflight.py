@@ -140,10 +140,10 @@ psutil:
 import importlib.util
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._settings import preflight
+from ansible_collections.precog.fleet.plugins.module_utils._settings.preflight_options import OPTIONS
 
 
 def psutil_state(facts: preflight.Facts) -> dict[str, object]:
@@ -168,7 +168,7 @@ def warn(module: AnsibleModule, warnings: list[preflight.Check], facts: prefligh
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(_arguments.PREFLIGHT, supports_check_mode=True)
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
     try:
         wanted = preflight.understand(module.params)
     except HostError as error:

@@ -264,21 +264,21 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import run
+from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._miner.rollout import LOCK
+from ansible_collections.precog.fleet.plugins.module_utils._miner.run import PackageMissing, deploy, withdraw
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(_arguments.MINER_SERVICE, supports_check_mode=True)
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
     host = Host()
-    act = run.deploy if module.params["state"] == "present" else run.withdraw
+    act = deploy if module.params["state"] == "present" else withdraw
     try:
         with host.lock(LOCK):
             outcome = act(host, module.params, check_mode=module.check_mode)
-    except run.PackageMissing as missing:
+    except PackageMissing as missing:
         module.exit_json(changed=True, settings=[], needs={"debian": list(missing.args)})
     except (HostError, OSError) as error:
         module.fail_json(msg=str(error), settings=[])

@@ -190,7 +190,7 @@ needs:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
+from ansible_collections.precog.fleet.plugins.module_utils._environment.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._environment.plan import Missing, request
 from ansible_collections.precog.fleet.plugins.module_utils._environment.run import absent, present
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT, Host, HostError
@@ -198,7 +198,7 @@ from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(_arguments.PYTHON_ENV, supports_check_mode=True)
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
     try:
         if os.geteuid() != 0:
             raise HostError(NOT_ROOT)

@@ -138,15 +138,15 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._settings.limits import limits
+from ansible_collections.precog.fleet.plugins.module_utils._settings.limits.options import OPTIONS
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(_arguments.LIMITS, supports_check_mode=True)
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
     host = Host()
     tune(module, host, lambda: limits.subsystems(module.params), lambda _changed: limits.facts(host, module.params))
 

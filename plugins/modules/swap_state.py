@@ -125,18 +125,18 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.options import OPTIONS
 
 FACTS = ("virtual_memory", "swap_memory")
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(_arguments.SWAP, supports_check_mode=True)
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
     before = psutil_facts.facts(FACTS)
     tune(
         module,

@@ -152,16 +152,16 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._settings.kernel_tuning import subsystems
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.options import OPTIONS
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(_arguments.KERNEL_TUNING, supports_check_mode=True)
+    module = AnsibleModule(OPTIONS, supports_check_mode=True)
     facts = psutil_facts.facts(["virtual_memory", "swap_memory", "net_io"])
     tune(module, Host(), lambda: subsystems(module.params, facts), lambda _changed: facts)
 

@@ -13,9 +13,9 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs import cpufreq
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs.options import OPTIONS
 from ansible_collections.precog.fleet.tests.unit.made_host import BOOT_ID, MadeHost, make_host
 
 CPU = "/sys/devices/system/cpu"
@@ -209,7 +209,7 @@ def make_cpu(
 
 def params(**changes):
     """The module's parameters with their defaults."""
-    defaults = {name: argument.get("default") for name, argument in _arguments.CPU_GOVERNOR.items()}
+    defaults = {name: argument.get("default") for name, argument in OPTIONS.items()}
     return {**defaults, **changes}
 
 

@@ -11,12 +11,12 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
 from ansible_collections.precog.fleet.plugins.module_utils._miner.gate import Figures
 from ansible_collections.precog.fleet.plugins.module_utils._miner.guarded import TIMER
+from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import DIGEST, File, Instance, Plan
 from ansible_collections.precog.fleet.plugins.module_utils._miner.source import Market
 from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Store
@@ -25,7 +25,7 @@ UNITS = "/etc/systemd/system"
 WANTS = {"service": f"{UNITS}/multi-user.target.wants", "socket": f"{UNITS}/sockets.target.wants"}
 TEMPLATE = "precog-miner@.service"
 FIGURES = Figures(60, 0, (), 3.0, 5.0, {"btc": 1.0}, 1.0)
-PARAMS = {name: argument.get("default") for name, argument in _arguments.MINER_SERVICE.items()}
+PARAMS = {name: argument.get("default") for name, argument in OPTIONS.items()}
 PASSWD = b"root:x:0:0::/root:/bin/sh\nprecog-miner:x:0:0::/:/usr/sbin/nologin\n"
 CAN_NOT_START = "crashes"  # what is wrong with a release whose process ends at once
 
@@ -353,7 +353,7 @@ def instance(name: str, version: str, port: int, engine: str = "runtime") -> Ins
 
 
 def made_plan(release: str, *instances: Instance, nofile: int = 1024) -> Plan:
-    """A release of these instances, in the shape that `_miner_plan` gives it."""
+    """A release of these instances, in the shape that `plan` gives it."""
     files = {
         "release.json": File(json.dumps({"instances": [one._asdict() for one in instances]}).encode(), 0o644),
     }

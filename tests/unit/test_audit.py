@@ -17,11 +17,11 @@ import jsonschema
 import pytest
 import yaml
 from ansible_collections.precog.fleet.plugins.action import host_audit as action
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import LOCK
-from ansible_collections.precog.fleet.plugins.module_utils._settings import audit, preflight
+from ansible_collections.precog.fleet.plugins.module_utils._settings import audit, preflight, registry
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
+from ansible_collections.precog.fleet.plugins.plugin_utils._payload import PACKAGE, payload
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import make_cpu
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, OURS, snapshot
 from ansible_collections.precog.fleet.tests.unit.made_limits import PAM, make_limits_host
@@ -34,7 +34,7 @@ SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text())
 ROWS = {"$defs": SCHEMA["$defs"], "type": "array", "minItems": 2, "items": {"$ref": "#/$defs/setting"}}
 WANTED = {"profile": "none", "parameters": {SWAPPINESS: 10, "net.ipv4.tcp_rmem": [4096, 65536, 134217728]}}
 FACTS = {"virtual_memory": {"total": 8 * 2**30}}
-TOLERABLE = _arguments.PREFLIGHT["tolerate"]["choices"]
+TOLERABLE = registry.PARTS["preflight"]["tolerate"]["choices"]
 
 
 def params(part, given):
@@ -46,7 +46,7 @@ def look(host, given=None):
 
 
 def tune(host):
-    subsystems = audit.subsystems("kernel_tuning", params("kernel_tuning", WANTED), FACTS)
+    subsystems = registry.subsystems("kernel_tuning", params("kernel_tuning", WANTED), FACTS)
     engine.run(host, subsystems, check_mode=False)
 
 
@@ -176,7 +176,7 @@ def test_every_part_is_looked_at_by_its_own_plan(memory, monkeypatch, part, make
     given = params(part, {"governor": "performance"} if part == "cpu_governor" else {})
     untuned = audit.look(host, part, given, FACTS)
     assert (row_of(untuned, name)["status"], untuned.is_clean) == ("drifted", False)
-    engine.run(host, audit.subsystems(part, given, FACTS), check_mode=False)
+    engine.run(host, registry.subsystems(part, given, FACTS), check_mode=False)
     assert audit.look(host, part, given, FACTS).is_clean
     disturb(host)
     before = snapshot(host)
@@ -274,7 +274,7 @@ def arguments_of(role):
     return next(value for key, value in task.items() if key.startswith("precog.fleet."))
 
 
-@pytest.mark.parametrize("role", _arguments.TUNING)
+@pytest.mark.parametrize("role", registry.TUNING)
 def test_the_audit_is_given_what_the_role_gives_its_module(role):
     assert arguments_of("audit")[role] == arguments_of(role)
 
@@ -287,7 +287,7 @@ def test_the_audit_is_given_what_preflight_gives_its_module():
 @pytest.mark.parametrize("book", ["audit", "tune", "rollback"])
 def test_every_part_is_in_every_playbook(book):
     text = (ROOT / "playbooks" / f"{book}.yml").read_text()
-    assert set(_arguments.TUNING) <= set(re.findall(r"precog\.fleet\.(\w+)", text))
+    assert set(registry.TUNING) <= set(re.findall(r"precog\.fleet\.(\w+)", text))
 
 
 def test_preflight_comes_first_rollback_goes_the_other_way_round_and_each_part_has_its_tag():
@@ -303,7 +303,7 @@ def test_preflight_comes_first_rollback_goes_the_other_way_round_and_each_part_h
     forward += [role["role"].rpartition(".")[2] for role in miner_play["roles"]]
     roles = [*miners["roles"], *back["roles"]]
     parts = [(role["role"].rpartition(".")[2], role["tags"], role["vars"]) for role in roles]
-    assert [first, *forward] == [*_arguments.PARTS, "python_env", "miner_service"]
+    assert [first, *forward] == [*registry.PARTS, "python_env", "miner_service"]
     assert balance["ansible.builtin.import_playbook"] == "precog.fleet.load_balancer"
     (balancer,) = balancers["roles"]
     assert balancer == {"role": "precog.fleet.load_balancer", "vars": {"load_balancer_state": "absent"}}
@@ -366,19 +366,19 @@ def test_the_module_brings_all_code_that_it_needs(tmp_path):
     """Without Ansible and without site-packages, which a host may lack, and with quotes in every argument."""
     odd = {"net.core.somaxconn": "'''\"\"\"\\"}
     given = {"kernel_tuning": {"parameters": odd}, "preflight": {"require_psutil": True, "tolerate": TOLERABLE}}
-    parts = action.check({name: given.get(name, {}) for name in _arguments.PARTS})
-    told = launched(action.archive(), tmp_path, parts)
+    parts = action.check({name: given.get(name, {}) for name in registry.PARTS})
+    told = launched(payload(action.PACKAGES), tmp_path, parts)
     assert told["errors"] == {}
-    assert {row["part"] for row in told["settings"]} == set(_arguments.TUNING)
+    assert {row["part"] for row in told["settings"]} == set(registry.TUNING)
     assert list(tmp_path.iterdir()) == []
 
 
 def archive_with(source):
     """Return an archive whose audit is this source."""
-    buffer = io.BytesIO(base64.b64decode(action.archive()))
+    buffer = io.BytesIO(base64.b64decode(payload(action.PACKAGES)))
     with zipfile.ZipFile(buffer) as old:
         files = {name: old.read(name) for name in old.namelist()}
-    files[f"{action.PACKAGE.replace('.', '/')}/_settings/audit.py"] = source.encode()
+    files[f"{PACKAGE.replace('.', '/')}/_settings/audit.py"] = source.encode()
     new = io.BytesIO()
     with zipfile.ZipFile(new, "w") as file:
         for name, content in files.items():

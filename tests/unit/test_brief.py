@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.precog.fleet.plugins.module_utils._miner import options as miner_options
+from ansible_collections.precog.fleet.plugins.module_utils._settings import registry
 from ansible_collections.precog.fleet.plugins.plugin_utils import _brief
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +22,6 @@ SENTENCE = "It is what a gate says of an instance that answers too slowly for an
 STAND_IN = """\
 import json
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 
 module = AnsibleModule(%s, supports_check_mode=True)
 row = {"desired": "1", "before": "2", "after": "2", "persisted_before": None, "persisted": None, "persisted_by": None}
@@ -37,19 +38,21 @@ UNFIT = (
 GATE = f"main: p99 is 900 ms; the limit is 500. {SENTENCE} {SENTENCE} This host is back on 8da6, and that is healthy."
 
 
-def stand_in(spec: str, message: str, *, status: str = "unknown", end: str = "fail_json") -> str:
-    return STAND_IN % (spec, status, message, end, message)
+def stand_in(spec: dict, message: str, *, status: str = "unknown", end: str = "fail_json") -> str:
+    return STAND_IN % (repr(spec), status, message, end, message)
 
 
 MODULES = {
-    "sysctl_profile": stand_in("_arguments.KERNEL_TUNING", KEY),
-    "miner_service": stand_in("_arguments.MINER_SERVICE", GATE, status="refused"),
-    "swap_state": stand_in("_arguments.SWAP", "\n".join(f"problem {number}" for number in range(30)), status="ok"),
-    "host_preflight": stand_in("_arguments.PREFLIGHT", UNFIT).replace('"settings": rows, ', ""),
-    "cpu_governor": stand_in("_arguments.CPU_GOVERNOR", "", status="drifted", end="exit_json")
+    "sysctl_profile": stand_in(registry.TUNING["kernel_tuning"], KEY),
+    "miner_service": stand_in(miner_options.OPTIONS, GATE, status="refused"),
+    "swap_state": stand_in(
+        registry.TUNING["swap"], "\n".join(f"problem {number}" for number in range(30)), status="ok"
+    ),
+    "host_preflight": stand_in(registry.PARTS["preflight"], UNFIT).replace('"settings": rows, ', ""),
+    "cpu_governor": stand_in(registry.TUNING["cpu_governor"], "", status="drifted", end="exit_json")
     .replace("net.bad", "policy0:governor")
     .replace('"desired"', '"where": "run time", "desired"'),
-    "host_audit": stand_in("{'parts': {}, 'code': {}}", "net.bad has moved", status="ok", end="exit_json"),
+    "host_audit": stand_in({"parts": {}, "code": {}}, "net.bad has moved", status="ok", end="exit_json"),
 }
 
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._settings.limits import limits
+from ansible_collections.precog.fleet.plugins.module_utils._settings.limits.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.modules import resource_limits
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
@@ -636,7 +636,7 @@ def test_the_documentation_is_the_argument_spec():
     known = ("type", "choices", "default", "required", "elements")
     assert {
         name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == _arguments.LIMITS
+    } == OPTIONS
 
 
 def test_the_documented_rows_are_the_rows():
@@ -648,7 +648,7 @@ def test_the_documented_rows_are_the_rows():
 def test_the_examples_are_valid():
     for task in yaml.safe_load(resource_limits.EXAMPLES):
         arguments = task["precog.fleet.resource_limits"]
-        assert set(arguments) <= set(_arguments.LIMITS)
+        assert set(arguments) <= set(OPTIONS)
         request = limits.understand("guide", arguments.get("parameters", {}), {}, arguments.get("services", {}))
         assert request.bad == ()
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils._arguments import KERNEL_TUNING
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import COPY, Ledger, Original
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._settings import kernel_tuning
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.options import OPTIONS as KERNEL_TUNING
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
     OURS,

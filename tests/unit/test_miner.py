@@ -1,10 +1,10 @@
 """What a run of miner_service finds and tells, on a made host: files below a folder, and what systemctl says."""
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import difference, guarded
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
+from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import File, Instance, Plan
 from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Past, Store
 
@@ -12,7 +12,7 @@ MAIN = Instance("main", "runtime", "127.0.0.1", 8092, "127.0.0.1", 8092, (), "01
 DROP_IN = "precog-miner@main.service.d/10-instance.conf"
 UNITS = {"precog-miner@.service": b"[Service]\n", DROP_IN: b"[Service]\nLimitNOFILE=4096:8192\n"}
 RECORD = b'{"instances": [%s]}' % str(MAIN._asdict()).replace("'", '"').replace("()", "[]").encode()
-PARAMS = {name: argument.get("default") for name, argument in _arguments.MINER_SERVICE.items()}
+PARAMS = {name: argument.get("default") for name, argument in OPTIONS.items()}
 LIMITS = "Max open files            {}                 {}                files\n"
 
 

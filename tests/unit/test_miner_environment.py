@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run, upstream
+from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 
 ENVIRONMENT = "/opt/precog/env/miner-0123456789ab"
 COLDKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 HOTKEY = '{"secretSeed": "0x00"}'
 LINK = "/opt/precog/env/miner"
-PARAMS = {name: argument.get("default") for name, argument in _arguments.MINER_SERVICE.items()}
+PARAMS = {name: argument.get("default") for name, argument in OPTIONS.items()}
 
 
 @pytest.fixture

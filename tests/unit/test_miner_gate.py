@@ -9,10 +9,10 @@ import time
 from datetime import datetime
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils._arguments import GATE
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import gate
 from ansible_collections.precog.fleet.plugins.module_utils._miner.gate import Figures, Judgement, Sample
+from ansible_collections.precog.fleet.plugins.module_utils._miner.options import GATE
 from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import Instance
 from ansible_collections.precog.fleet.plugins.module_utils._miner.systemd import Live
 from ansible_collections.precog.fleet.tests.unit.made_miner import ASSETS, PRICES, answer, made_miner

@@ -12,11 +12,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments as arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import instances, units
 from ansible_collections.precog.fleet.plugins.module_utils._miner import plan as planning
 from ansible_collections.precog.fleet.plugins.module_utils._miner import wallet as wallets
+from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -59,7 +59,7 @@ WALLET = {"wallet": "alice", "coldkey": COLDKEY}
 
 def plan(given=None, /, commit=COMMIT, **params):
     """The plan for instances; other arguments of the module as they are by default."""
-    defaults = {name: about.get("default") for name, about in arguments.MINER_SERVICE.items()}
+    defaults = {name: about.get("default") for name, about in OPTIONS.items()}
     given = {"main": {}} if given is None else given
     return planning.plan({**defaults, "environment": ENVIRONMENT, "instances": given, **params}, commit)
 

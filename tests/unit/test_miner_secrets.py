@@ -6,9 +6,9 @@ import os
 import stat
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout
+from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import Instance, Secret
 from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Release
 from ansible_collections.precog.fleet.plugins.module_utils._miner.systemd import Live
@@ -22,7 +22,7 @@ HOTKEY = "/etc/precog-miner/two/wallets/two-and-one/hotkeys/h"
 VARIABLES = "/etc/precog-miner/one.env"
 PASSWD = "".join(f"precog-miner{name}:x:{number}:991::/:/usr/sbin/nologin\n" for name, number in USERS.items())
 WANTED = {HOTKEY: Secret(b"key", "miner"), VARIABLES: Secret(b"A=b", "root")}
-PARAMS = {name: argument.get("default") for name, argument in _arguments.MINER_SERVICE.items()}
+PARAMS = {name: argument.get("default") for name, argument in OPTIONS.items()}
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 

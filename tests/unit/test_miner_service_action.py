@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "open sesame"
 STAND_IN = """\
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
+from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 
-module = AnsibleModule(_arguments.MINER_SERVICE, supports_check_mode=True)
+module = AnsibleModule(OPTIONS, supports_check_mode=True)
 secrets = module.params["secrets"]
 if secrets:
     module.exit_json(seen=f"<{sorted(secrets)}, {len(str(secrets))}>", given=module.params["variables"], settings=[])

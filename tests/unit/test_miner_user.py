@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout, units
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
+from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 from ansible_collections.precog.fleet.tests.unit.test_miner_plan import plan
 
-PARAMS = {name: argument.get("default") for name, argument in _arguments.MINER_SERVICE.items()}
+PARAMS = {name: argument.get("default") for name, argument in OPTIONS.items()}
 ROOT = "root:x:0:0:root:/root:/bin/bash"
 DEPLOY = "deploy:x:1001:1001:,,,:/home/deploy:/bin/bash"
 THEIRS = "precog-miner:x:990:991:A miner of old:/:/usr/sbin/nologin"

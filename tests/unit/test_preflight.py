@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
+from ansible_collections.precog.fleet.plugins.module_utils._engine import options
 from ansible_collections.precog.fleet.plugins.module_utils._host import host as host_module
 from ansible_collections.precog.fleet.plugins.module_utils._host import kernel, psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
-from ansible_collections.precog.fleet.plugins.module_utils._settings import preflight, rivals
+from ansible_collections.precog.fleet.plugins.module_utils._settings import preflight, preflight_options, rivals
+from ansible_collections.precog.fleet.plugins.module_utils._settings.preflight_options import OPTIONS
 from ansible_collections.precog.fleet.plugins.modules import host_preflight
 from ansible_collections.precog.fleet.tests.unit.made_preflight import GOOD
 from hypothesis import given
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[2]
 MODULE = "ansible_collections.precog.fleet.plugins.modules.host_preflight"
 ROLE = ROOT / "roles" / "preflight"
-TOLERABLE = _arguments.PREFLIGHT["tolerate"]["choices"]
+TOLERABLE = OPTIONS["tolerate"]["choices"]
 
 TUNED = rivals.Found(
     "tuned", ("sysctl",), "tuned.service is enabled", "sysctl keys", "systemctl disable --now tuned.service"
@@ -495,13 +496,13 @@ class TestSameInEveryPlace:
         assert {
             name: {field: option[field] for field in known if field in option}
             for name, option in self.DOCUMENTED.items()
-        } == _arguments.PREFLIGHT
+        } == OPTIONS
 
     @pytest.mark.parametrize(
         "name", ["minimum_disk_mb", "minimum_memory_mb", "minimum_available_memory_mb", "tolerate"]
     )
     def test_role_and_module(self, name):
-        assert _arguments.PREFLIGHT[name]["default"] == self.DEFAULTS[f"preflight_{name}"]
+        assert OPTIONS[name]["default"] == self.DEFAULTS[f"preflight_{name}"]
 
     def test_choices(self):
         assert self.OPTIONS["preflight_tolerate"]["choices"] == TOLERABLE
@@ -510,11 +511,12 @@ class TestSameInEveryPlace:
         assert set(preflight.DISK_USES) == set(self.DEFAULTS["preflight_minimum_disk_mb"])
 
 
-@pytest.mark.parametrize("module", [_arguments, host_module, kernel, preflight, psutil_facts, rivals])
+@pytest.mark.parametrize("module", [options, preflight_options, host_module, kernel, preflight, psutil_facts, rivals])
 def test_what_preflight_loads_loads_on_a_python_that_is_too_old(module):
     """Before Python 3.9 no built-in type takes another in brackets: here neither does."""
     old = {
         kind.__name__: type(kind.__name__, (kind,), {"__class_getitem__": None}) for kind in (dict, list, set, tuple)
     }
-    names = {"__name__": module.__name__, "__builtins__": {**vars(builtins), **old}}
+    package = module.__name__.rpartition(".")[0]
+    names = {"__name__": module.__name__, "__package__": package, "__builtins__": {**vars(builtins), **old}}
     exec(compile(Path(module.__file__).read_text(), module.__file__, "exec"), names)

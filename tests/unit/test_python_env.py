@@ -15,9 +15,9 @@ import yaml
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.action import python_env as action
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._environment import plan as environment
+from ansible_collections.precog.fleet.plugins.module_utils._environment.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.modules import python_env
 from ansible_collections.precog.fleet.plugins.plugin_utils._brief import raw
@@ -46,7 +46,7 @@ def test_the_documentation_is_the_argument_spec():
     known = ("type", "choices", "default", "required", "elements")
     told, taken = (
         {name: {field: option[field] for field in known if field in option} for name, option in options.items()}
-        for options in (documented, _arguments.PYTHON_ENV)
+        for options in (documented, OPTIONS)
     )
     assert told == taken
 
@@ -58,12 +58,12 @@ def test_the_documented_rows_are_the_rows():
 
 def test_the_examples_are_valid():
     for task in yaml.safe_load(python_env.EXAMPLES):
-        assert set(task["precog.fleet.python_env"]) <= set(_arguments.PYTHON_ENV)
+        assert set(task["precog.fleet.python_env"]) <= set(OPTIONS)
 
 
 def test_the_role_gives_all_arguments():
     (task,) = yaml.safe_load((ROOT / "roles/python_env/tasks/main.yml").read_text())
-    assert set(task["precog.fleet.python_env"]) == set(_arguments.PYTHON_ENV)
+    assert set(task["precog.fleet.python_env"]) == set(OPTIONS)
 
 
 @pytest.mark.parametrize(

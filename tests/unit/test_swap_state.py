@@ -10,10 +10,10 @@ import pytest
 import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.tables import MARKER
 from ansible_collections.precog.fleet.plugins.modules import swap_state
 from ansible_collections.precog.fleet.tests.unit.made_swap import Calls, make_swap
@@ -26,7 +26,7 @@ def test_the_documentation_is_the_argument_spec():
     known = ("type", "choices", "default", "required", "elements")
     assert {
         name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == _arguments.SWAP
+    } == OPTIONS
 
 
 def test_the_documented_rows_are_the_rows():
@@ -38,7 +38,7 @@ def test_the_documented_rows_are_the_rows():
 
 def test_the_examples_are_valid():
     for task in yaml.safe_load(swap_state.EXAMPLES):
-        assert set(task["precog.fleet.swap_state"]) <= set(_arguments.SWAP)
+        assert set(task["precog.fleet.swap_state"]) <= set(OPTIONS)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.precog.fleet.plugins.module_utils import _arguments
 from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.modules import sysctl_profile
 from ansible_collections.precog.fleet.tests.unit.made_host import MadeHost, snapshot
 
@@ -29,7 +29,7 @@ def test_the_documentation_is_the_argument_spec():
     known = ("type", "choices", "default", "required", "elements")
     assert {
         name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == _arguments.KERNEL_TUNING
+    } == OPTIONS
 
 
 def test_the_documented_rows_are_the_rows():
@@ -41,7 +41,7 @@ def test_the_documented_rows_are_the_rows():
 
 def test_the_examples_are_valid():
     for task in yaml.safe_load(sysctl_profile.EXAMPLES):
-        assert set(task["precog.fleet.sysctl_profile"]) <= set(_arguments.KERNEL_TUNING)
+        assert set(task["precog.fleet.sysctl_profile"]) <= set(OPTIONS)
 
 
 @pytest.fixture

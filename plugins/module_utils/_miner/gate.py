@@ -30,8 +30,8 @@ from datetime import datetime, timezone
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._arguments import GATE
 from .._host.host import HostError
+from .options import GATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

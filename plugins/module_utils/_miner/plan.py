@@ -126,7 +126,7 @@ class _Made(NamedTuple):
 def plan(params: Mapping[str, Any], commit: str) -> Plan:
     """Return what the host is to have.
 
-    :param params: the module's arguments (`_arguments.MINER_SERVICE`), `environment` a real path, not a link; and, from
+    :param params: the module's arguments (`options.OPTIONS`), `environment` a real path, not a link; and, from
         the host: `implementation` (`cpython` or `pypy`), `cpus` (those online, such as 0-3; "" if not known) and
         `levels` (of optimisation, which the environment was compiled for; none if not known).
     :param commit: of upstream's checkout; "" where it is not known yet, or no instance wants one.

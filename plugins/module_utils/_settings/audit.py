@@ -15,6 +15,7 @@ from .._engine import model
 from .._engine import run as engine
 from .._host import psutil_facts
 from .._host.host import NOT_ROOT, Host, HostError
+from . import registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,30 +26,6 @@ DISK = "disk"
 FACTS = ("virtual_memory", "swap_memory", "net_io")
 PREFLIGHT = "preflight"
 MACHINE_ID, BOOT_ID = "/etc/machine-id", "/proc/sys/kernel/random/boot_id"
-
-
-def subsystems(part: str, params: Any, facts: Mapping[str, Any]) -> list[model.Subsystem]:
-    """Return what a role tunes, by the role's name; the code of the others is not even loaded.
-
-    :param params: the checked arguments of its module.
-    :param facts: of psutil.
-    :raises HostError: an argument makes no sense.
-    """
-    if part == "kernel_tuning":
-        from . import kernel_tuning
-
-        return kernel_tuning.subsystems(params, facts)
-    if part == "limits":
-        from .limits import limits
-
-        return limits.subsystems(params)
-    if part == "cpu_governor":
-        from .sysfs import cpufreq
-
-        return [cpufreq.subsystem(params)]
-    from .swap import swap
-
-    return [swap.subsystem(params)]
 
 
 class Finding(NamedTuple):
@@ -73,7 +50,7 @@ class Finding(NamedTuple):
 def look(host: Host, name: str, params: Mapping[str, Any], facts: Mapping[str, Any]) -> Finding:
     """Plan one part, and tell what its role would do."""
     try:
-        planned = subsystems(name, params, facts)
+        planned = registry.subsystems(name, params, facts)
         report = engine.run(host, planned, check_mode=True)
     except HostError as error:
         return Finding([], str(error))

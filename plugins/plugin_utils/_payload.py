@@ -1,0 +1,30 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Code of this collection for hosts, as one archive that a module without AnsibleModule imports from memory."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+CODE = Path(__file__).parents[1] / "module_utils"
+PACKAGE = "ansible_collections.precog.fleet.plugins.module_utils"
+
+
+@lru_cache(maxsize=1)
+def payload(packages: tuple[str, ...]) -> str:
+    """Return packages of module_utils: a ZIP file that Python can import from, in base64.
+
+    :param packages: all that its code imports, by their folders.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        parents = PACKAGE.split(".")
+        for depth in range(1, len(parents) + 1):
+            file.writestr("/".join([*parents[:depth], "__init__.py"]), "")
+        for path in sorted(path for package in packages for path in (CODE / package).rglob("*.py")):
+            file.writestr("/".join([*parents, path.relative_to(CODE).as_posix()]), path.read_bytes())
+    return base64.b64encode(buffer.getvalue()).decode()
