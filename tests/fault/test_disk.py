@@ -6,12 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from ansible_collections.precog.fleet.tests.fault.cases import CASES, MOMENTS
+from ansible_collections.precog.fleet.tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = "ansible_collections.precog.fleet.tests.fault.disk_program"
 
 

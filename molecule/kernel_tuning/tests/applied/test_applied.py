@@ -69,7 +69,7 @@ def test_a_loader_brings_the_values_back(host, kernel, loader):
 
 
 def test_our_computation_of_the_next_boot_is_that_of_the_real_loaders(host):
-    """The cases whose outcome tests/unit/test_loader_cases.py computes, put to both loaders of this Debian."""
+    """The cases of tests/loader_cases.yml, of which the unit tests ask our computation, put to both loaders."""
     cases = yaml.safe_load((ROOT / "tests" / "loader_cases.yml").read_text())
     asked = [{"files": case["files"], "keys": list(case["expect"])} for case in cases]
     answer = host.check_output("printf %%s %s | python3 /var/lib/molecule/loader_probe.py", json.dumps(asked))
