@@ -13,10 +13,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible.plugins.action import ActionBase
+from ansible.errors import AnsibleError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import secrets
-from ansible_collections.precog.fleet.plugins.plugin_utils._action import APT, shown, unwritable
+from ansible_collections.precog.fleet.plugins.plugin_utils._action import Result
+from ansible_collections.precog.fleet.plugins.plugin_utils._packages import PackagesAction
 
 try:
     from ansible._internal._datatag._tags import Origin
@@ -27,58 +27,26 @@ except ImportError:  # ansible-core may move them, as they are not part of its i
 VAULT_HEADER = b"$ANSIBLE_VAULT;"
 
 
-class ActionModule(ActionBase):
+class ActionModule(PackagesAction):
     """The module's result, with a warning for each hotkey that lies open on the control node."""
 
-    supports_check_mode = True
+    MODULE = "precog.fleet.miner_service"
 
-    def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run the module on the host; again, if it lacked a Debian package and has it now."""
-        super().run(tmp, task_vars)
-        return shown(self._result(task_vars or {}))
-
-    def _result(self, variables: dict[str, Any]) -> dict[str, Any]:
+    def act(self, variables: dict[str, Any]) -> Result:
+        """Run the module with what may be sent to this host."""
         args = dict(self._task.args)
         given = args.get("hotkeys")
         if isinstance(given, dict):
             args["hotkeys"] = as_text(needed(given, args.get("instances")))
-        try:
-            args = secrets.separated(args)
-            if args.get("state") == "absent":
-                args = {name: value for name, value in args.items() if name not in secrets.SENT}
-            why = "" if self._is_pipelining_enabled("new", self._task.async_val > 0) else secrets.in_the_open(args)
-            if why:
-                raise AnsibleError(why)
-            result = self._run(args, variables)
-        except AnsibleConnectionFailure as error:
-            if failure := unwritable(error):
-                return failure
-            # Failed, not unreachable: of hosts that are, Ansible counts none, and would roll out to the next batch.
-            reason = f"this host can't be reached, so nobody knows what runs there: {error}. Mend that, then run again"
-            return {"failed": True, "msg": reason, "settings": [], "unreached": True}
-        except (AnsibleError, ValueError) as error:
-            return {"failed": True, "msg": str(error), "settings": []}
+        args = secrets.separated(args)
+        if args.get("state") == "absent":
+            args = {name: value for name, value in args.items() if name not in secrets.SENT}
+        why = "" if self._is_pipelining_enabled("new", self._task.async_val > 0) else secrets.in_the_open(args)
+        if why:
+            raise AnsibleError(why)
+        result = self.rounds(args, variables)
         warnings = [warning(name) for name in open_ones(given, args.get("hotkeys"))]
-        result["warnings"] = [*result.get("warnings", []), *warnings]
-        return result
-
-    def _run(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        result = self._module("precog.fleet.miner_service", args, variables)
-        needs = result.pop("needs", None)
-        if not needs or self._task.check_mode:
-            return result
-        packages = {**APT, "name": needs["debian"]}
-        installed = self._module("ansible.builtin.apt", packages, variables)
-        if installed.get("failed"):
-            raise AnsibleError(
-                f"this host needs the Debian package {', '.join(needs['debian'])}, which could not be installed: "
-                f"{installed.get('msg')}"
-            )
-        return {**self._module("precog.fleet.miner_service", args, variables), "changed": True}
-
-    def _module(self, name: str, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        result: dict[str, Any] = self._execute_module(module_name=name, module_args=args, task_vars=variables)
-        return result
+        return {**result, "warnings": [*result.get("warnings", []), *warnings]}
 
 
 def needed(hotkeys: dict[str, Any], instances: Any) -> dict[str, Any]:

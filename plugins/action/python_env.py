@@ -16,63 +16,43 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible.plugins.action import ActionBase
+from ansible.errors import AnsibleError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import secrets
 from ansible_collections.precog.fleet.plugins.module_utils._miner.instances import is_secret_value
-from ansible_collections.precog.fleet.plugins.plugin_utils._action import APT, shown, unwritable
+from ansible_collections.precog.fleet.plugins.plugin_utils._action import Result
+from ansible_collections.precog.fleet.plugins.plugin_utils._packages import PackagesAction
 
 COLLECTION = Path(__file__).resolve().parents[2]
 LOCKS = COLLECTION / "roles/python_env/files"
 RUNTIME = "runtime"  # the project beside the collection, by the name that one gives it in `packages`
 WHEEL = re.compile(r"[A-Za-z0-9][\w.+-]*\.whl")
-MOST_ROUNDS = 3  # what is missing is told at once; a package may show that another is missing
 # What a wheel is never made of, and what need not be looked at to know whether it is the same.
 LEFT_OUT = {"__pycache__", "dist", "build", "tests", "bench"}
 
 
-class ActionModule(ActionBase):
+class ActionModule(PackagesAction):
     """The module's result, once the host has all that it takes."""
 
-    supports_check_mode = True
+    MODULE = "precog.fleet.python_env"
+    ADVICE = "Where there is no such package, choose another interpreter"
 
-    def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run the module on the host, and again after what it lacked is there.
+    def act(self, variables: dict[str, Any]) -> Result:
+        """Run the module with the texts of its locks and what its wheels are."""
+        args = self._arguments()
+        if is_secret_value(args.get("index_url")) and not self._is_pipelining_enabled("new"):
+            raise AnsibleError(secrets.unsafe(["python_env_index_url"]))
+        return self.rounds(args, variables)
 
-        :returns: its last result; `changed` if anything was brought.
-        """
-        super().run(tmp, task_vars)
-        return shown(self._result(task_vars or {}))
-
-    def _result(self, variables: dict[str, Any]) -> dict[str, Any]:
-        try:
-            args, wheels = self._arguments()
-            if is_secret_value(args.get("index_url")) and not self._is_pipelining_enabled("new"):
-                raise AnsibleError(secrets.unsafe(["python_env_index_url"]))
-            return self._rounds(args, wheels, variables)
-        except AnsibleConnectionFailure as error:
-            if failure := unwritable(error):
-                return failure
-            # Failed, not unreachable: max_fail_percentage does not count unreachable hosts, and a rollout would go on.
-            told = f"this host can't be reached: {error}. Bring it back or take it out of the inventory, then run again"
-            return {"failed": True, "msg": told, "settings": [], "unreached": True}
-        except (AnsibleError, OSError, ValueError) as error:
-            return {"failed": True, "msg": str(error), "settings": []}
-        finally:
-            # For the same reason; what stays behind is a folder of its own below /tmp.
-            with suppress(AnsibleConnectionFailure):
-                self._remove_tmp_path(self._connection._shell.tmpdir)
-
-    def _arguments(self) -> tuple[dict[str, Any], dict[str, Path]]:
-        """Return the module's arguments, and the wheels by SHA-256."""
+    def _arguments(self) -> dict[str, Any]:
+        """Return the module's arguments; keeps the wheels by their SHA-256."""
         args = dict(self._task.args)
         if args.get("state", "present") == "absent":
-            return {**args, "lock": "", "packages": []}, {}
+            return {**args, "lock": "", "packages": []}
         args["system_packages"] = listed("system_packages", args.get("system_packages"))
         if args.get("lock") == "upstream":
             # Its miner does not start without git (GitPython looks for it when it is imported).
@@ -82,9 +62,9 @@ class ActionModule(ActionBase):
             args["uv_lock"] = self._lock(str(args.get("uv_lock") or "uv"))
         given = [RUNTIME] if args.get("packages") is None else listed("packages", args["packages"])
         paths = [self._wheel(one) for one in given]
-        about = [describe(path) for path in paths]
-        args["packages"] = about
-        return args, {one["sha256"]: path for one, path in zip(about, paths)}
+        args["packages"] = [describe(path) for path in paths]
+        self._wheels = {one["sha256"]: path for one, path in zip(args["packages"], paths)}
+        return args
 
     def _lock(self, name: str) -> str:
         """Return a lock's text: one of the role's own by its name, or a file of the control node."""
@@ -108,42 +88,15 @@ class ActionModule(ActionBase):
                 raise AnsibleError(f"packages names {name}, which is neither a wheel nor a folder with pyproject.toml")
         return built(project)
 
-    def _rounds(self, args: dict[str, Any], wheels: dict[str, Path], variables: dict[str, Any]) -> dict[str, Any]:
-        brought = False
-        for _round in range(MOST_ROUNDS):
-            result: dict[str, Any] = self._execute_module(
-                module_name="precog.fleet.python_env", module_args=args, task_vars=variables
-            )
-            needs = result.pop("needs", None)
-            if not needs:
-                result["changed"] = bool(result.get("changed")) or brought
-                return result
-            brought = self._bring_packages(needs["debian"], variables) or brought
-            self._bring_wheels(needs["wheels"], wheels, args)
-        return result
-
-    def _bring_packages(self, names: list[str], variables: dict[str, Any]) -> bool:
-        """Install Debian packages; tells whether that changed anything."""
-        if not names:
-            return False
-        wanted = {**APT, "name": names}
-        result = self._execute_module(module_name="ansible.builtin.apt", module_args=wanted, task_vars=variables)
-        if result.get("failed"):
-            raise AnsibleError(
-                f"this host needs the Debian package{'s' if names[1:] else ''} {', '.join(names)}, which could not be "
-                f"installed: {result.get('msg')}. Where there is no such package, choose another interpreter"
-            )
-        return bool(result.get("changed"))
-
-    def _bring_wheels(self, needed: list[str], wheels: dict[str, Path], args: dict[str, Any]) -> None:
+    def bring(self, needs: dict[str, Any], args: dict[str, Any]) -> None:
         """Copy wheels into the task's own folder on the host, and tell the module where they are."""
-        if not needed:
+        if not needs["wheels"]:
             return
         shell = self._connection._shell
         folder = shell.tmpdir or self._make_tmp_path()
-        paths = {sha256: shell.join_path(folder, f"{sha256[:12]}.whl") for sha256 in needed}
+        paths = {sha256: shell.join_path(folder, f"{sha256[:12]}.whl") for sha256 in needs["wheels"]}
         for sha256, path in paths.items():
-            self._transfer_file(str(wheels[sha256]), path)
+            self._transfer_file(str(self._wheels[sha256]), path)
         self._fixup_perms2((folder, *paths.values()))
         args["packages"] = [{**one, "path": paths.get(one["sha256"], "")} for one in args["packages"]]
 

@@ -14,9 +14,6 @@ from ansible.utils.display import Display
 from ansible_collections.precog.fleet.plugins.plugin_utils._brief import brief
 
 REPORT = "precog.fleet.fleet_report"
-# How Debian packages are installed. A lock of dpkg's, as unattended-upgrades may hold it, is waited for, seconds; apt's
-# own message names the process that holds it.
-APT = {"update_cache": True, "cache_valid_time": 3600, "install_recommends": False, "lock_timeout": 300}
 # What Ansible says, as of a host that can't be reached, where it could log in and write nothing.
 NO_ROOM = "Failed to create temporary directory"
 Result = dict[str, Any]

@@ -20,6 +20,7 @@ from ansible_collections.precog.fleet.plugins.module_utils._environment import p
 from ansible_collections.precog.fleet.plugins.module_utils._environment.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.modules import python_env
+from ansible_collections.precog.fleet.plugins.plugin_utils import _packages
 from ansible_collections.precog.fleet.plugins.plugin_utils._brief import raw
 from ansible_collections.precog.fleet.tests.places import ROOT
 from ansible_collections.precog.fleet.tests.unit.made_environment import make_wheel, pin, sha256
@@ -144,7 +145,7 @@ class Made(action.ActionModule):
     """The action on a host that answers as it is told, with what it did to it."""
 
     def __init__(self, args, answers, apt=None):
-        self._task = SimpleNamespace(args=args)
+        self._task = SimpleNamespace(args=args, check_mode=False)
         self._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="", join_path=lambda *parts: "/".join(parts)))
         self._loader = SimpleNamespace(path_dwim=lambda name: f"/playbook/{name}")
         self.answers = list(answers)
@@ -184,7 +185,7 @@ class Made(action.ActionModule):
 
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch, tmp_path):
-    monkeypatch.setattr(action.ActionBase, "run", lambda *_words: {})
+    monkeypatch.setattr(_packages.ActionBase, "run", lambda *_words: {})
     monkeypatch.setenv("PRECOG_FLEET_CACHE", str(tmp_path / "cache"))
 
 
@@ -224,11 +225,18 @@ def test_a_debian_package_that_can_not_be_installed_is_told():
     assert "needs the Debian package python3.99, which could not be installed: No package matching" in told["msg"]
 
 
+def test_check_mode_brings_nothing():
+    needs = {"failed": True, "msg": "lacks", "needs": {"debian": ["git"], "wheels": []}}
+    made = Made({"packages": []}, [needs])
+    made._task.check_mode = True
+    assert (made.go()["failed"], len(made.calls)) == (True, 1)
+
+
 def test_a_host_that_never_has_enough_fails_in_the_end():
     needs = {"failed": True, "msg": "lacks", "needs": {"debian": ["git"], "wheels": []}}
     made = Made({"packages": []}, [needs] * 9)
     assert made.go()["failed"]
-    assert len(made.answers) == 9 - action.MOST_ROUNDS
+    assert len(made.answers) == 9 - _packages.MOST_ROUNDS
 
 
 class Down(Made):
@@ -259,7 +267,7 @@ def test_a_host_that_is_down_has_failed_so_that_a_rollout_stops(tmp_path, before
     needs = {"debian": ["git"] if before != "transfer" else [], "wheels": [sha256(wheel)]}
     told = Down({"packages": [str(wheel)]}, [{"failed": True, "needs": needs}, OK], before).go()
     assert (told["failed"], told.get("unreachable")) == (True, None)
-    assert "this host can't be reached: Failed to connect to the host via ssh: timed out. Bring it back" in told["msg"]
+    assert "this host can't be reached: Failed to connect to the host via ssh: timed out" in told["msg"]
 
 
 def test_a_host_that_goes_down_in_the_end_has_what_it_was_to_have():

@@ -7,7 +7,7 @@ import json
 import pytest
 import role_docs
 import yaml
-from ansible_collections.precog.fleet.plugins.plugin_utils._action import APT
+from ansible_collections.precog.fleet.plugins.plugin_utils._packages import APT
 from ansible_collections.precog.fleet.tests.places import ROOT
 
 ROLES = sorted(path for path in (ROOT / "roles").glob("*") if path.is_dir())
