@@ -1,39 +1,42 @@
-"""The role audit takes the variables of the tuning roles, whose defaults a play has only if it knows these roles."""
+"""The audit stands alone: a variable that nothing sets is left out of its call, and the module's default holds, which
+has to be the role's."""
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import yaml
+from ansible_collections.precog.fleet.plugins.action import host_audit
+from ansible_collections.precog.fleet.plugins.module_utils._settings import registry
 from ansible_collections.precog.fleet.tests.places import ROOT
 
-TUNING = {"kernel_tuning", "limits", "cpu_governor", "swap"}
+FIXED = {"only_file"}  # what the roles give without a variable
+INVERTED = {"require_psutil"}
 
 
-def roles_of(play):
-    """The roles that a play runs or imports."""
-    listed = [one["role"] for one in play.get("roles", [])]
-    imported = [
-        task["ansible.builtin.import_role"]["name"] for task in play.get("tasks", []) if "import_role" in str(task)
-    ]
-    return {name.rpartition(".")[2] for name in [*listed, *imported]}
+def defaults_of(role):
+    return yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
 
 
-PLAYS = [
-    pytest.param(play, id=f"{path.stem}:{play['name']}")
-    for path in sorted((ROOT / "playbooks").glob("*.yml"))
-    for play in yaml.safe_load(path.read_text())
-    if "audit" in {one["role"].rpartition(".")[2] for one in play.get("roles", [])}
-]
+@pytest.mark.parametrize("role", registry.PARTS)
+def test_role_and_module_have_the_same_defaults(role):
+    defaults = defaults_of(role)
+    names = {name: f"{role}_{host_audit.VARIABLES.get((role, name), name)}" for name in registry.PARTS[role]}
+    taken = {name: variable for name, variable in names.items() if name not in FIXED}
+    assert set(taken.values()) == set(defaults)
+    for name, variable in taken.items():
+        default = registry.PARTS[role][name].get("default")
+        assert defaults[variable] == (not default if name in INVERTED else default), variable
 
 
-def test_role_takes_a_variable_of_each_tuning_role():
-    text = (ROOT / "roles/audit/tasks/main.yml").read_text()
-    assert set(re.findall(r"\{\{ (\w+?)_state \}\}", text)) == TUNING
+def test_audit_role_takes_every_variable_of_the_roles_if_it_is_set():
+    text = (ROOT / "roles/audit/tasks/main.yml").read_text() + (ROOT / "roles/audit/vars/main.yml").read_text()
+    for role in registry.PARTS:
+        for variable in defaults_of(role):
+            assert f"{{{{ {variable} | default(omit) }}}}" in text or f"not {variable} | default(true)" in text
 
 
-@pytest.mark.parametrize("play", PLAYS)
-def test_play_with_the_audit_knows_the_defaults_of_the_tuning_roles(play):
-    looks_at_preflight = any(one.get("vars", {}).get("audit_preflight") for one in play["roles"])
-    assert roles_of(play) >= TUNING | ({"preflight"} if looks_at_preflight else set())
+@pytest.mark.parametrize("book", ["audit", "tune"])
+def test_play_with_the_audit_loads_no_role_for_its_defaults(book):
+    first = yaml.safe_load((ROOT / f"playbooks/{book}.yml").read_text())[0]
+    assert [one["role"] for one in first["roles"]] == ["precog.fleet.audit"]
+    assert "tasks" not in first

@@ -273,17 +273,27 @@ def arguments_of(role):
     return next(value for key, value in task.items() if key.startswith("precog.fleet."))
 
 
+def without_omit(given):
+    return {
+        name: value.replace(" | default(omit)", "") if isinstance(value, str) else value
+        for name, value in given.items()
+    }
+
+
 @pytest.mark.parametrize("role", registry.TUNING)
 def test_the_audit_is_given_what_the_role_gives_its_module(role):
-    assert arguments_of("audit")[role] == arguments_of(role)
+    assert without_omit(arguments_of("audit")[role]) == arguments_of(role)
 
 
 def test_the_audit_is_given_what_preflight_gives_its_module():
     variables = yaml.safe_load((ROOT / "roles/audit/vars/main.yml").read_text())
-    assert variables["__audit_preflight"] == arguments_of("preflight")
+    given = without_omit(variables["__audit_preflight"])
+    assert {**given, "require_psutil": given["require_psutil"].replace(" | default(true)", "")} == arguments_of(
+        "preflight"
+    )
 
 
-@pytest.mark.parametrize("book", ["audit", "tune", "rollback"])
+@pytest.mark.parametrize("book", ["tune", "rollback"])
 def test_every_part_is_in_every_playbook(book):
     text = (ROOT / "playbooks" / f"{book}.yml").read_text()
     assert set(registry.TUNING) <= set(re.findall(r"precog\.fleet\.(\w+)", text))
