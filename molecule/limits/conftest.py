@@ -41,7 +41,9 @@ def family(host):
 
     def find() -> list[int]:
         main = host.check_output("systemctl show --property MainPID --value molecule-miner.service")
-        return [int(main), *map(int, host.check_output("pgrep --parent %s", main).split())]
+        # systemd says that a service is started before it has its program and its limits: its child comes after both.
+        children = host.check_output("timeout 30 sh -c %s", f"until pgrep --parent {main}; do sleep 0.1; done")
+        return [int(main), *map(int, children.split())]
 
     return find
 
