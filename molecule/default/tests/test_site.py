@@ -114,10 +114,17 @@ def test_an_audit_without_root_could_not_look(play):
     assert "run with become: true" in play(AUDIT, {"ansible_become": False}, code=2).output
 
 
+def lasting(value):
+    """What of an audit's rows is the same at the next look: all but these figures of a process that runs."""
+    if not isinstance(value, dict):
+        return value
+    return {key: lasting(each) for key, each in value.items() if key not in ("rss", "threads", "open_files")}
+
+
 def test_two_audits_at_once_do_not_mind_each_other(play):
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(play, [AUDIT, AUDIT])
-    assert first.settings == second.settings
+    assert lasting(first.settings) == lasting(second.settings)
 
 
 @pytest.mark.full
