@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -155,25 +156,28 @@ def roll_out(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     return run
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has; all are held until the last is found, as the kernel may give a free one out again."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @pytest.fixture(scope="session")
 def ports(fleet_folder: Path) -> Iterator[dict[str, int]]:
     """A port of this machine for each host, that leads to its miner through SSH."""
-    found = {name: free_port() for name in HOSTS}
+    found = dict(zip(HOSTS, free_ports(len(HOSTS)), strict=True))
     tunnels = []
     try:
         for name, port in found.items():
             forward = f"127.0.0.1:{port}:127.0.0.1:{PORT}"
-            argv = ["ssh", "-F", str(fleet_folder / "ssh_config"), "-o", "ControlPath=none", "-N", "-L", forward, name]
+            argv = ["ssh", "-F", str(fleet_folder / "ssh_config"), "-o", "ControlPath=none"]
+            argv += ["-o", "ExitOnForwardFailure=yes", "-N", "-L", forward, name]
             tunnels.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL))
-        for port in found.values():
-            wait_for(port)
+        for port, tunnel in zip(found.values(), tunnels, strict=True):
+            wait_for(port, tunnel)
         yield found
     finally:
         for tunnel in tunnels:
@@ -181,10 +185,11 @@ def ports(fleet_folder: Path) -> Iterator[dict[str, int]]:
             tunnel.wait()
 
 
-def wait_for(port: int) -> None:
-    """Waits until something listens."""
+def wait_for(port: int, tunnel: subprocess.Popen) -> None:
+    """Waits until a tunnel listens."""
     end = time.monotonic() + 30
     while True:
+        assert tunnel.poll() is None, f"the tunnel from {port} has ended"
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
