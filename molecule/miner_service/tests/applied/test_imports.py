@@ -32,6 +32,7 @@ def imported(name, host, miners):
         host.check_output("systemctl daemon-reload")
         since = host.check_output("date +%s.%N")
         code = host.run("systemctl start %s", unit).rc
+        host.check_output("journalctl --sync")  # what it said may still be on its way
         return code, host.check_output("journalctl --since=@%s --unit=%s -o cat --no-pager", since, unit)
 
     yield run
