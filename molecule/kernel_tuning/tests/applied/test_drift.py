@@ -23,9 +23,11 @@ def run(host, converge, file_before):
     assert f"{ON_DISK} = 600" in file_before
     host.check_output("sysctl -w %s='4096 5000 6000'", AT_RUN_TIME)
     host.check_output("sed -i 's/= 600/= 777/' %s", FILE)
-    host.check_output("echo '%s = 1 2 3' > %s", OVERRIDDEN, RIVAL)
-    yield converge()
-    host.check_output("rm %s", RIVAL)
+    try:
+        host.check_output("echo '%s = 1 2 3' > %s", OVERRIDDEN, RIVAL)
+        yield converge()
+    finally:
+        host.check_output("rm -f %s", RIVAL)
 
 
 def test_drift_at_run_time_is_told_and_repaired(run, kernel):

@@ -15,9 +15,11 @@ def run(host, converge):
     """The role's run on a host that somebody has changed; the rival is removed again at the end."""
     host.check_output("sed -i 's/6000/5999/' %s", PAM)
     host.check_output("rm %s && systemctl daemon-reexec", MANAGER)
-    host.check_output("echo '* hard core 9' > %s", RIVAL)
-    yield converge()
-    host.check_output("rm %s", RIVAL)
+    try:
+        host.check_output("echo '* hard core 9' > %s", RIVAL)
+        yield converge()
+    finally:
+        host.check_output("rm -f %s", RIVAL)
 
 
 def test_drift_on_disk_is_told_and_repaired(run, host, log_in):

@@ -56,19 +56,29 @@ def is_well(host, one):
     return found.rc == 0 and min(json.loads(found.stdout)["predictions"].values(), default=0) > 0
 
 
+def restart(host, miners):
+    for one in miners:
+        host.check_output("systemctl restart %s", one.service)
+
+
 @pytest.fixture
 def good(host, miners):
     """The release that is good; one that answers wrongly runs, as a killed run left it."""
     release = host.check_output("readlink /opt/precog/current")
     past = host.check_output("cat /opt/precog/releases.json")
-    host.check_output("systemctl stop %s", TIMER)
     ports = json.dumps({one.name: one.port for one in miners})
-    host.check_output("python3 -c %s %s %s %s", LEAVE, UNTESTED, ports, WRONG)
-    for one in miners:
-        host.check_output("systemctl restart %s", one.service)
-    yield release
-    host.check_output("printf %%s %s >/opt/precog/releases.json", f"{past}\n")
-    host.check_output("rm -rf /opt/precog/releases/%s && systemctl start %s", UNTESTED, TIMER)
+    try:
+        host.check_output("systemctl stop %s", TIMER)
+        host.check_output("python3 -c %s %s %s %s", LEAVE, UNTESTED, ports, WRONG)
+        restart(host, miners)
+        yield release
+    finally:
+        # Where the guard did not: the release that is removed here would stay the current one.
+        if host.check_output("readlink /opt/precog/current") != release:
+            host.check_output("cd /opt/precog && ln -sfn %s next && mv -T next current", release)
+            restart(host, miners)
+        host.check_output("printf %%s %s >/opt/precog/releases.json", f"{past}\n")
+        host.check_output("rm -rf /opt/precog/releases/%s && systemctl start %s", UNTESTED, TIMER)
 
 
 @pytest.mark.full

@@ -43,12 +43,16 @@ def broken(host, miners):
     one, root = miners[-1], "/etc/systemd/system"
     service, timer = f"{root}/{one.service}.d", f"{root}/precog-miner@{one.name}.timer.d"
     parts = {f"{service}/20-broken.conf": BROKEN, f"{service}/20-short.conf": WITHIN, f"{timer}/20-short.conf": PAUSE}
-    host.check_output("mkdir %s", timer)
-    for path, text in parts.items():
-        host.check_output("printf %s >%s", text, path)
-    host.check_output("systemctl daemon-reload")
-    yield one, lambda: host.check_output("rm %s && systemctl daemon-reload", f"{service}/20-broken.conf")
-    host.check_output("rm -rf %s %s/20-*.conf && systemctl daemon-reload", timer, service)
+    try:
+        host.check_output("mkdir %s", timer)
+        for path, text in parts.items():
+            host.check_output("printf %s >%s", text, path)
+        host.check_output("systemctl daemon-reload")
+        yield one, lambda: host.check_output("rm %s && systemctl daemon-reload", f"{service}/20-broken.conf")
+    finally:
+        host.check_output("rm -rf %s %s/20-*.conf && systemctl daemon-reload", timer, service)
+        # A test that failed leaves it failed, and tried as often as systemd allows.
+        host.check_output("systemctl reset-failed %s && systemctl start %s", one.service, one.service)
 
 
 def until(told, wanted):
