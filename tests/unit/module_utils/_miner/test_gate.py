@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -842,17 +843,17 @@ def ages(miner, *told, status=200):
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ({"btc": -1, "eth": 3}, "eth got no price in the 0 s since the start; its newest is 3 s old"),
+        ({"btc": -1, "eth": 30}, r"eth got no price in the \d s since the start; its newest is 30 s old"),
         ({"btc": -1, "eth": None}, "eth has no price"),
         ({"btc": -1}, "eth has no price"),
-        ({"btc": 61, "eth": -1}, "the newest price of btc is 61 s old; the limit is 60 s (gate max_age_s)"),
+        ({"btc": 61, "eth": -1}, r"the newest price of btc is 61 s old; the limit is 60 s \(gate max_age_s\)"),
         ({}, "btc has no price"),
     ],
 )
 def test_instance_without_a_price_newer_than_its_process_is_not_ready(miner, told, why):
     """As after a wrong key: it answers from what its predecessor kept, and /readyz says 200."""
     ages(miner, told)
-    assert gate.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", FRESH).endswith(why)
+    assert re.search(f"{why}$", gate.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", FRESH))
     assert gate.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", gate.FORM) == ""
 
 
