@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -299,10 +300,11 @@ def test_a_model_that_fails_is_replaced_by_the_default_and_told(forecast, told):
 
 def test_a_model_that_is_too_slow_is_replaced_by_the_default_before_the_deadline():
     """In real time and a thread, as the model really blocks."""
+    answered = threading.Event()
 
     class Slow(Spy):
         def forecast(self, asset, timestamp, series):
-            time.sleep(1.5)
+            answered.wait(20)
             return super().forecast(asset, timestamp, series)
 
     async def test():
@@ -312,7 +314,8 @@ def test_a_model_that_is_too_slow_is_replaced_by_the_default_before_the_deadline
         at = int(running.now)
         hurried, patient = (asyncio.ensure_future(running.ask(at, deadline_s=each)) for each in (0.6, 9.0))
         answer = await hurried
-        assert time.monotonic() - began < 1.4
+        assert time.monotonic() - began < 5
+        answered.set()
         assert {(one.model, one.degraded) for one in answer.assets.values()} == {(DefaultModel.name, "model too slow")}
         # Who has more time and asks for the same at the same moment waits for it.
         assert {one.model for one in (await patient).assets.values()} == {"spy"}

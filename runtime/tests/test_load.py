@@ -376,7 +376,7 @@ def test_requests_that_cannot_be_sent_in_time_are_told(monkeypatch: pytest.Monke
 
     async def scene() -> load.Result:
         async with serving(hanging) as url:
-            return await load.steady(url, 100, 0.1, deadline_s=0.5, progress=told.append)
+            return await load.steady(url, 100, 0.1, deadline_s=5, progress=told.append)
 
     result = asyncio.run(scene())
     assert {kind: each.count for kind, each in result.failures.items()} == {"timeout": 2, "not sent": 8}

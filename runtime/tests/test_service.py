@@ -40,7 +40,8 @@ def manager(tmp_path):
 
 @pytest.fixture
 def listener():
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as made:
+    # As many as the role's socket units let wait: those who ask while no process runs.
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as made:
         yield made
 
 
