@@ -31,17 +31,8 @@ options:
     type: list
     elements: str
     default: []
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is ever changed.
-  diff_mode:
-    support: none
-    description: There is nothing to show.
-  platform:
-    support: full
-    platforms: all
-    description: It runs on the control node.
+extends_documentation_fragment:
+  - precog.fleet.attributes.control_node
 """
 
 EXAMPLES = r"""

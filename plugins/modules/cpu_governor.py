@@ -20,13 +20,6 @@ description:
   - Keeps the original values in a ledger on the host, and O(state=absent) gives them back.
   - In a container, the frequencies are those of the machine underneath and are left alone.
 options:
-  state:
-    description:
-      - V(present) applies the settings; those that an earlier run managed and that are no longer wanted are given back.
-      - V(absent) gives all values and files back as they were before the first run.
-    type: str
-    choices: [present, absent]
-    default: present
   governor:
     description:
       - The governor of every policy. V(unmanaged) leaves it alone, and gives it back if an earlier run set it.
@@ -58,26 +51,19 @@ options:
     description: Whether a host without frequency scaling, or with that of the machine underneath, fails the task.
     type: bool
     default: false
-  shared_kernel:
-    description: In a container, V(leave) leaves the machine underneath alone; V(apply) changes it.
-    type: str
-    choices: [leave, apply]
-    default: leave
 attributes:
   check_mode:
-    support: full
     description: Plans without applying. What only the kernel knows, as whether a governor has a module, is not told.
   diff_mode:
-    support: full
     description: Shows the files, and the values of the kernel.
-  platform:
-    support: full
-    platforms: linux
-    description: Linux with systemd.
 requirements:
   - psutil for the facts in the report
 seealso:
   - module: precog.fleet.sysctl_profile
+extends_documentation_fragment:
+  - precog.fleet.attributes
+  - precog.fleet.state
+  - precog.fleet.shared_kernel
 """
 
 EXAMPLES = r"""

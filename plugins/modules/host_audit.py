@@ -35,19 +35,10 @@ options:
   swap:
     description: Arguments of M(precog.fleet.swap_state). Without it that part is left out.
     type: dict
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is ever changed.
-  diff_mode:
-    support: none
-    description: There is nothing to show.
-  platform:
-    support: full
-    platforms: linux
-    description: Linux with systemd.
 requirements:
   - psutil for the facts in the report
+extends_documentation_fragment:
+  - precog.fleet.attributes.read_only
 """
 
 EXAMPLES = r"""

@@ -50,19 +50,10 @@ options:
     elements: str
     choices: [os, python, privileges, systemd, proc_sys, disk, memory, psutil]
     default: []
-attributes:
-  check_mode:
-    description: Can run in check mode and return the same as otherwise.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is no difference to show.
-    support: none
-  platform:
-    description: The systems this module is made for.
-    platforms: linux
-    support: full
 seealso:
   - module: precog.fleet.psutil_facts
+extends_documentation_fragment:
+  - precog.fleet.attributes.read_only
 """
 
 EXAMPLES = r"""

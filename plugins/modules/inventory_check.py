@@ -19,17 +19,8 @@ description:
     own that begins like a role is let through if the list C(precog_known_variables) has its name; a C(*) at the end
     stands for any rest.
   - Nothing is asked of a host, and with C(run_once) all hosts of the play are looked at in one task.
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is ever changed.
-  diff_mode:
-    support: none
-    description: There is nothing to show.
-  platform:
-    support: full
-    platforms: all
-    description: It runs on the control node.
+extends_documentation_fragment:
+  - precog.fleet.attributes.control_node
 """
 
 EXAMPLES = r"""

@@ -30,9 +30,6 @@ options:
       - V(present) runs the instances.
       - V(absent) stops them and removes units, releases, secrets and the users that this module made. What the
         instances wrote stays.
-    type: str
-    choices: [present, absent]
-    default: present
   environment:
     description: The Python environment that the release runs in, as M(precog.fleet.python_env) returns it.
     type: path
@@ -143,23 +140,18 @@ options:
     default: 64
   on_unsupported:
     description: Whether a limit that the host did not give to a process fails the task.
-    type: str
-    choices: [report, fail]
-    default: report
 attributes:
   check_mode:
-    support: full
     description: Looks and compares, and changes nothing.
   diff_mode:
-    support: full
     description: >-
       Shows the units, and the files and variables in which the release differs; of secrets, only that they differ.
-  platform:
-    support: full
-    platforms: linux
-    description: Linux with systemd.
 requirements:
   - psutil for the facts in the report
+extends_documentation_fragment:
+  - precog.fleet.attributes
+  - precog.fleet.state
+  - precog.fleet.on_unsupported
 """
 
 EXAMPLES = r"""

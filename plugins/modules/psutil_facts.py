@@ -29,24 +29,16 @@ options:
       - One that doesn't exist or doesn't run is no error. The facts then say so.
     type: str
 attributes:
-  check_mode:
-    description: Can run in check mode and return the same as otherwise.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is no difference to show.
-    support: none
   facts:
     description: Returns an C(ansible_facts) dictionary that sets facts of the host.
-    support: full
-  platform:
-    description: The systems this module is made for.
-    platforms: linux
     support: full
 seealso:
   - module: precog.fleet.host_preflight
 notes:
   - Sizes are bytes, frequencies MHz, points in time seconds since the epoch.
   - In a container, processors, memory, swap and the time of boot are those of the machine underneath.
+extends_documentation_fragment:
+  - precog.fleet.attributes.read_only
 """
 
 EXAMPLES = r"""

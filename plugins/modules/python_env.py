@@ -25,9 +25,6 @@ options:
       - V(present) brings the environment into place.
       - V(absent) removes all environments of this name, and what only they needed. It is refused
         while one is in use, but not in check mode, as what uses it may be removed first.
-    type: str
-    choices: [present, absent]
-    default: present
   name:
     description: The name of the link below O(root) that leads to the environment in use.
     type: str
@@ -100,15 +97,14 @@ options:
     default: []
 attributes:
   check_mode:
-    support: full
     description: Nothing is brought, built or switched; the path that the environment would have is told.
   diff_mode:
-    support: full
     description: Shows where the link leads.
   platform:
-    support: full
-    platforms: linux
     description: Debian, or any Linux that has the interpreter and the wheel of pip that belongs to it.
+extends_documentation_fragment:
+  - precog.fleet.attributes
+  - precog.fleet.state
 """
 
 EXAMPLES = r"""

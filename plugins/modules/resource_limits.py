@@ -19,13 +19,6 @@ description:
   - Compares with the limits of running processes and tells what a restart would change. It restarts nothing.
   - Keeps the original files in a ledger on the host, and O(state=absent) gives them back.
 options:
-  state:
-    description:
-      - V(present) brings the limits about; those that are no longer wanted are given back.
-      - V(absent) gives all files back as they were before the first run.
-    type: str
-    choices: [present, absent]
-    default: present
   profile:
     description:
       - V(guide) has the open files of the Precog performance guide, 65536 soft and hard, for V(*), for root (whom V(*)
@@ -53,24 +46,12 @@ options:
       - Limits by service and item. The service has to exist; it is not restarted.
     type: dict
     default: {}
-  on_unsupported:
-    description: Whether a limit that can't take effect on this host fails the task.
-    type: str
-    choices: [report, fail]
-    default: report
-attributes:
-  check_mode:
-    support: full
-    description: Plans without applying.
-  diff_mode:
-    support: full
-    description: Shows the files.
-  platform:
-    support: full
-    platforms: linux
-    description: Linux with systemd.
 requirements:
   - psutil for the facts in the report
+extends_documentation_fragment:
+  - precog.fleet.attributes
+  - precog.fleet.state
+  - precog.fleet.on_unsupported
 """
 
 EXAMPLES = r"""

@@ -21,13 +21,6 @@ description:
   - Tells for each area what it is now, what the next boot gives, and what decides that.
   - In a container, swap belongs to the machine underneath and is left alone.
 options:
-  state:
-    description:
-      - V(present) brings swap to O(mode).
-      - V(absent) gives all areas and files back as they were before the first run.
-    type: str
-    choices: [present, absent]
-    default: present
   mode:
     description:
       - V(off) turns every area off, as far as memory allows.
@@ -43,30 +36,16 @@ options:
         that, swapoff itself is the first that the kernel kills when it runs out of memory.
     type: int
     default: 512
-  on_unsupported:
-    description: Whether an area that this host can't turn off or on, or that isn't its own, fails the task.
-    type: str
-    choices: [report, fail]
-    default: report
-  shared_kernel:
-    description:
-      - In a container, V(leave) leaves alone what belongs to the machine underneath; V(apply) changes it.
-    type: str
-    choices: [leave, apply]
-    default: leave
 attributes:
-  check_mode:
-    support: full
-    description: Plans without applying.
   diff_mode:
-    support: full
     description: Shows the files, and the state of the areas.
-  platform:
-    support: full
-    platforms: linux
-    description: Linux with systemd.
 requirements:
   - psutil for the facts in the report
+extends_documentation_fragment:
+  - precog.fleet.attributes
+  - precog.fleet.state
+  - precog.fleet.on_unsupported
+  - precog.fleet.shared_kernel
 """
 
 EXAMPLES = r"""

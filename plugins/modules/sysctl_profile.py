@@ -21,13 +21,6 @@ description:
   - Keeps the original values and files in a ledger on the host, and O(state=absent) gives them back.
   - In a container, what belongs to the kernel of the machine underneath is left alone.
 options:
-  state:
-    description:
-      - V(present) applies the profile; keys that an earlier run managed and that are no longer wanted are given back.
-      - V(absent) gives all values and files back as they were before the first run.
-    type: str
-    choices: [present, absent]
-    default: present
   profile:
     description:
       - V(guide) has the values of the Precog performance guide.
@@ -69,30 +62,18 @@ options:
         task where O(state) is V(absent), since what it changed is still in force.
     type: bool
     default: false
-  on_unsupported:
-    description: Whether a key that this host can't have, or that belongs to a shared kernel, fails the task.
-    type: str
-    choices: [report, fail]
-    default: report
-  shared_kernel:
-    description:
-      - In a container, V(leave) leaves alone what belongs to the machine underneath; V(apply) changes it.
-    type: str
-    choices: [leave, apply]
-    default: leave
 attributes:
   check_mode:
-    support: full
     description: Plans without applying. What the kernel would refuse is tried in throw-away namespaces.
   diff_mode:
-    support: full
     description: Shows the files, and the values of the kernel.
-  platform:
-    support: full
-    platforms: linux
-    description: Linux with systemd.
 requirements:
   - psutil for the facts in the report, and for O(profile=bandwidth_delay)
+extends_documentation_fragment:
+  - precog.fleet.attributes
+  - precog.fleet.state
+  - precog.fleet.on_unsupported
+  - precog.fleet.shared_kernel
 """
 
 EXAMPLES = r"""

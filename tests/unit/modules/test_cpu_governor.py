@@ -6,35 +6,13 @@ import json
 import os
 
 import pytest
-import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT
-from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.modules import cpu_governor
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import make_cpu
 from ansible_collections.precog.fleet.tests.unit.made_host import snapshot
-
-
-def test_the_documentation_is_the_argument_spec():
-    documented = yaml.safe_load(cpu_governor.DOCUMENTATION)["options"]
-    known = ("type", "choices", "default", "required", "elements")
-    assert {
-        name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == OPTIONS
-
-
-def test_the_documented_rows_are_the_rows():
-    documented = yaml.safe_load(cpu_governor.RETURN)
-    assert list(documented["settings"]["contains"]) == list(model.Change("x").row())
-    told = documented["settings"]["contains"]["status"]["description"]
-    assert told == f"One of {', '.join(model.STATUSES)}."
-
-
-def test_the_examples_are_valid():
-    for task in yaml.safe_load(cpu_governor.EXAMPLES):
-        assert set(task["precog.fleet.cpu_governor"] or {}) <= set(OPTIONS)
 
 
 @pytest.fixture

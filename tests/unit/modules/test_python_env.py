@@ -15,7 +15,6 @@ import yaml
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.action import python_env as action
-from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._environment import plan as environment
 from ansible_collections.precog.fleet.plugins.module_utils._environment.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
@@ -40,26 +39,6 @@ packages = ["src/made_up"]
 
 
 # -- the module --------------------------------------------------------------------------------------------------------
-
-
-def test_the_documentation_is_the_argument_spec():
-    documented = yaml.safe_load(python_env.DOCUMENTATION)["options"]
-    known = ("type", "choices", "default", "required", "elements")
-    told, taken = (
-        {name: {field: option[field] for field in known if field in option} for name, option in options.items()}
-        for options in (documented, OPTIONS)
-    )
-    assert told == taken
-
-
-def test_the_documented_rows_are_the_rows():
-    documented = yaml.safe_load(python_env.RETURN)["settings"]["contains"]
-    assert sorted(documented) == sorted(model.Change("x").row())
-
-
-def test_the_examples_are_valid():
-    for task in yaml.safe_load(python_env.EXAMPLES):
-        assert set(task["precog.fleet.python_env"]) <= set(OPTIONS)
 
 
 def test_the_role_gives_all_arguments():

@@ -7,38 +7,15 @@ import os
 from functools import partial
 
 import pytest
-import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
-from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.tables import MARKER
 from ansible_collections.precog.fleet.plugins.modules import swap_state
 from ansible_collections.precog.fleet.tests.unit.made_swap import Calls, make_swap
 
 FACTS = {"virtual_memory": {"available": 1}, "swap_memory": {"total": 2}}
-
-
-def test_the_documentation_is_the_argument_spec():
-    documented = yaml.safe_load(swap_state.DOCUMENTATION)["options"]
-    known = ("type", "choices", "default", "required", "elements")
-    assert {
-        name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == OPTIONS
-
-
-def test_the_documented_rows_are_the_rows():
-    documented = yaml.safe_load(swap_state.RETURN)
-    assert list(documented["settings"]["contains"]) == list(model.Change("x").row())
-    told = documented["settings"]["contains"]["status"]["description"]
-    assert told == f"One of {', '.join(model.STATUSES)}."
-
-
-def test_the_examples_are_valid():
-    for task in yaml.safe_load(swap_state.EXAMPLES):
-        assert set(task["precog.fleet.swap_state"]) <= set(OPTIONS)
 
 
 @pytest.fixture

@@ -8,12 +8,10 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT
-from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.modules import sysctl_profile
 from ansible_collections.precog.fleet.tests.places import ROOT
 from ansible_collections.precog.fleet.tests.unit.made_host import MadeHost, snapshot
@@ -21,26 +19,6 @@ from ansible_collections.precog.fleet.tests.unit.made_host import MadeHost, snap
 MODULE = "ansible_collections.precog.fleet.plugins.modules.sysctl_profile"
 FACTS = {"virtual_memory": {"total": 16 * 2**30}}
 SWAP = "vm.swappiness"
-
-
-def test_the_documentation_is_the_argument_spec():
-    documented = yaml.safe_load(sysctl_profile.DOCUMENTATION)["options"]
-    known = ("type", "choices", "default", "required", "elements")
-    assert {
-        name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == OPTIONS
-
-
-def test_the_documented_rows_are_the_rows():
-    documented = yaml.safe_load(sysctl_profile.RETURN)
-    assert list(documented["settings"]["contains"]) == list(model.Change("x").row())
-    told = documented["settings"]["contains"]["status"]["description"]
-    assert told == f"One of {', '.join(model.STATUSES)}."
-
-
-def test_the_examples_are_valid():
-    for task in yaml.safe_load(sysctl_profile.EXAMPLES):
-        assert set(task["precog.fleet.sysctl_profile"]) <= set(OPTIONS)
 
 
 @pytest.fixture

@@ -9,13 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-import yaml
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT_ROOT, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._settings.limits import limits
-from ansible_collections.precog.fleet.plugins.module_utils._settings.limits.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.modules import resource_limits
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
@@ -629,28 +626,6 @@ def test_a_lost_ledger_still_lets_our_files_go(host):
 
 
 # -- the module --------------------------------------------------------------------------------------------------------
-
-
-def test_the_documentation_is_the_argument_spec():
-    documented = yaml.safe_load(resource_limits.DOCUMENTATION)["options"]
-    known = ("type", "choices", "default", "required", "elements")
-    assert {
-        name: {field: option[field] for field in known if field in option} for name, option in documented.items()
-    } == OPTIONS
-
-
-def test_the_documented_rows_are_the_rows():
-    documented = yaml.safe_load(resource_limits.RETURN)
-    assert list(documented["settings"]["contains"]) == list(model.Change("x").row())
-    assert documented["settings"]["contains"]["status"]["description"] == f"One of {', '.join(model.STATUSES)}."
-
-
-def test_the_examples_are_valid():
-    for task in yaml.safe_load(resource_limits.EXAMPLES):
-        arguments = task["precog.fleet.resource_limits"]
-        assert set(arguments) <= set(OPTIONS)
-        request = limits.understand("guide", arguments.get("parameters", {}), {}, arguments.get("services", {}))
-        assert request.bad == ()
 
 
 @pytest.fixture

@@ -1,0 +1,66 @@
+# Copyright: the precog-fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the modules support."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Attributes of a module that changes a host; READ_ONLY and CONTROL_NODE for the others."""
+
+    DOCUMENTATION = r"""
+options: {}
+attributes:
+  action_group:
+    support: full
+    description: Use C(group/precog.fleet.all) in C(module_defaults) to set options for all modules of this collection.
+    membership: [precog.fleet.all]
+  check_mode:
+    support: full
+    description: Plans without applying.
+  diff_mode:
+    support: full
+    description: Shows the files.
+  platform:
+    support: full
+    platforms: linux
+    description: Any Linux.
+"""
+
+    READ_ONLY = r"""
+options: {}
+attributes:
+  action_group:
+    support: full
+    description: Use C(group/precog.fleet.all) in C(module_defaults) to set options for all modules of this collection.
+    membership: [precog.fleet.all]
+  check_mode:
+    support: full
+    description: Nothing is ever changed.
+  diff_mode:
+    support: none
+    description: There is nothing to show.
+  platform:
+    support: full
+    platforms: linux
+    description: Any Linux.
+"""
+
+    CONTROL_NODE = r"""
+options: {}
+attributes:
+  action_group:
+    support: full
+    description: Use C(group/precog.fleet.all) in C(module_defaults) to set options for all modules of this collection.
+    membership: [precog.fleet.all]
+  check_mode:
+    support: full
+    description: Nothing is ever changed.
+  diff_mode:
+    support: none
+    description: There is nothing to show.
+  platform:
+    support: full
+    platforms: all
+    description: It runs on the control node.
+"""
