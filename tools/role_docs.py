@@ -1,22 +1,16 @@
-"""Writes each role's README.md, and the table of roles in the main one, from the roles' meta/argument_specs.yml.
-
-`python tools/role_docs.py` writes them; with --check it only says which of them are stale, and exits 1 if any is.
-"""
+"""Each role's README.md, and the table of roles in the main one, from the roles' meta/argument_specs.yml."""
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "precog.fleet"
-NOTICE = "<!-- Written by tools/role_docs.py from meta/argument_specs.yml: change that, and run it. -->"
-TABLE_BEGIN, TABLE_END = "<!-- roles: written by tools/role_docs.py -->", "<!-- end of roles -->"
+NOTICE = "<!-- Written by tools/generate.py from meta/argument_specs.yml. -->"
+TABLE_BEGIN, TABLE_END = "<!-- roles: written by tools/generate.py -->", "<!-- end of roles -->"
 
 # What argument specs say in Ansible's markup, as Markdown: V(value), O(option), C(code), E(VARIABLE), RV(result)
 # and B(bold), I(italic), U(url), L(text, url), M(module), P(plugin#type).
@@ -167,28 +161,3 @@ def documents(root: Path) -> dict[Path, str]:
         after = rest.split(TABLE_END, 1)[1]
         wanted[main] = f"{before}{TABLE_BEGIN}\n{table(specs)}\n{TABLE_END}{after}"
     return wanted
-
-
-def main(arguments: list[str], root: Path = ROOT) -> int:
-    """Write the files, or check them; returns 1 if one is stale or a role's specs are incomplete."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is stale")
-    check = parser.parse_args(arguments).check
-    try:
-        wanted = documents(root)
-    except SpecError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    for path in stale:
-        name = path.relative_to(root)
-        if check:
-            print(f"{name} is stale: run `python tools/role_docs.py`", file=sys.stderr)
-        else:
-            path.write_text(wanted[path], encoding="utf-8")
-            print(f"Wrote {name}")
-    return 1 if check and stale else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
-from ansible_collections.precog.fleet.plugins.module_utils._settings import registry
+from ansible_collections.precog.fleet.plugins.module_utils._settings.parts import AUDIT, PARTS
 from ansible_collections.precog.fleet.plugins.plugin_utils._action import shown, unwritable
 from ansible_collections.precog.fleet.plugins.plugin_utils._payload import payload
 from ansible_collections.precog.fleet.plugins.plugin_utils._settings import problem
@@ -64,10 +64,10 @@ def check(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
     :raises ValueError: they are not as they should be; says which, by the roles' variables, and why.
     """
-    expect({part: (params, registry.AUDIT[part]) for part, params in given.items() if part in registry.AUDIT})
-    wanted = {part: params for part, params in validated(given, registry.AUDIT).items() if params is not None}
+    expect({part: (params, AUDIT[part]) for part, params in given.items() if part in AUDIT})
+    wanted = {part: params for part, params in validated(given, AUDIT).items() if params is not None}
     for part, params in wanted.items():
-        specification = registry.PARTS[part]
+        specification = PARTS[part]
         expect(
             {
                 f"{part}_{VARIABLES.get((part, name), name)}": (value, specification[name])
@@ -75,7 +75,7 @@ def check(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 if name in specification
             }
         )
-    return {part: validated(params, registry.PARTS[part], f"{part}: ") for part, params in wanted.items()}
+    return {part: validated(params, PARTS[part], f"{part}: ") for part, params in wanted.items()}
 
 
 def expect(values: dict[str, tuple[Any, dict[str, Any]]]) -> None:

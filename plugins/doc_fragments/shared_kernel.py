@@ -11,8 +11,8 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   shared_kernel:
-    description:
-      - In a container, V(leave) leaves alone what belongs to the kernel of the machine underneath; V(apply) changes it.
+    description: >-
+      In a container, V(leave) leaves alone what belongs to the kernel of the machine underneath; V(apply) changes it.
     type: str
     choices: [leave, apply]
     default: leave

@@ -22,33 +22,34 @@ description:
 options:
   governor:
     description:
-      - The governor of every policy. V(unmanaged) leaves it alone, and gives it back if an earlier run set it.
-      - In active mode (C(intel_pstate), C(amd-pstate-epp)) there are V(performance) and V(powersave) only. Elsewhere
-        the kernel may load a governor that it doesn't list yet.
+      - The governor of every policy. V(unmanaged) leaves it alone, and restores it if an earlier run set it.
+      - In active mode (C(intel_pstate), C(amd-pstate-epp)) only V(performance) and V(powersave) exist. Elsewhere the
+        kernel may load a governor that it does not list yet.
     type: str
     default: performance
   energy_performance_preference:
     description:
       - The energy preference (EPP) of every policy, one of the words that the driver lists.
       - In active mode O(governor=performance) holds it at V(performance), and any other is refused.
-      - V(unmanaged) leaves it alone, and gives it back if an earlier run set it.
+      - V(unmanaged) leaves it alone, and restores it if an earlier run set it.
     type: str
     default: unmanaged
   scaling_min_freq:
-    description: Lower limit of the frequency in kHz. Without it, it is left alone.
+    description: Lower limit of the frequency in kHz. Without it, the limit is left alone.
     type: int
   scaling_max_freq:
-    description: Upper limit of the frequency in kHz. Without it, it is left alone.
+    description: Upper limit of the frequency in kHz. Without it, the limit is left alone.
     type: int
   boost:
     description:
       - Frequencies above the nominal one (turbo), for all processors.
-      - V(unmanaged) leaves it alone, and gives it back if an earlier run set it.
+      - V(unmanaged) leaves it alone, and restores it if an earlier run set it.
     type: str
     choices: [unmanaged, enabled, disabled]
     default: unmanaged
   required:
-    description: Whether a host without frequency scaling, or with that of the machine underneath, fails the task.
+    description: >-
+      Whether a host without frequency scaling of its own (a container, most virtual machines) fails the task.
     type: bool
     default: false
 attributes:
@@ -89,7 +90,7 @@ RETURN = r"""
 settings:
   description:
     - One row for each setting of each policy, as V(policy0:governor), and one for V(boost).
-    - Where there is no frequency scaling to be set, one row V(cpufreq).
+    - Where there is no frequency scaling, one row V(cpufreq).
   returned: always
   type: list
   elements: dict
@@ -98,13 +99,13 @@ settings:
       description: The setting.
       type: str
     desired:
-      description: The value wanted; null where the original is given back.
+      description: The expected value; null where the original is restored.
       type: str
     before:
       description: The value before this run.
       type: str
     after:
-      description: The value read again after it.
+      description: The value read again after this run.
       type: str
     persisted_before:
       description: What our unit would have set at the next boot before this run; null where it does not say.
@@ -141,6 +142,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
+from ansible_collections.precog.fleet.plugins.module_utils._engine.options import specification
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._settings.sysfs import cpufreq
@@ -156,7 +158,7 @@ def frequencies(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(OPTIONS, supports_check_mode=True)
+    module = AnsibleModule(specification(OPTIONS), supports_check_mode=True)
     before = psutil_facts.facts(["cpu"])
     tune(
         module,

@@ -116,7 +116,7 @@ def main() -> None:
 
 def declare() -> None:
     """Tell ansible-test, which holds them against the documentation, which arguments there are."""
-    specification = importlib.import_module(f"{CODE}._settings.registry").AUDIT
+    specification = importlib.import_module(f"{CODE}._settings.parts").AUDIT
     importlib.import_module("ansible.module_utils.basic").AnsibleModule(specification, supports_check_mode=True)
 
 

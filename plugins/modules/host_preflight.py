@@ -19,33 +19,33 @@ author:
 requirements:
   - Python 3.9 or later on the host; an earlier one is named as an error.
 options:
+  require_psutil:
+    description:
+      - Whether a missing psutil is an error. Otherwise it is a warning, as the role P(precog.fleet.preflight#role)
+        installs it next.
+      - For a Python that is not the system's own it is always an error, as no Debian package serves it.
+    type: bool
+    default: false
   minimum_disk_mb:
     description:
-      - Free space to ask for, in MB (1024 * 1024 bytes), by folder. A folder need not exist yet.
-      - The file system of V(/etc) holds the settings' own files, that of V(/var/lib) the record of original
-        values, packages and Python environments, that of V(/tmp) temporary files of Ansible and pip.
+      - Required free space, in MB (1024 * 1024 bytes), by folder. A folder need not exist yet.
+      - C(/etc) holds the managed files, C(/var/lib) the original values, packages and Python environments, C(/tmp)
+        temporary files of Ansible and pip.
     type: dict
     default:
       /etc: 16
       /var/lib: 512
       /tmp: 64
   minimum_memory_mb:
-    description: Memory to ask for in all, in MB.
+    description: Required memory of the host, in MB.
     type: int
     default: 512
   minimum_available_memory_mb:
-    description: Memory to ask for that could be used now without swapping, in MB.
+    description: Required memory that is available without swapping, in MB.
     type: int
     default: 64
-  require_psutil:
-    description:
-      - Whether a missing psutil is an error. Otherwise it is a warning, as the role
-        P(precog.fleet.preflight#role) installs it next.
-      - For a Python that is not the system's own it always is an error, as no package of the system serves it.
-    type: bool
-    default: false
   tolerate:
-    description: Checks whose errors are to be warnings.
+    description: Checks whose errors are reported as warnings.
     type: list
     elements: str
     choices: [os, python, privileges, systemd, proc_sys, disk, memory, psutil]
@@ -131,6 +131,7 @@ psutil:
 import importlib.util
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.precog.fleet.plugins.module_utils._engine.options import specification
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._settings import preflight
@@ -159,7 +160,7 @@ def warn(module: AnsibleModule, warnings: list[preflight.Check], facts: prefligh
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(OPTIONS, supports_check_mode=True)
+    module = AnsibleModule(specification(OPTIONS), supports_check_mode=True)
     try:
         wanted = preflight.understand(module.params)
     except HostError as error:

@@ -29,57 +29,70 @@ options:
     description:
       - V(present) runs the instances.
       - V(absent) stops them and removes units, releases, secrets and the users that this module made. What the
-        instances wrote stays.
+        instances wrote is kept.
   environment:
-    description: The Python environment that the release runs in, as M(precog.fleet.python_env) returns it.
+    description: The Python environment of a new release, as M(precog.fleet.python_env) returns it.
     type: path
-    default: ''
+    default: ""
   release:
     description:
       - A release that is kept on the host, by its name or its label, or V(previous), to go back to. V(previous) is the
-        one before that which was rolled out last; a host that has gone back from that one stays as it is.
-      - Without it the release is made of the other arguments. One that the host went back from because this option said
-        so is not made again, until the other arguments make another one or O(allow_withdrawn) names it.
+        one before the release that was rolled out last; a host that has already gone back from that one stays as it is.
+      - Without it the release is made of the other options. One that the host went back from because this option said
+        so is not rolled out again, until the other options make another one or O(allow_withdrawn) names it.
     type: str
-    default: ''
+    default: ""
   label:
     description:
-      - What the release is called beside its name, such as V(2026-12 wider intervals). It does not belong to the
-        release, so changing it restarts nothing.
+      - What the release is called besides its name, such as V(2026-12 wider intervals). It is not part of the release,
+        so changing it restarts nothing.
       - O(release) takes it too.
     type: str
-    default: ''
+    default: ""
   allow_withdrawn:
     description: The name of a withdrawn release that may be rolled out again.
     type: str
-    default: ''
+    default: ""
   hold:
     description:
-      - Why no other release may be rolled out now, if that is so. The host then keeps the release that it has, which is
-        repaired where it has drifted, and the release that has to wait is reported. O(release) is not affected.
+      - Why no other release may be rolled out now. The host then keeps its release, which is repaired where it has
+        drifted, and the release that has to wait is reported.
+      - C(playbooks/miner.yml) sets it where more miners can't be reached than C(miner_rollout_tolerated) allows.
+        O(release) is not affected.
     type: str
-    default: ''
+    default: ""
   instances:
-    description: The instances by name, each with the options that differ from O(instance_defaults).
+    description:
+      - The instances by name, each with the options that differ from O(instance_defaults).
+      - The options are C(engine) (C(auto), C(runtime), C(upstream), C(simulator)), C(host), C(port), C(metrics_port),
+        C(wallet), C(hotkey), C(coldkey), C(variables), C(arguments), C(optimize), C(nofile), C(nproc), C(cpu_affinity),
+        C(nice), C(memory_high), C(memory_max), C(oom_score_adjust), C(tasks_max), C(ip_deny), C(ip_allow), C(restart_s)
+        and C(watchdog_s).
+      - C(auto) is upstream's engine where a wallet is given, and the runtime's own server elsewhere.
     type: dict
-    default: {main: {}}
+    default:
+      main: {}
   instance_defaults:
-    description: Options of all instances.
+    description: Options of all instances; V(null) in an instance restores the module's own default.
     type: dict
     default: {}
   hotkeys:
-    description: The content of each instance's hotkey file, by the instance's name.
+    description:
+      - The text of each instance's hotkey file, by the instance's name. Encrypt it with Ansible Vault.
+      - A host gets only those of its own instances. A hotkey that comes from no vault is a warning.
     type: dict
     default: {}
   api_key:
-    description: Key of the paid Coin Metrics API.
+    description: Key of the paid Coin Metrics API. Encrypt it with Ansible Vault.
     type: str
-    default: ''
+    default: ""
   variables:
     description:
-      - Variables of the environment for all instances.
-      - One that is a secret, by its name (such as C(DATABASE_URL), C(WALLET_SEED) and C(AWS_...)), by a password in its
-        value, or because O(secret_variables) names it, is kept out of the release and of every output.
+      - Environment variables of all instances; those of an instance go before them. V(null) takes one out.
+      - C(PRECOG_RUNTIME_...) are the settings of the runtime.
+      - A secret one, by its name (such as C(DATABASE_URL), C(WALLET_SEED) and C(AWS_...)), by a password in its value,
+        or because O(secret_variables) names it, is kept out of the release and of every output; only root can read its
+        file. Encrypt it with Ansible Vault.
     type: dict
     default: {}
   secret_variables:
@@ -88,22 +101,25 @@ options:
     elements: str
     default: []
   secrets:
-    description: Filled in by the action plugin; the secret variables of each instance as JSON.
+    description: The secret variables of each instance as JSON. The action plugin sets it.
     type: dict
     default: {}
   upstream:
-    description: Repository and version of the upstream miner, and what its command line says.
+    description:
+      - For upstream's engine C(repository), C(version) (a full commit, a tag or a branch), C(netuid),
+        C(chain_endpoint), C(logging_level), C(timeout) and C(vpermit_tao_limit).
+      - What is not given is as in upstream's Makefile for finney, at the commit of v3.0.0.
     type: dict
     default: {}
   gate:
-    description: What the gate holds an instance to, where that differs from its defaults.
+    description: The limits of the gate that differ from its defaults.
     type: dict
     default: {}
   peers:
     description:
       - What this module returned as RV(answers) on other hosts a few minutes ago. A new release whose predictions are
         too far from theirs is rejected.
-      - It is left out for an instance whose source of prices is on its own host.
+      - An instance whose source of prices is on its own host is not compared.
     type: list
     elements: dict
     default: []
@@ -112,30 +128,36 @@ options:
     type: int
     default: 3
   root:
-    description: Where the releases lie.
+    description: The folder of releases and checkouts.
     type: path
     default: /opt/precog
   state_root:
-    description: Where the instances keep what they write.
+    description: The folder of what the instances write, below C(/var/lib).
     type: path
     default: /var/lib/precog-miner
   user:
     description:
-      - What the names of the users begin with that the instances run as, V(precog-miner-main) for instance, each with a
-        group of its name; they are made where they are missing, without a shell.
-      - One that is somebody's login is refused; one that was there before is left when O(state) is V(absent).
+      - >-
+        The prefix of the users that the instances run as: V(precog-miner) gives C(precog-miner-main) and so on, each
+        with a group of its name. They are created without a shell where they are missing.
+      - A user that is somebody's login, or another service's, is refused; one that existed before is kept when O(state)
+        is V(absent).
     type: str
     default: precog-miner
   minimum_memory_mb:
-    description: Memory in MB that an engine wants; on a smaller host there is a warning with the figures.
+    description:
+      - Memory in MB that an engine requires. A smaller host gets a warning with the figures.
+      - A host may have 7 % less, which firmware and kernel keep, so that one sold with 8 GB has 8192 here.
     type: dict
-    default: {upstream: 8192}
+    default:
+      upstream: 8192
   minimum_cpus:
-    description: CPUs that an engine wants; on a smaller host there is a warning with the figures.
+    description: CPUs that an engine requires. A smaller host gets a warning with the figures.
     type: dict
-    default: {upstream: 2}
+    default:
+      upstream: 2
   minimum_disk_mb:
-    description: MB that have to be free below O(root) for a new release.
+    description: Free space in MB below O(root) that a new release requires.
     type: int
     default: 64
   on_unsupported:
@@ -256,6 +278,7 @@ psutil:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.precog.fleet.plugins.module_utils._engine.options import specification
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._miner.rollout import LOCK
@@ -264,7 +287,7 @@ from ansible_collections.precog.fleet.plugins.module_utils._miner.run import Pac
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(OPTIONS, supports_check_mode=True)
+    module = AnsibleModule(specification(OPTIONS), supports_check_mode=True)
     host = Host()
     act = deploy if module.params["state"] == "present" else withdraw
     try:

@@ -23,14 +23,14 @@ options:
   state:
     description:
       - V(present) brings the environment into place.
-      - V(absent) removes all environments of this name, and what only they needed. It is refused
-        while one is in use, but not in check mode, as what uses it may be removed first.
+      - V(absent) removes all environments of this name, and what only they needed. It is refused while one is in use,
+        but not in check mode, as what uses it may be removed first.
   name:
     description: The name of the link below O(root) that leads to the environment in use.
     type: str
     default: miner
   root:
-    description: The folder that environments lie in.
+    description: The folder of the environments.
     type: path
     default: /opt/precog/env
   interpreter:
@@ -40,30 +40,33 @@ options:
     type: str
     default: python3
   installer:
-    description: What fills the environment.
+    description: What installs packages. With V(uv), uv itself is fetched by its own lock first.
     type: str
     choices: [uv, pip]
     default: uv
   lock:
     description:
-      - V(runtime), V(upstream), or a file of the control node; the first where nothing is said.
-      - Every requirement in it has to have its hashes.
+      - V(runtime), V(upstream) (with bittensor and what upstream's miner needs), or a file on the control node. Without
+        it, V(runtime).
+      - Every requirement in it must have its hashes.
     type: str
-    default: ''
+    default: ""
   uv_lock:
-    description: The lock of uv itself, likewise; V(uv) where nothing is said.
+    description: >-
+      The lock of uv itself: V(uv), also without it, or a file on the control node.
     type: str
-    default: ''
+    default: ""
   packages:
     description:
-      - Wheels of the control node, or folders of projects that their wheels are made of by hatchling.
-      - V(runtime), which is also meant where nothing is said, is the project of that name beside the collection, or the
-        wheel that an installed collection brings.
+      - Wheels on the control node that are installed besides the lock's requirements, or folders of projects, whose
+        wheels are built by hatchling.
+      - V(runtime), also without it, is the project in this repository's folder of that name, or the wheel that an
+        installed collection brings.
     type: list
     elements: raw
     default: []
   optimize:
-    description: For which levels of E(PYTHONOPTIMIZE) bytecode is compiled.
+    description: The levels of E(PYTHONOPTIMIZE) for which bytecode is compiled.
     type: list
     elements: int
     default: [0, 1]
@@ -73,25 +76,25 @@ options:
     choices: [quick, full]
     default: quick
   keep:
-    description: How many environments of this name stay when the link is switched, the one in use included.
+    description: How many environments of this name are kept, the one in use included.
     type: int
     default: 2
   in_use:
     description:
-      - Patterns of links; an environment that one of them leads to is never removed.
-      - Nor is one that a process runs from, whatever this says.
+      - Patterns of links. An environment that one of them leads to is never removed, nor one that a process runs from.
+      - By default they are the links of the miner's releases.
     type: list
     elements: str
     default: [/opt/precog/releases/*/environment]
   index_url:
     description:
-      - The package index. It takes the place of what pip or uv are configured to use on the host.
-      - It may have a name and a password, and is kept out of arguments, output and logs.
-      - Without it pip looks at C(/etc/pip.conf), and uv at C(/etc/uv/uv.toml).
+      - The package index, such as a mirror. It takes the place of what pip or uv are configured to use on the host.
+      - It may contain a name and a password (keep it in Ansible Vault); it is kept out of arguments, output and logs.
+      - Without it pip uses the host's C(/etc/pip.conf), and uv C(/etc/uv/uv.toml).
     type: str
-    default: ''
+    default: ""
   system_packages:
-    description: Debian packages that have to be installed as well.
+    description: Debian packages that must be installed as well, such as C(git).
     type: list
     elements: str
     default: []
@@ -138,13 +141,13 @@ settings:
       description: V(python_env:) and the name.
       type: str
     desired:
-      description: The folder that the environment has to lie in; null where it is removed.
+      description: The folder of the expected environment; null where it is removed.
       type: str
     before:
       description: The folder that the link led to before this run.
       type: str
     after:
-      description: The folder that it leads to now.
+      description: The folder that the link leads to now.
       type: str
     persisted_before:
       description: The same as V(before).
@@ -186,6 +189,7 @@ needs:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.precog.fleet.plugins.module_utils._engine.options import specification
 from ansible_collections.precog.fleet.plugins.module_utils._environment.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._environment.plan import Missing, request
 from ansible_collections.precog.fleet.plugins.module_utils._environment.run import absent, present
@@ -194,7 +198,7 @@ from ansible_collections.precog.fleet.plugins.module_utils._host.host import NOT
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(OPTIONS, supports_check_mode=True)
+    module = AnsibleModule(specification(OPTIONS), supports_check_mode=True)
     try:
         if os.geteuid() != 0:
             raise HostError(NOT_ROOT)

@@ -37,13 +37,11 @@ options:
     type: dict
     default: {}
   systemd:
-    description:
-      - Default limits of all services by item, merged over the profile. V(null) takes one out.
+    description: Default limits of all services by item, merged over the profile. V(null) takes one out.
     type: dict
     default: {}
   services:
-    description:
-      - Limits by service and item. The service has to exist; it is not restarted.
+    description: Limits by service and item, in a drop-in of each service. The service must exist; it is not restarted.
     type: dict
     default: {}
 requirements:
@@ -82,14 +80,14 @@ settings:
       type: str
     desired:
       description: >-
-        The value wanted as V(soft:hard), of logins in limits.conf's units, of services in the kernel's; null where the
-        original is given back.
+        The expected value as V(soft:hard), of logins in the units of limits.conf, of services in the kernel's; null
+        where the original is restored.
       type: str
     before:
       description: What a login got, or systemd had loaded, before this run.
       type: str
     after:
-      description: The same read again after it.
+      description: The same, read again after this run.
       type: str
     persisted_before:
       description: What the next boot would have given before this run; null where no file says.
@@ -120,6 +118,7 @@ psutil:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
+from ansible_collections.precog.fleet.plugins.module_utils._engine.options import specification
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._settings.limits import limits
 from ansible_collections.precog.fleet.plugins.module_utils._settings.limits.options import OPTIONS
@@ -127,7 +126,7 @@ from ansible_collections.precog.fleet.plugins.module_utils._settings.limits.opti
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(OPTIONS, supports_check_mode=True)
+    module = AnsibleModule(specification(OPTIONS), supports_check_mode=True)
     host = Host()
     tune(module, host, lambda: limits.subsystems(module.params), lambda _changed: limits.facts(host, module.params))
 

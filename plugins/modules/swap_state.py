@@ -23,17 +23,17 @@ description:
 options:
   mode:
     description:
-      - V(off) turns every area off, as far as memory allows.
+      - V(off) turns every area off, as the guide asks for, and is refused where memory does not allow it.
       - V(on) turns on the areas that the host's own configuration names.
-      - V(untouched) changes nothing, and gives back what an earlier run changed.
+      - V(untouched) changes nothing, and restores what an earlier run changed.
     type: str
-    choices: ['off', 'on', untouched]
-    default: 'off'
+    choices: ["off", "on", untouched]
+    default: "off"
   memory_reserve_mb:
     description:
-      - How much memory in MiB has to stay available after all areas are turned off.
-      - The default is what the kernel's own reserves, a login and one more process of a miner take. With less than
-        that, swapoff itself is the first that the kernel kills when it runs out of memory.
+      - How much memory in MiB must stay available after all areas are turned off.
+      - The default covers the kernel's own reserves, a login and one more process of a miner. With less, swapoff itself
+        is the first process that the kernel kills when it runs out of memory.
     type: int
     default: 512
 attributes:
@@ -69,13 +69,13 @@ settings:
       description: V(swap:) and the area's device or file.
       type: str
     desired:
-      description: V(off) or V(on); null where the original is given back.
+      description: V(off) or V(on); null where the original is restored.
       type: str
     before:
       description: The state before this run, V(off) or V(on pri=N).
       type: str
     after:
-      description: The state read again after it.
+      description: The state read again after this run.
       type: str
     persisted_before:
       description: What the next boot would have given before this run.
@@ -105,6 +105,7 @@ psutil:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
+from ansible_collections.precog.fleet.plugins.module_utils._engine.options import specification
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
@@ -115,7 +116,7 @@ FACTS = ("virtual_memory", "swap_memory")
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(OPTIONS, supports_check_mode=True)
+    module = AnsibleModule(specification(OPTIONS), supports_check_mode=True)
     before = psutil_facts.facts(FACTS)
     tune(
         module,

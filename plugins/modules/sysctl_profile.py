@@ -26,13 +26,14 @@ options:
       - V(guide) has the values of the Precog performance guide.
       - V(bandwidth_delay) computes socket buffers from the host's memory and the product of O(bandwidth_mbit) and
         O(round_trip_ms), never below what the kernel had.
-      - V(none) has no values; O(parameters) alone is applied.
+      - V(none) has no values; only O(parameters) are applied.
     type: str
     choices: [guide, bandwidth_delay, none]
     default: guide
   parameters:
     description:
-      - Keys and values merged over the profile. A value is a number, a text, or a list of fields.
+      - Keys and values merged over the profile, so that a file in host_vars changes one value and repeats no other. A
+        value is a number, a text, or a list of fields.
       - V(null) takes a key out of the profile.
     type: dict
     default: {}
@@ -45,21 +46,22 @@ options:
     type: int
     default: 100
   transparent_hugepage:
-    description:
-      - The mode of transparent huge pages. V(unmanaged) leaves it alone, and gives it back if an earlier run set it.
+    description: >-
+      The mode of transparent huge pages. V(unmanaged), as the guide names no mode, leaves it alone, and restores it if
+      an earlier run set it.
     type: str
     choices: [unmanaged, always, madvise, never]
     default: unmanaged
   name:
     description:
-      - Name of the files in C(/etc/sysctl.d) and C(/etc/modules-load.d), without C(.conf).
-      - The default sorts behind C(99-sysctl.conf), which Debian ships.
+      - Name of the managed files in C(/etc/sysctl.d) and C(/etc/modules-load.d), without C(.conf).
+      - It has to sort behind the files that it overrides. The default sorts behind C(99-sysctl.conf) of Debian.
     type: str
     default: 99-zz-precog-fleet
   only_file:
-    description:
-      - Whether this module writes no other file on this host. Then one by another O(name) is a warning, and fails the
-        task where O(state) is V(absent), since what it changed is still in force.
+    description: >-
+      Whether this module manages no other file on this host. A file by another O(name) is then a warning, and fails the
+      task where O(state) is V(absent), as its values are still in force.
     type: bool
     default: false
 attributes:
@@ -99,13 +101,13 @@ settings:
       description: The key, or V(transparent_hugepage).
       type: str
     desired:
-      description: The value wanted; null where the original is given back.
+      description: The expected value; null where the original is restored.
       type: str
     before:
       description: The value before this run.
       type: str
     after:
-      description: The value read again after it.
+      description: The value read again after this run.
       type: str
     persisted_before:
       description: What the next boot would have given before this run; null where no file says.
@@ -134,6 +136,7 @@ psutil:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.precog.fleet.plugins.module_utils._engine.module import tune
+from ansible_collections.precog.fleet.plugins.module_utils._engine.options import specification
 from ansible_collections.precog.fleet.plugins.module_utils._host import psutil_facts
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._settings.kernel_tuning import subsystems
@@ -142,7 +145,7 @@ from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.opti
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(OPTIONS, supports_check_mode=True)
+    module = AnsibleModule(specification(OPTIONS), supports_check_mode=True)
     facts = psutil_facts.facts(["virtual_memory", "swap_memory", "net_io"])
     tune(module, Host(), lambda: subsystems(module.params, facts), lambda _changed: facts)
 

@@ -9,22 +9,22 @@ import yaml
 from ansible_collections.precog.fleet.plugins.module_utils._engine import model
 from ansible_collections.precog.fleet.plugins.module_utils._environment import options as environment_options
 from ansible_collections.precog.fleet.plugins.module_utils._miner import options as miner_options
-from ansible_collections.precog.fleet.plugins.module_utils._settings import registry
+from ansible_collections.precog.fleet.plugins.module_utils._settings import parts
 from ansible_collections.precog.fleet.tests.places import ROOT
 
 PLUGINS = "ansible_collections.precog.fleet.plugins"
 NAMES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
 TUNING = {
-    "sysctl_profile": registry.TUNING["kernel_tuning"],
-    "resource_limits": registry.TUNING["limits"],
-    "cpu_governor": registry.TUNING["cpu_governor"],
-    "swap_state": registry.TUNING["swap"],
+    "sysctl_profile": parts.TUNING["kernel_tuning"],
+    "resource_limits": parts.TUNING["limits"],
+    "cpu_governor": parts.TUNING["cpu_governor"],
+    "swap_state": parts.TUNING["swap"],
 }
 # Those whose arguments are declared in a package.
 OPTIONS = {
     **TUNING,
-    "host_audit": registry.AUDIT,
-    "host_preflight": registry.PARTS["preflight"],
+    "host_audit": parts.AUDIT,
+    "host_preflight": parts.PARTS["preflight"],
     "miner_service": miner_options.OPTIONS,
     "python_env": environment_options.OPTIONS,
 }

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from ansible_collections.precog.fleet.plugins.action import host_audit
-from ansible_collections.precog.fleet.plugins.module_utils._settings import registry
+from ansible_collections.precog.fleet.plugins.module_utils._settings import parts
 from ansible_collections.precog.fleet.tests.places import ROOT
 
 FIXED = {"only_file"}  # what the roles give without a variable
@@ -17,20 +17,20 @@ def defaults_of(role):
     return yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
 
 
-@pytest.mark.parametrize("role", registry.PARTS)
+@pytest.mark.parametrize("role", parts.PARTS)
 def test_role_and_module_have_the_same_defaults(role):
     defaults = defaults_of(role)
-    names = {name: f"{role}_{host_audit.VARIABLES.get((role, name), name)}" for name in registry.PARTS[role]}
+    names = {name: f"{role}_{host_audit.VARIABLES.get((role, name), name)}" for name in parts.PARTS[role]}
     taken = {name: variable for name, variable in names.items() if name not in FIXED}
     assert set(taken.values()) == set(defaults)
     for name, variable in taken.items():
-        default = registry.PARTS[role][name].get("default")
+        default = parts.PARTS[role][name].get("default")
         assert defaults[variable] == (not default if name in INVERTED else default), variable
 
 
 def test_audit_role_takes_every_variable_of_the_roles_if_it_is_set():
     text = (ROOT / "roles/audit/tasks/main.yml").read_text() + (ROOT / "roles/audit/vars/main.yml").read_text()
-    for role in registry.PARTS:
+    for role in parts.PARTS:
         for variable in defaults_of(role):
             assert f"{{{{ {variable} | default(omit) }}}}" in text or f"not {variable} | default(true)" in text
 

@@ -13,7 +13,7 @@ import sys
 import pytest
 import yaml
 from ansible_collections.precog.fleet.plugins.module_utils._miner import options as miner_options
-from ansible_collections.precog.fleet.plugins.module_utils._settings import registry
+from ansible_collections.precog.fleet.plugins.module_utils._settings import parts
 from ansible_collections.precog.fleet.plugins.plugin_utils import _brief
 from ansible_collections.precog.fleet.tests.places import ROOT
 
@@ -42,13 +42,11 @@ def stand_in(spec: dict, message: str, *, status: str = "unknown", end: str = "f
 
 
 MODULES = {
-    "sysctl_profile": stand_in(registry.TUNING["kernel_tuning"], KEY),
+    "sysctl_profile": stand_in(parts.TUNING["kernel_tuning"], KEY),
     "miner_service": stand_in(miner_options.OPTIONS, GATE, status="refused"),
-    "swap_state": stand_in(
-        registry.TUNING["swap"], "\n".join(f"problem {number}" for number in range(30)), status="ok"
-    ),
-    "host_preflight": stand_in(registry.PARTS["preflight"], UNFIT).replace('"settings": rows, ', ""),
-    "cpu_governor": stand_in(registry.TUNING["cpu_governor"], "", status="drifted", end="exit_json")
+    "swap_state": stand_in(parts.TUNING["swap"], "\n".join(f"problem {number}" for number in range(30)), status="ok"),
+    "host_preflight": stand_in(parts.PARTS["preflight"], UNFIT).replace('"settings": rows, ', ""),
+    "cpu_governor": stand_in(parts.TUNING["cpu_governor"], "", status="drifted", end="exit_json")
     .replace("net.bad", "policy0:governor")
     .replace('"desired"', '"where": "run time", "desired"'),
     "host_audit": stand_in({"parts": {}, "code": {}}, "net.bad has moved", status="ok", end="exit_json"),

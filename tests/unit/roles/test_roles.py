@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import generate
 import pytest
 import role_docs
 import yaml
@@ -11,6 +12,7 @@ from ansible_collections.precog.fleet.plugins.plugin_utils._packages import APT
 from ansible_collections.precog.fleet.tests.places import ROOT
 
 ROLES = sorted(path for path in (ROOT / "roles").glob("*") if path.is_dir())
+READMES = (role_docs.documents,)
 PLATFORMS = {"Debian": {"bookworm", "trixie"}}
 
 
@@ -185,7 +187,7 @@ def test_a_public_variable_without_the_roles_name_is_told(made_up):
 
 def test_readme_has_title_options_and_a_play(made_up):
     root = made_up.parents[1]
-    assert role_docs.main([], root) == 0
+    assert generate.main([], root, READMES) == 0
     text = (made_up / "README.md").read_text()
     assert text.startswith("# precog.fleet.frobnicator\n")
     assert "Frobnicates hosts.\n" in text
@@ -206,16 +208,16 @@ def test_readme_has_title_options_and_a_play(made_up):
 def test_check_tells_a_stale_readme_and_writes_nothing(made_up, capsys):
     root = made_up.parents[1]
     readme = made_up / "README.md"
-    assert role_docs.main(["--check"], root) == 1
+    assert generate.main(["--check"], root, READMES) == 1
     assert not readme.exists()
-    role_docs.main([], root)
-    assert role_docs.main(["--check"], root) == 0
+    generate.main([], root, READMES)
+    assert generate.main(["--check"], root, READMES) == 0
     edit(
         made_up / "meta/argument_specs.yml",
         lambda d: d["argument_specs"]["main"].update(short_description="Something else"),
     )
     capsys.readouterr()
-    assert role_docs.main(["--check"], root) == 1
+    assert generate.main(["--check"], root, READMES) == 1
     assert "roles/frobnicator/README.md is stale" in capsys.readouterr().err
 
 
@@ -223,7 +225,7 @@ def test_the_main_readme_lists_the_roles_and_keeps_its_text(made_up):
     root = made_up.parents[1]
     main = root / "README.md"
     main.write_text(f"before\n{role_docs.TABLE_BEGIN}\nold\n{role_docs.TABLE_END}\nafter\n")
-    role_docs.main([], root)
+    generate.main([], root, READMES)
     assert main.read_text() == (
         f"before\n{role_docs.TABLE_BEGIN}\n| role | what it does |\n| --- | --- |\n"
         "| [`frobnicator`](roles/frobnicator/README.md) | Frobnicates hosts. |\n"
@@ -234,7 +236,7 @@ def test_the_main_readme_lists_the_roles_and_keeps_its_text(made_up):
 @pytest.mark.parametrize("key", ["short_description", "description"])
 def test_a_missing_description_names_the_file(made_up, key, capsys):
     edit(made_up / "meta/argument_specs.yml", lambda d: d["argument_specs"]["main"].pop(key))
-    assert role_docs.main([], made_up.parents[1]) == 1
+    assert generate.main([], made_up.parents[1], READMES) == 1
     error = capsys.readouterr().err
     assert "roles/frobnicator/meta/argument_specs.yml" in error
     assert key in error
@@ -242,7 +244,7 @@ def test_a_missing_description_names_the_file(made_up, key, capsys):
 
 def test_a_role_without_specs_is_told(made_up, capsys):
     (made_up / "meta/argument_specs.yml").unlink()
-    assert role_docs.main([], made_up.parents[1]) == 1
+    assert generate.main([], made_up.parents[1], READMES) == 1
     assert "roles/frobnicator/meta/argument_specs.yml" in capsys.readouterr().err
 
 

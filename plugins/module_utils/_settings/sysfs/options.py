@@ -13,11 +13,56 @@ if TYPE_CHECKING:
 
 OPTIONS: Options = {
     **STATE,
-    "governor": {"type": "str", "default": "performance"},
-    "energy_performance_preference": {"type": "str", "default": "unmanaged"},
-    "scaling_min_freq": {"type": "int"},
-    "scaling_max_freq": {"type": "int"},
-    "boost": {"type": "str", "choices": ["unmanaged", "enabled", "disabled"], "default": "unmanaged"},
-    "required": {"type": "bool", "default": False},
+    "governor": {
+        "type": "str",
+        "default": "performance",
+        "description": [
+            "The governor of every policy. V(unmanaged) leaves it alone, and restores it if an earlier run set it.",
+            "In active mode (C(intel_pstate), C(amd-pstate-epp)) only V(performance) and V(powersave) exist. "
+            "Elsewhere the kernel may load a governor that it does not list yet.",
+        ],
+    },
+    "energy_performance_preference": {
+        "type": "str",
+        "default": "unmanaged",
+        "description": [
+            "The energy preference (EPP) of every policy, one of the words that the driver lists.",
+            "In active mode O(governor=performance) holds it at V(performance), and any other is refused.",
+            "V(unmanaged) leaves it alone, and restores it if an earlier run set it.",
+        ],
+    },
+    "scaling_min_freq": {
+        "type": "int",
+        "description": "Lower limit of the frequency in kHz. Without it, the limit is left alone.",
+    },
+    "scaling_max_freq": {
+        "type": "int",
+        "description": "Upper limit of the frequency in kHz. Without it, the limit is left alone.",
+    },
+    "boost": {
+        "type": "str",
+        "choices": ["unmanaged", "enabled", "disabled"],
+        "default": "unmanaged",
+        "description": [
+            "Frequencies above the nominal one (turbo), for all processors.",
+            "V(unmanaged) leaves it alone, and restores it if an earlier run set it.",
+        ],
+    },
+    "required": {
+        "type": "bool",
+        "default": False,
+        "description": (
+            "Whether a host without frequency scaling of its own (a container, most virtual machines) fails the task."
+        ),
+    },
     **SHARED_KERNEL,
+}
+ROWS = {
+    "settings": [
+        "One row for each setting of each policy, as V(policy0:governor), and one for V(boost).",
+        "Where there is no frequency scaling, one row V(cpufreq).",
+    ],
+    "persisted_before": "What our unit would have set at the next boot before this run; null where it does not say.",
+    "persisted": "What our unit sets at the next boot.",
+    "persisted_by": "File and line that set it.",
 }

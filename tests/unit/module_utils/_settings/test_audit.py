@@ -18,7 +18,7 @@ import yaml
 from ansible_collections.precog.fleet.plugins.action import host_audit as action
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import LOCK
-from ansible_collections.precog.fleet.plugins.module_utils._settings import audit, preflight, registry
+from ansible_collections.precog.fleet.plugins.module_utils._settings import audit, parts, preflight, registry
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
 from ansible_collections.precog.fleet.plugins.plugin_utils._payload import PACKAGE, payload
 from ansible_collections.precog.fleet.tests.places import ROOT
@@ -33,7 +33,7 @@ SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text())
 ROWS = {"$defs": SCHEMA["$defs"], "type": "array", "minItems": 2, "items": {"$ref": "#/$defs/setting"}}
 WANTED = {"profile": "none", "parameters": {SWAPPINESS: 10, "net.ipv4.tcp_rmem": [4096, 65536, 134217728]}}
 FACTS = {"virtual_memory": {"total": 8 * 2**30}}
-TOLERABLE = registry.PARTS["preflight"]["tolerate"]["choices"]
+TOLERABLE = parts.PARTS["preflight"]["tolerate"]["choices"]
 
 
 def params(part, given):
@@ -280,7 +280,7 @@ def without_omit(given):
     }
 
 
-@pytest.mark.parametrize("role", registry.TUNING)
+@pytest.mark.parametrize("role", parts.TUNING)
 def test_the_audit_is_given_what_the_role_gives_its_module(role):
     assert without_omit(arguments_of("audit")[role]) == arguments_of(role)
 
@@ -296,7 +296,7 @@ def test_the_audit_is_given_what_preflight_gives_its_module():
 @pytest.mark.parametrize("book", ["tune", "rollback"])
 def test_every_part_is_in_every_playbook(book):
     text = (ROOT / "playbooks" / f"{book}.yml").read_text()
-    assert set(registry.TUNING) <= set(re.findall(r"precog\.fleet\.(\w+)", text))
+    assert set(parts.TUNING) <= set(re.findall(r"precog\.fleet\.(\w+)", text))
 
 
 def test_preflight_comes_first_rollback_goes_the_other_way_round_and_each_part_has_its_tag():
@@ -311,12 +311,12 @@ def test_preflight_comes_first_rollback_goes_the_other_way_round_and_each_part_h
     _inventory, miner_play, balance, _limit = yaml.safe_load((ROOT / "playbooks/miner.yml").read_text())
     forward += [role["role"].rpartition(".")[2] for role in miner_play["roles"]]
     roles = [*miners["roles"], *back["roles"]]
-    parts = [(role["role"].rpartition(".")[2], role["tags"], role["vars"]) for role in roles]
-    assert [first, *forward] == [*registry.PARTS, "python_env", "miner_service"]
+    undone = [(role["role"].rpartition(".")[2], role["tags"], role["vars"]) for role in roles]
+    assert [first, *forward] == [*parts.PARTS, "python_env", "miner_service"]
     assert balance["ansible.builtin.import_playbook"] == "precog.fleet.load_balancer"
     (balancer,) = balancers["roles"]
     assert balancer == {"role": "precog.fleet.load_balancer", "vars": {"load_balancer_state": "absent"}}
-    assert parts == [(part, [part], {f"{part}_state": "absent"}) for part in reversed(forward)]
+    assert undone == [(part, [part], {f"{part}_state": "absent"}) for part in reversed(forward)]
 
 
 BAD = [
@@ -375,10 +375,10 @@ def test_the_module_brings_all_code_that_it_needs(tmp_path):
     """Without Ansible and without site-packages, which a host may lack, and with quotes in every argument."""
     odd = {"net.core.somaxconn": "'''\"\"\"\\"}
     given = {"kernel_tuning": {"parameters": odd}, "preflight": {"require_psutil": True, "tolerate": TOLERABLE}}
-    parts = action.check({name: given.get(name, {}) for name in registry.PARTS})
-    told = launched(payload(action.PACKAGES), tmp_path, parts)
+    checked = action.check({name: given.get(name, {}) for name in parts.PARTS})
+    told = launched(payload(action.PACKAGES), tmp_path, checked)
     assert told["errors"] == {}
-    assert {row["part"] for row in told["settings"]} == set(registry.TUNING)
+    assert {row["part"] for row in told["settings"]} == set(parts.TUNING)
     assert list(tmp_path.iterdir()) == []
 
 
