@@ -14,7 +14,7 @@ from pathlib import Path
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
-from ansible_collections.precog.fleet.plugins.module_utils._miner.gate import Figures
+from ansible_collections.precog.fleet.plugins.module_utils._miner.gate.judge import Figures
 from ansible_collections.precog.fleet.plugins.module_utils._miner.guarded import TIMER
 from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import DIGEST, File, Instance, Plan
@@ -339,9 +339,9 @@ def gate_of(host: MadeSystemd, monkeypatch) -> list[tuple[str, str]]:
         asked.append(("measure", instance.name))
         return FIGURES
 
-    monkeypatch.setattr(rollout.gate, "wait_ready", wait_ready)
-    monkeypatch.setattr(rollout.gate, "soak", soak)
-    monkeypatch.setattr(rollout.gate, "measure", measure)
+    monkeypatch.setattr(rollout.ask, "wait_ready", wait_ready)
+    monkeypatch.setattr(rollout.ask, "soak", soak)
+    monkeypatch.setattr(rollout.ask, "measure", measure)
     monkeypatch.setattr(rollout.systemd, "holders", lambda _port: {})
     monkeypatch.setattr(rollout.source, "ask", lambda _source, _max_age_s: Market())
     return asked

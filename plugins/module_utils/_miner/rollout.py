@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._engine import ledger
 from .._host.host import HostError, Meta
-from . import drain, gate, source, systemd
+from . import drain, source, systemd
 from . import plan as miner_plan
+from .gate import ask, judge, limits, verdict
 from .instances import API_REQUESTS, API_URL, SIMULATOR
 from .plan import MINER, ROOT
 from .store import Past, Release, Store, passed, refused
@@ -281,7 +282,7 @@ class Turn(NamedTuple):
     seen: Seen
     past: Past
     held: Mapping[str, Collection[int]]
-    baseline: Mapping[str, gate.Figures]
+    baseline: Mapping[str, judge.Figures]
     known: bool
 
 
@@ -327,9 +328,9 @@ class Rollout:
             raise HostError(f"miner_service_keep is {params['keep']}: give 1 or more, as the release that runs is kept")
         self._host = host
         self._params = params
-        self._limits = gate.limits(params["gate"])
+        self._limits = limits.limits(params["gate"])
         self.store = Store(host, params["root"])
-        self.figures: dict[str, gate.Figures] = {}
+        self.figures: dict[str, judge.Figures] = {}
         self.started: set[str] = set()
         self.warnings: list[str] = []
         self.answers: dict[str, Any] = {}
@@ -444,7 +445,7 @@ class Rollout:
         self._asked[asked] = (time.monotonic(), market)
         return market
 
-    def _demand(self, release: Release, instance: Instance, *, known: bool, again: bool = False) -> gate.Demand:
+    def _demand(self, release: Release, instance: Instance, *, known: bool, again: bool = False) -> judge.Demand:
         """Return what an instance has to show: right answers alone, where its source is down.
 
         :param known: whether its release was good before.
@@ -452,20 +453,20 @@ class Rollout:
         """
         asked = self._source(release, instance)
         if asked is None:
-            return gate.Demand(fresh=True, whole=not known)
+            return judge.Demand(fresh=True, whole=not known)
         market = self._ask(asked, again=again)
         if market.busy and known:
             self._warn(f"{market.busy}, so the answers were not compared with its prices")
-            return gate.Demand(fresh=True, whole=False)
+            return judge.Demand(fresh=True, whole=False)
         trouble = market.refused or market.down or market.busy
         if trouble and not known:
             raise HostError(f"the source of its prices gives it none: {trouble}")
         if trouble:
             self._warn(f"the source of prices gives none ({trouble}), so the form of the answers alone was checked")
-            return gate.FORM
+            return judge.FORM
         # A simulator of the host's own has prices of its own.
         peers = [] if asked.address[0] in LOCAL else self._params["peers"]
-        return gate.Demand(True, not known, market.prices, gate.peers_prices(peers, time.time()))
+        return judge.Demand(True, not known, market.prices, verdict.peers_prices(peers, time.time()))
 
     def _warn(self, warning: str) -> None:
         if warning not in self.warnings:
@@ -477,13 +478,13 @@ class Rollout:
             with suppress(HostError):
                 yield self.store.load(name)
 
-    def _measured(self, release: Release | None, names: Sequence[str]) -> dict[str, gate.Figures]:
+    def _measured(self, release: Release | None, names: Sequence[str]) -> dict[str, judge.Figures]:
         """Return the figures of those instances that run, as they are before anything is touched."""
         if release is None:
             return {}
         live = systemd.look(self._host, names)
         running = [one for one in release.instances if one.name in names and live[one.name].digest == one.digest]
-        return {one.name: gate.measure(one, self._limits, self._limits.soak_s) for one in running}
+        return {one.name: ask.measure(one, self._limits, self._limits.soak_s) for one in running}
 
     # -- forward ------------------------------------------------------------------------------------------------------
 
@@ -548,7 +549,7 @@ class Rollout:
         return Begun(old.pid, systemd.look(self._host, [name])[name].restarts, since)
 
     def _judge(
-        self, release: Release, instance: Instance, begun: Begun, before: gate.Figures | None, *, known: bool
+        self, release: Release, instance: Instance, begun: Begun, before: judge.Figures | None, *, known: bool
     ) -> None:
         """See an instance that was started through the gate.
 
@@ -568,7 +569,7 @@ class Rollout:
             predictions = {**self.answers.get("predictions", {}), **self.figures[instance.name].prices}
             self.answers = {"at": time.time(), "predictions": predictions}
         if known:
-            far = gate.far_prices(self.figures[instance.name], self._limits, demand.prices)
+            far = verdict.far_prices(self.figures[instance.name], self._limits, demand.prices)
             self._doubts += [f"{instance.name}: {one}" for one in far]
 
     def _asked_afar(self, release: Release, instance: Instance) -> bool:
@@ -577,20 +578,20 @@ class Rollout:
         return asked is not None and asked.address[0] not in LOCAL
 
     def _examined(
-        self, instance: Instance, begun: Begun, before: gate.Figures | None, demand: gate.Demand
+        self, instance: Instance, begun: Begun, before: judge.Figures | None, demand: judge.Demand
     ) -> list[str]:
         """Return what speaks against an instance that was started."""
         name = instance.name
         hopeless = partial(systemd.hopeless, self._host, name, begun.restarts, begun.since)
-        why = gate.wait_ready(instance, self._limits, hopeless, demand)
+        why = ask.wait_ready(instance, self._limits, hopeless, demand)
         if why:
             return [why]
         live = self._settled(name)
         if live.active != "active" or live.digest != instance.digest:
             return [f"its unit is {live.state} and runs {live.digest or 'nothing'}, not {instance.digest}"]
         memory = partial(systemd.memory, self._host, live.pid)
-        self.figures[name], problems = gate.soak(instance, before, self._limits, demand, memory)
-        return problems + gate.unsteady(live, systemd.look(self._host, [name])[name])
+        self.figures[name], problems = ask.soak(instance, before, self._limits, demand, memory)
+        return problems + verdict.unsteady(live, systemd.look(self._host, [name])[name])
 
     def _wait_until_gone(self, name: str, pid: int) -> None:
         """Wait until a process has ended that was told to: it answers until then, and would pass for its successor."""
@@ -887,7 +888,7 @@ def _remove_units(host: Host, names: Iterable[str]) -> None:
             host.remove_if_empty(f"{UNIT_ROOT}/{name.partition('/')[0]}")
 
 
-def told(figures: gate.Figures) -> str:
+def told(figures: judge.Figures) -> str:
     """Return what was measured at the gate."""
     errors = f"{figures.errors} errors in {figures.requests} requests"
     return f"{errors}, p50 {figures.p50_ms:.0f} ms, p99 {figures.p99_ms:.0f} ms"

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._environment.check import MARKER
 from .._host import processes, psutil_facts
 from .._host.host import HostError
-from . import bounds, difference, gate, guarded, rollout, systemd, units
+from . import bounds, difference, guarded, rollout, systemd, units
 from . import plan as miner_plan
+from .gate.limits import limits
 from .plan import RELEASE_FILE
 from .store import PREVIOUS, Past, Release, Store, label, stayed
 
@@ -217,7 +218,7 @@ def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outc
     if found and not check_mode:
         # First of all: if this run is killed, nothing may bring a release back.
         guarded.remove(host, params["root"])
-        faults = rollout.leave_nothing(host, gate.limits(params["gate"]).drain_s)
+        faults = rollout.leave_nothing(host, limits(params["gate"]).drain_s)
         if faults:
             raise HostError(f"Not all could be stopped: {' '.join(map(str, faults))} Mend that, then run again")
         store.remove()

@@ -27,7 +27,10 @@ def a_pass(time: str, commit: str = "abc") -> Pass:
 @pytest.mark.parametrize(
     ("path", "parts"),
     [
-        ("plugins/module_utils/_miner/gate.py", {"faults", "releases", "roles", "vm_faults", "vm_miner", "vm_trixie"}),
+        (
+            "plugins/module_utils/_miner/gate/ask.py",
+            {"faults", "releases", "roles", "vm_faults", "vm_miner", "vm_trixie"},
+        ),
         ("plugins/module_utils/_settings/sysctl/sysctl.py", {"faults", "roles", "vm_faults", "vm_trixie"}),
         ("plugins/callback/fleet_report.py", {"faults", "releases", "roles", "vm_trixie"}),
         ("runtime/src/precog_runtime/engine.py", {"runtime_full", "releases", "roles"}),

@@ -52,7 +52,7 @@ def cut_short(host, monkeypatch):
             raise Killed
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(rollout.gate, "wait_ready", kill)
+            patch.setattr(rollout.ask, "wait_ready", kill)
             roll(host, release)
         host.asked.clear()
 

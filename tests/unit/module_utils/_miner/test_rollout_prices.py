@@ -332,14 +332,14 @@ def test_source_that_goes_down_while_a_host_goes_back_does_not_stop_it(fleet, mo
     fleet.make("first")
     fleet.make("second")
     assert fleet.roll("first").failure == fleet.roll("second").failure == ""
-    real = rollout.gate.wait_ready
+    real = rollout.ask.wait_ready
 
     def goes_down(*about):
         fleet.api.broken = (503, b"")
         fleet.ages["first"] = 600
         return real(*about)
 
-    monkeypatch.setattr(rollout.gate, "wait_ready", goes_down)
+    monkeypatch.setattr(rollout.ask, "wait_ready", goes_down)
     assert (fleet.roll("previous").failure, fleet.host.current()) == ("", "first")
 
 
@@ -408,13 +408,13 @@ def test_what_the_source_said_before_counts_while_the_gate_gets_no_turn(fleet, m
     monkeypatch.setattr(rollout, "FRESH_S", 0.0)
     fleet.make("first")
     assert fleet.roll("first").failure == ""
-    real = rollout.gate.wait_ready
+    real = rollout.ask.wait_ready
 
     def gets_busy(*about):
         fleet.api.broken = (429, {})
         return real(*about)
 
-    monkeypatch.setattr(rollout.gate, "wait_ready", gets_busy)
+    monkeypatch.setattr(rollout.ask, "wait_ready", gets_busy)
     fleet.make("second")
     assert fleet.roll("second").failure == ""
     fleet.api.broken = None

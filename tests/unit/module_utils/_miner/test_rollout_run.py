@@ -85,14 +85,14 @@ def test_a_bad_release_is_gone_back_from(host, name, why):
 )
 @pytest.mark.usefixtures("asked")
 def test_whatever_goes_wrong_at_the_gate_the_host_goes_back(host, monkeypatch, error):
-    real = rollout.gate.soak
+    real = rollout.ask.soak
 
     def broken(one, *about):
         if one.digest in NEW.values():
             raise error
         return real(one, *about)
 
-    monkeypatch.setattr(rollout.gate, "soak", broken)
+    monkeypatch.setattr(rollout.ask, "soak", broken)
     outcome = roll(host, "new")
     assert str(error) in outcome.failure
     assert (host.current(), host.running()) == ("old", OLD)
@@ -101,7 +101,7 @@ def test_whatever_goes_wrong_at_the_gate_the_host_goes_back(host, monkeypatch, e
 @pytest.mark.usefixtures("asked")
 def test_a_process_that_does_not_last_through_its_soak_makes_the_host_go_back(host, monkeypatch):
     """It answers rightly whenever it is asked, for systemd starts it again at once."""
-    real = rollout.gate.soak
+    real = rollout.ask.soak
 
     def dies(one, *about):
         found = real(one, *about)
@@ -109,7 +109,7 @@ def test_a_process_that_does_not_last_through_its_soak_makes_the_host_go_back(ho
             host.run(["systemctl", "restart", "precog-miner@one.service"])
         return found
 
-    monkeypatch.setattr(rollout.gate, "soak", dies)
+    monkeypatch.setattr(rollout.ask, "soak", dies)
     outcome = roll(host, "new")
     assert outcome.failure.startswith("one: its process ")
     assert "did not last through the soak" in outcome.failure

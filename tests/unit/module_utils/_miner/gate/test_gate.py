@@ -11,8 +11,8 @@ from datetime import datetime
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import gate
-from ansible_collections.precog.fleet.plugins.module_utils._miner.gate import Figures, Judgement, Sample
+from ansible_collections.precog.fleet.plugins.module_utils._miner.gate import ask, judge, limits, verdict
+from ansible_collections.precog.fleet.plugins.module_utils._miner.gate.judge import Figures, Judgement, Sample
 from ansible_collections.precog.fleet.plugins.module_utils._miner.options import GATE
 from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import Instance
 from ansible_collections.precog.fleet.plugins.module_utils._miner.systemd import Live
@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 NOW = 1_790_000_000.0
 RANGES = {asset: (price, price) for asset, price in PRICES.items()}
-WHOLE = gate.Demand(fresh=True, whole=True, prices=RANGES)
-FRESH = gate.Demand(fresh=True, whole=False, prices=RANGES)  # of a release that was good before
+WHOLE = judge.Demand(fresh=True, whole=True, prices=RANGES)
+FRESH = judge.Demand(fresh=True, whole=False, prices=RANGES)  # of a release that was good before
 READY = {"ready": True, "age_s": dict.fromkeys(ASSETS, -1)}
 
 
@@ -39,7 +39,7 @@ def instance(port=1, engine="runtime", assets=ASSETS, **changes):
 
 
 def quick(**changes):
-    return gate.limits({"deadline_ms": 5000, "rate_hz": 40, "ready_s": 2, **changes})
+    return limits.limits({"deadline_ms": 5000, "rate_hz": 40, "ready_s": 2, **changes})
 
 
 def closed_port():
@@ -51,8 +51,12 @@ def closed_port():
 
 
 def test_without_a_word_the_limits_are_the_defaults():
-    assert gate.limits(None) == gate.limits({}) == gate.Limits(**{name: each["default"] for name, each in GATE.items()})
-    assert set(gate.BOUNDS) == set(GATE)
+    assert (
+        limits.limits(None)
+        == limits.limits({})
+        == limits.Limits(**{name: each["default"] for name, each in GATE.items()})
+    )
+    assert set(limits.BOUNDS) == set(GATE)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +72,11 @@ def test_without_a_word_the_limits_are_the_defaults():
     ],
 )
 def test_each_engine_has_its_own_time_to_be_ready_unless_one_is_given(given, engine, ready_s):
-    assert gate.limits(given).ready_for(engine) == ready_s
+    assert limits.limits(given).ready_for(engine) == ready_s
 
 
 def test_numbers_may_be_text_and_null_leaves_the_default():
-    made = gate.limits({"p99_ms": "80", "soak_s": 0, "rate_hz": None})
+    made = limits.limits({"p99_ms": "80", "soak_s": 0, "rate_hz": None})
     assert (made.p99_ms, made.soak_s, made.rate_hz) == (80.0, 0.0, 20.0)
 
 
@@ -81,13 +85,13 @@ def test_numbers_may_be_text_and_null_leaves_the_default():
 )
 def test_a_value_that_is_no_limit_is_told(value):
     with pytest.raises(HostError) as told:
-        gate.limits({"p99_ms": value})
+        limits.limits({"p99_ms": value})
     assert str(told.value) == f"miner_service_gate: p99_ms is {value!r}: give milliseconds from 1 to 60000"
 
 
 def test_all_that_is_wrong_is_told_at_once():
     with pytest.raises(HostError, match=r"p99_factor is 0.5.*\n.*there is no p98_ms. Choose from ready_s, .*") as told:
-        gate.limits({"p99_factor": 0.5, "p98_ms": 1})
+        limits.limits({"p99_factor": 0.5, "p98_ms": 1})
     assert str(told.value).count("miner_service_gate: ") == 2
 
 
@@ -95,7 +99,7 @@ def test_all_that_is_wrong_is_told_at_once():
 
 
 def judged(assets=ASSETS, **changes):
-    return gate.judge(json.dumps(answer(NOW, **changes)).encode(), assets, NOW - 2, NOW + 2.1)
+    return judge.judge(json.dumps(answer(NOW, **changes)).encode(), assets, NOW - 2, NOW + 2.1)
 
 
 def test_a_right_answer_has_its_prices_and_its_age():
@@ -163,7 +167,7 @@ def test_without_named_assets_one_has_to_be_answered():
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"null", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000])
 def test_what_is_no_answer_is_told(body):
-    assert list(gate.judge(body, ASSETS, NOW, NOW).wrong) == ["an answer is no JSON object with anything in it"]
+    assert list(judge.judge(body, ASSETS, NOW, NOW).wrong) == ["an answer is no JSON object with anything in it"]
 
 
 JSON = st.recursive(
@@ -179,7 +183,7 @@ JSON = st.recursive(
 @example({"timestamp": "9999-12-31T23:59:59Z"}, ())
 @example({"timestamp": "0000-00-00T00:00:00Z"}, ())
 def test_any_answer_is_judged(changes, assets):
-    about = gate.judge(json.dumps({**answer(NOW), **changes}).encode(), assets, NOW, NOW)
+    about = judge.judge(json.dumps({**answer(NOW), **changes}).encode(), assets, NOW, NOW)
     assert all(price > 0 for price in about.prices.values())
     assert all(len(how) <= 300 for how in about.wrong.values())
     # Each figure of it can be told as JSON.
@@ -189,13 +193,13 @@ def test_any_answer_is_judged(changes, assets):
 @settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_judged(body):
-    assert gate.judge(body, ASSETS, NOW, NOW).wrong
+    assert judge.judge(body, ASSETS, NOW, NOW).wrong
 
 
 @pytest.mark.parametrize("depth", range(10, 3000, 47))
 def test_any_depth_is_judged(depth):
     body = b'{"predictions": {"btc": ' + b"[" * depth + b"]" * depth + b"}}"
-    assert gate.judge(body, ASSETS, NOW, NOW).wrong
+    assert judge.judge(body, ASSETS, NOW, NOW).wrong
 
 
 # -- what samples amount to -------------------------------------------------------------------------------------------
@@ -206,21 +210,21 @@ def made(times):
 
 
 def test_the_first_of_each_kind_pays_for_the_start_and_is_not_timed():
-    assert gate.figures(made([0.9, 0.8, 0.01])).p99_ms == 10
-    assert gate.figures(made([0.001, 0.001, 0.01])).p50_ms == 10
-    assert gate.figures(made([0.8, 0.9])).p99_ms == 800
+    assert judge.figures(made([0.9, 0.8, 0.01])).p99_ms == 10
+    assert judge.figures(made([0.001, 0.001, 0.01])).p50_ms == 10
+    assert judge.figures(made([0.8, 0.9])).p99_ms == 800
 
 
 def test_one_slow_answer_among_few_is_not_the_p99_and_two_are():
-    assert gate.figures(made([0.01] * 60 + [0.8])).p99_ms == 10
-    assert gate.figures(made([0.01] * 60 + [0.8, 0.8])).p99_ms == 800
+    assert judge.figures(made([0.01] * 60 + [0.8])).p99_ms == 10
+    assert judge.figures(made([0.01] * 60 + [0.8, 0.8])).p99_ms == 800
 
 
 def test_errors_wrong_answers_and_medians_are_counted():
     wrong = Sample(0.01, judgement=Judgement({"bad": "first"}, {"btc": 10.0}, 7.0))
     other = Sample(0.01, judgement=Judgement({"bad": "second", "rare": "x"}, {"btc": 30.0}, 3.0))
     samples = [wrong, other, Sample(None, "gone"), Sample(2.0, "late"), Sample(None, "gone")]
-    told = gate.figures(samples)
+    told = judge.figures(samples)
     assert (told.requests, told.errors, told.faults) == (5, 3, ("gone", "late"))
     assert told.wrong == ("bad: second", "rare: x")
     assert (told.prices, told.age_s) == ({"btc": 30.0}, 7.0)
@@ -229,13 +233,13 @@ def test_errors_wrong_answers_and_medians_are_counted():
 
 def test_the_most_frequent_kinds_are_told():
     samples = [Sample(0.01, str(kind), Judgement({str(kind): "x"}, {}, 0.0)) for kind in range(9) for _ in range(kind)]
-    told = gate.figures(samples)
+    told = judge.figures(samples)
     assert told.faults == ("8", "7", "6", "5", "4")
     assert told.wrong == ("8: x", "7: x", "6: x", "5: x", "4: x")
 
 
 def test_without_an_answer_there_are_no_times():
-    told = gate.figures([Sample(None, "gone")])
+    told = judge.figures([Sample(None, "gone")])
     assert (told.p50_ms, told.p99_ms, told.prices) == (0.0, 0.0, {})
 
 
@@ -407,10 +411,12 @@ VERDICTS = {
 }
 
 
-@pytest.mark.parametrize(("before", "after", "limits", "told"), VERDICTS.values(), ids=VERDICTS)
-def test_verdict(before, after, limits, told):
+@pytest.mark.parametrize(("before", "after", "given", "told"), VERDICTS.values(), ids=VERDICTS)
+def test_verdict(before, after, given, told):
     before = None if before is None else told_of(**before)
-    assert gate.verdict(instance(), before, told_of(**after), gate.limits(limits), WHOLE) == ([told] if told else [])
+    assert verdict.verdict(instance(), before, told_of(**after), limits.limits(given), WHOLE) == (
+        [told] if told else []
+    )
 
 
 @pytest.mark.parametrize(
@@ -428,13 +434,13 @@ def test_verdict(before, after, limits, told):
     ],
 )
 def test_release_that_was_good_before_needs_form_and_fresh_prices_and_with_its_source_down_form(after, fresh, form):
-    for demand, problems in ((FRESH, fresh), (gate.FORM, form)):
-        assert len(gate.verdict(instance(), told_of(), told_of(**after), gate.limits({}), demand)) == problems
+    for demand, problems in ((FRESH, fresh), (judge.FORM, form)):
+        assert len(verdict.verdict(instance(), told_of(), told_of(**after), limits.limits({}), demand)) == problems
 
 
 def test_predictions_that_differ_from_other_hosts_are_told():
     demand = WHOLE._replace(peers={"btc": (99000.0, 99100.0)})
-    told = gate.verdict(instance(), None, told_of(judgements=answers(90000.0)), gate.limits({}), demand)
+    told = verdict.verdict(instance(), None, told_of(judgements=answers(90000.0)), limits.limits({}), demand)
     assert told == [
         "the prediction of btc is 90000 where other hosts that just passed their gate answer 99000 to 99100, 9.1% "
         "away, in 1 of 1 answers; the limit is 5.0% (gate price_tolerance)"
@@ -453,20 +459,20 @@ def test_predictions_that_differ_from_other_hosts_are_told():
     ],
 )
 def test_answers_of_other_hosts_are_compared_with_while_they_are_young(peers, prices):
-    assert gate.peers_prices(peers, NOW) == prices
+    assert verdict.peers_prices(peers, NOW) == prices
 
 
 def test_range_of_the_sources_prices_is_as_good_as_a_price():
     after = told_of(judgements=answers(80000.0, 103000.0))
-    assert gate.far_prices(after, gate.limits({}), {"btc": (84000.0, 99000.0)}) == []
-    assert "is 80000 where" in gate.far_prices(after, gate.limits({}), {"btc": (85000.0, 99000.0)})[0]
-    assert gate.far_prices(after, gate.limits({}), {}) == []
+    assert verdict.far_prices(after, limits.limits({}), {"btc": (84000.0, 99000.0)}) == []
+    assert "is 80000 where" in verdict.far_prices(after, limits.limits({}), {"btc": (85000.0, 99000.0)})[0]
+    assert verdict.far_prices(after, limits.limits({}), {}) == []
 
 
 def test_an_asset_may_be_taken_out_on_purpose():
     without = told_of(prices={"btc": 90000.0})
-    assert gate.verdict(instance(assets=("btc",)), told_of(), without, gate.limits({}), WHOLE) == []
-    assert len(gate.verdict(instance(assets=()), told_of(), without, gate.limits({}), WHOLE)) == 1
+    assert verdict.verdict(instance(assets=("btc",)), told_of(), without, limits.limits({}), WHOLE) == []
+    assert len(verdict.verdict(instance(assets=()), told_of(), without, limits.limits({}), WHOLE)) == 1
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
@@ -474,7 +480,7 @@ def test_an_asset_may_be_taken_out_on_purpose():
 
 def test_a_right_miner_is_measured_at_the_rate(miner):
     began = time.monotonic()
-    told = gate.measure(instance(miner.port), quick(rate_hz=50), 0.4)
+    told = ask.measure(instance(miner.port), quick(rate_hz=50), 0.4)
     assert 0.35 < time.monotonic() - began < 3
     assert (told.requests, told.errors, told.wrong, told.faults) == (22, 0, (), ())
     assert told.prices == PRICES
@@ -482,12 +488,12 @@ def test_a_right_miner_is_measured_at_the_rate(miner):
     assert 0 < told.p50_ms <= told.p99_ms < 5000
     assert miner.of("POST", "/predict") == 22
     assert miner.bodies.count(b"{}") == 11
-    assert gate.verdict(instance(miner.port), told, told, quick(p99_ms=5000), WHOLE) == []
+    assert verdict.verdict(instance(miner.port), told, told, quick(p99_ms=5000), WHOLE) == []
 
 
 @pytest.mark.parametrize("known", [(), ASSETS])
 def test_half_of_the_time_it_is_asked_as_validators_ask(miner, known):
-    told = gate.measure(instance(miner.port, assets=known), quick(), 0.2)
+    told = ask.measure(instance(miner.port, assets=known), quick(), 0.2)
     assert told.wrong == ()
     asked = [json.loads(body) for body in miner.bodies if body != b"{}"]
     assert len(asked) == 5
@@ -507,23 +513,23 @@ def test_half_of_the_time_it_is_asked_as_validators_ask(miner, known):
 )
 def test_a_release_that_fails_validators_alone_is_told(miner, changes, told):
     miner.mark_changes = changes
-    found = gate.measure(instance(miner.port), quick(), 0.1)
+    found = ask.measure(instance(miner.port), quick(), 0.1)
     assert [wrong[: len(told)] for wrong in found.wrong] == [told]
 
 
 def test_an_answer_for_now_is_none_for_the_mark(miner):
     """As of a release that passes the timestamp over; at the mark itself it can't be told."""
     miner.mark_changes = {"timestamp": answer(time.time() + 3)["timestamp"]}
-    assert gate.measure(instance(miner.port), quick(), 0).wrong
+    assert ask.measure(instance(miner.port), quick(), 0).wrong
 
 
 def test_connections_are_kept(miner):
-    assert gate.measure(instance(miner.port), quick(rate_hz=20), 1).requests == 22
+    assert ask.measure(instance(miner.port), quick(rate_hz=20), 1).requests == 22
     assert miner.connections < 22
 
 
 def test_at_least_one_request_of_each_kind_is_made(miner):
-    assert gate.measure(instance(miner.port), quick(), 0).requests == 2
+    assert ask.measure(instance(miner.port), quick(), 0).requests == 2
 
 
 @pytest.mark.parametrize(
@@ -538,18 +544,18 @@ def test_at_least_one_request_of_each_kind_is_made(miner):
 )
 def test_a_request_that_fails_is_an_error_and_is_not_repeated(miner, manner, fault):
     miner.manner = manner
-    told = gate.measure(instance(miner.port), quick(), 0.1)
+    told = ask.measure(instance(miner.port), quick(), 0.1)
     assert told.errors == told.requests == 6 == len(miner.bodies)
     assert len(told.faults) == 1
     assert fault in told.faults[0]
-    assert gate.verdict(instance(miner.port), None, told, quick(), WHOLE)
+    assert verdict.verdict(instance(miner.port), None, told, quick(), WHOLE)
 
 
 @pytest.mark.parametrize("manner", ["right", "drip"])
 def test_an_answer_that_is_late_is_an_error_and_is_given_up(miner, manner):
     miner.manner, miner.slow_s = manner, 30.0 if manner == "right" else 0.0
     began = time.monotonic()
-    told = gate.measure(instance(miner.port), quick(deadline_ms=300), 0.2)
+    told = ask.measure(instance(miner.port), quick(deadline_ms=300), 0.2)
     assert time.monotonic() - began < 3
     assert told.errors == told.requests == 10
     assert told.faults == (f"127.0.0.1:{miner.port} gave no answer to /predict within 300 ms",)
@@ -560,37 +566,37 @@ def test_a_slow_miner_is_asked_at_the_same_rate(miner):
     """Otherwise the slowest would be asked least, and its p99 would look better than it is."""
     miner.slow_s = 0.2
     began = time.monotonic()
-    told = gate.measure(instance(miner.port), quick(), 0.5)
+    told = ask.measure(instance(miner.port), quick(), 0.5)
     assert time.monotonic() - began < 3
     assert (told.requests, told.errors) == (22, 0)
     assert told.p50_ms >= 200
-    assert gate.verdict(instance(miner.port), told_of(), told, quick(), WHOLE)[0].startswith("p99 is ")
+    assert verdict.verdict(instance(miner.port), told_of(), told, quick(), WHOLE)[0].startswith("p99 is ")
 
 
 def test_so_many_at_once_and_no_more(miner):
     miner.slow_s = 30.0
     # All are begun long before the first is given up, also on a busy machine.
-    told = gate.measure(instance(miner.port), quick(rate_hz=200, deadline_ms=2000), 0.3)
-    assert told.requests == 2 + gate.MOST_AT_ONCE
+    told = ask.measure(instance(miner.port), quick(rate_hz=200, deadline_ms=2000), 0.3)
+    assert told.requests == 2 + ask.MOST_AT_ONCE
 
 
 def test_instance_says_which_model_it_has_and_each_answer_who_made_it(miner):
     miner.ready = (200, {**READY, "model": "ours"})
-    told = gate.measure(instance(miner.port), quick(p99_ms=5000), 0.1)
+    told = ask.measure(instance(miner.port), quick(p99_ms=5000), 0.1)
     assert (told.model, {name for one in told.judgements for name in one.models.values()}) == ("ours", {"drift"})
-    assert len(gate.verdict(instance(miner.port), None, told, quick(p99_ms=5000), WHOLE)) == len(ASSETS)
+    assert len(verdict.verdict(instance(miner.port), None, told, quick(p99_ms=5000), WHOLE)) == len(ASSETS)
     miner.ready = (200, {**READY, "model": ["odd"]})
-    assert gate.measure(instance(miner.port), quick(), 0).model == ""
+    assert ask.measure(instance(miner.port), quick(), 0).model == ""
 
 
 @pytest.mark.parametrize("kind", ["for now", "for the last mark"])
 def test_errors_are_counted_by_what_was_asked(miner, kind):
     miner.right_to = kind
-    told = gate.measure(instance(miner.port), quick(error_rate=0.6), 0.2)
+    told = ask.measure(instance(miner.port), quick(error_rate=0.6), 0.2)
     other = ({"for now", "for the last mark"} - {kind}).pop()
     assert told.kinds == {kind: (5, 0), other: (5, 5)}
     assert f"the error rate of requests {other} is 100.0%" in " ".join(
-        gate.verdict(instance(miner.port), None, told, quick(error_rate=0.6), WHOLE)
+        verdict.verdict(instance(miner.port), None, told, quick(error_rate=0.6), WHOLE)
     )
 
 
@@ -614,50 +620,50 @@ MB = 1 << 20
     ],
 )
 def test_memory_that_requests_leave_behind(memory, grown):
-    assert gate.growth(memory) == pytest.approx(grown, rel=0.15)
+    assert judge.growth(memory) == pytest.approx(grown, rel=0.15)
 
 
 def test_memory_is_looked_at_before_each_request(miner):
     had = iter(range(80 * MB, 1000 * MB, 4 * MB))
-    told = gate.measure(instance(miner.port), quick(), 0.5, lambda: next(had))
+    told = ask.measure(instance(miner.port), quick(), 0.5, lambda: next(had))
     assert told.growth == 4 * MB
-    assert gate.measure(instance(miner.port), quick(), 0.5).growth == 0
+    assert ask.measure(instance(miner.port), quick(), 0.5).growth == 0
 
 
 def test_wrong_answers_are_told_once_each(miner):
     miner.changes = {"predictions": {"btc": -5.0}}
-    told = gate.measure(instance(miner.port), quick(), 0.1)
+    told = ask.measure(instance(miner.port), quick(), 0.1)
     assert told.wrong == ("btc has no prediction that is a price: -5.0", "eth has no prediction that is a price: None")
     assert (told.errors, told.prices) == (0, {})
     miner.manner = "garbage"
-    assert "an answer is no JSON object" in gate.measure(instance(miner.port), quick(), 0).wrong[0]
+    assert "an answer is no JSON object" in ask.measure(instance(miner.port), quick(), 0).wrong[0]
 
 
 def test_nobody_there_is_an_error():
-    told = gate.measure(instance(closed_port()), quick(), 0.1)
+    told = ask.measure(instance(closed_port()), quick(), 0.1)
     assert told.errors == told.requests == 6
     assert told.faults[0].endswith("connection refused")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 def test_all_interfaces_are_this_machine(miner, host):
-    assert gate.measure(instance(miner.port, http_host=host), quick(), 0).errors == 0
+    assert ask.measure(instance(miner.port, http_host=host), quick(), 0).errors == 0
 
 
 def test_the_addresses_of_version_6_are_this_machine_too():
-    names = {gate.Place(host, 8092, 1).name for host in ("::", "[::]", "::1", "[::1]")}
+    names = {ask.Place(host, 8092, 1).name for host in ("::", "[::]", "::1", "[::1]")}
     assert names == {"[::1]:8092"}
 
 
 def test_an_upstream_miner_needs_its_axon_too(miner):
-    axon = gate.measure(instance(miner.port, "upstream"), quick(), 0)
+    axon = ask.measure(instance(miner.port, "upstream"), quick(), 0)
     assert (axon.requests, axon.errors) == (3, 0)
-    lost = gate.measure(instance(closed_port(), "upstream", http_port=miner.port), quick(), 0)
+    lost = ask.measure(instance(closed_port(), "upstream", http_port=miner.port), quick(), 0)
     assert (lost.requests, lost.errors) == (3, 1)
 
 
 def test_an_axon_is_asked_by_what_is_no_request(miner):
-    assert gate.Place("127.0.0.1", miner.port, 5).heard() == ""
+    assert ask.Place("127.0.0.1", miner.port, 5).heard() == ""
     assert not miner.asked
 
 
@@ -671,7 +677,7 @@ def test_an_axon_is_asked_by_what_is_no_request(miner):
 )
 def test_what_is_no_axon_is_told(said, told):
     with socket.create_server(("127.0.0.1", 0)) as other:
-        place = gate.Place("127.0.0.1", other.getsockname()[1], 0.5)
+        place = ask.Place("127.0.0.1", other.getsockname()[1], 0.5)
 
         def answer():
             connection, _ = other.accept()
@@ -691,10 +697,10 @@ def test_what_is_no_axon_is_told(said, told):
 
 
 def test_a_market_is_asked_for_prices_once(miner):
-    told = gate.measure(instance(miner.port, "simulator"), quick(), 0.5)
+    told = ask.measure(instance(miner.port, "simulator"), quick(), 0.5)
     assert (told.requests, told.errors, told.wrong, told.p99_ms) == (2, 0, (), 0.0)
     assert miner.of("GET", "/v4/timeseries/asset-metrics") == 1
-    assert gate.verdict(instance(miner.port, "simulator"), told, told, quick(), WHOLE) == []
+    assert verdict.verdict(instance(miner.port, "simulator"), told, told, quick(), WHOLE) == []
 
 
 @pytest.mark.parametrize(
@@ -708,13 +714,13 @@ def test_a_market_is_asked_for_prices_once(miner):
 )
 def test_a_market_without_prices_is_told(miner, prices, errors, wrong):
     miner.prices = prices
-    told = gate.measure(instance(miner.port, "simulator"), quick(), 0)
+    told = ask.measure(instance(miner.port, "simulator"), quick(), 0)
     assert (told.errors, len(told.wrong)) == (errors, wrong)
 
 
 def test_a_market_that_has_been_told_to_fail_may(miner):
     miner.faults, miner.prices = {"500": 0.5, "latency_ms": 1000.0}, (500, {})
-    told = gate.measure(instance(miner.port, "simulator"), quick(), 0)
+    told = ask.measure(instance(miner.port, "simulator"), quick(), 0)
     assert (told.requests, told.errors, told.wrong) == (1, 0, ())
 
 
@@ -724,8 +730,8 @@ def soaked(monkeypatch):
 
     def run(*measured):
         left = list(measured)
-        monkeypatch.setattr(gate, "measure", lambda *_about: left.pop(0))
-        after, problems = gate.soak(instance(), told_of(), quick(), WHOLE)
+        monkeypatch.setattr(ask, "measure", lambda *_about: left.pop(0))
+        after, problems = ask.soak(instance(), told_of(), quick(), WHOLE)
         return problems, measured.index(after), len(measured) - len(left)
 
     return run
@@ -751,8 +757,8 @@ def test_nothing_else_is_measured_again(soaked, bad):
 @pytest.mark.parametrize(("given", "seconds"), [({}, 3), ({"rejoin_s": 2}, 3), ({"rejoin_s": 10}, 10)])
 def test_a_soak_lasts_until_load_balancers_have_the_instance_back(monkeypatch, given, seconds):
     lasted = []
-    monkeypatch.setattr(gate, "measure", lambda _instance, _limits, soak_s, _memory: lasted.append(soak_s) or told_of())
-    gate.soak(instance(), told_of(), gate.limits(given), WHOLE)
+    monkeypatch.setattr(ask, "measure", lambda _instance, _limits, soak_s, _memory: lasted.append(soak_s) or told_of())
+    ask.soak(instance(), told_of(), limits.limits(given), WHOLE)
     assert lasted == [seconds]
 
 
@@ -776,7 +782,7 @@ STEADY = Live("active", "active (running)", 7, True, 2, "0" * 12)
     ],
 )
 def test_an_instance_has_to_run_through_its_soak(changes, told):
-    found = gate.unsteady(STEADY, STEADY._replace(**changes))
+    found = verdict.unsteady(STEADY, STEADY._replace(**changes))
     assert len(found) == len(told)
     assert all(text in one for text, one in zip(told, found))
 
@@ -785,8 +791,8 @@ def test_an_instance_has_to_run_through_its_soak(changes, told):
 
 
 def test_ready_at_once(miner):
-    assert gate.wait_ready(instance(miner.port), quick(), lambda: "unasked", FRESH) == ""
-    assert gate.wait_ready(instance(miner.port, "simulator"), quick(), lambda: "unasked", FRESH) == ""
+    assert ask.wait_ready(instance(miner.port), quick(), lambda: "unasked", FRESH) == ""
+    assert ask.wait_ready(instance(miner.port, "simulator"), quick(), lambda: "unasked", FRESH) == ""
 
 
 def test_ready_after_a_while(miner):
@@ -797,14 +803,14 @@ def test_ready_after_a_while(miner):
             miner.ready = (200, READY)
         return ""
 
-    assert gate.wait_ready(instance(miner.port), quick(ready_s=30), alive, FRESH) == ""
+    assert ask.wait_ready(instance(miner.port), quick(ready_s=30), alive, FRESH) == ""
     assert miner.of("GET", "/readyz") == 4
 
 
 def test_never_ready_tells_the_last_thing_seen(miner):
     miner.ready = (503, {"ready": False, "age_s": {"btc": None}})
     began = time.monotonic()
-    told = gate.wait_ready(instance(miner.port), quick(ready_s=0.4), lambda: "", FRESH)
+    told = ask.wait_ready(instance(miner.port), quick(ready_s=0.4), lambda: "", FRESH)
     assert time.monotonic() - began < 3
     seen = f'127.0.0.1:{miner.port}/readyz answers 503 {{"ready": false, "age_s": {{"btc": null}}}}'
     assert told == f"not ready after 0.4 s (gate ready_s): {seen}"
@@ -813,7 +819,7 @@ def test_never_ready_tells_the_last_thing_seen(miner):
 def test_what_can_never_be_ready_is_not_waited_for():
     began = time.monotonic()
     failed = "the unit has failed: exit code 1"
-    told = gate.wait_ready(instance(closed_port()), quick(ready_s=60), lambda: failed, FRESH)
+    told = ask.wait_ready(instance(closed_port()), quick(ready_s=60), lambda: failed, FRESH)
     assert told == failed
     assert time.monotonic() - began < 5
 
@@ -822,15 +828,15 @@ def test_a_socket_without_a_process_behind_it_is_not_waited_for_long():
     """As with a socket of systemd: connections are taken, and nobody answers."""
     with socket.create_server(("127.0.0.1", 0)) as waiting:
         began = time.monotonic()
-        told = gate.wait_ready(instance(waiting.getsockname()[1]), quick(ready_s=1), lambda: "", FRESH)
+        told = ask.wait_ready(instance(waiting.getsockname()[1]), quick(ready_s=1), lambda: "", FRESH)
         assert time.monotonic() - began < 4
     assert "gave no answer to /readyz within 1000 ms" in told
 
 
 def test_an_upstream_miner_is_ready_when_its_axon_is(miner):
     there = instance(miner.port, "upstream")
-    assert gate.wait_ready(there, quick(), lambda: "", FRESH) == ""
-    told = gate.wait_ready(there._replace(port=closed_port()), quick(ready_s=0.3), lambda: "", FRESH)
+    assert ask.wait_ready(there, quick(), lambda: "", FRESH) == ""
+    told = ask.wait_ready(there._replace(port=closed_port()), quick(ready_s=0.3), lambda: "", FRESH)
     assert told.endswith("connection refused")
 
 
@@ -853,15 +859,15 @@ def ages(miner, *told, status=200):
 def test_instance_without_a_price_newer_than_its_process_is_not_ready(miner, told, why):
     """As after a wrong key: it answers from what its predecessor kept, and /readyz says 200."""
     ages(miner, told)
-    assert re.search(f"{why}$", gate.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", FRESH))
-    assert gate.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", gate.FORM) == ""
+    assert re.search(f"{why}$", ask.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", FRESH))
+    assert ask.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", judge.FORM) == ""
 
 
 def test_instance_whose_assets_nobody_named_has_to_have_prices_of_some(miner):
     unnamed = instance(miner.port, assets=())
-    assert gate.wait_ready(unnamed, quick(), lambda: "", FRESH) == ""
+    assert ask.wait_ready(unnamed, quick(), lambda: "", FRESH) == ""
     ages(miner, {})
-    told = gate.wait_ready(unnamed, quick(ready_s=0.3), lambda: "", FRESH)
+    told = ask.wait_ready(unnamed, quick(ready_s=0.3), lambda: "", FRESH)
     assert told.endswith("/readyz does not say how old its prices are")
 
 
@@ -869,23 +875,23 @@ def test_instance_is_ready_as_soon_as_prices_came_and_is_made_to_look_for_them(m
     kept, came = {"btc": 100, "eth": 100}, {"btc": 0, "eth": 0}
     miner.ready = lambda: (200, {"ready": True, "age_s": came if miner.of("POST", "/predict") else kept})
     began = time.monotonic()
-    assert gate.wait_ready(instance(miner.port), quick(ready_s=30), lambda: "", FRESH) == ""
+    assert ask.wait_ready(instance(miner.port), quick(ready_s=30), lambda: "", FRESH) == ""
     assert 1 <= time.monotonic() - began < 10
 
 
 def test_instance_that_has_no_prices_is_well_enough_while_its_source_is_down(miner):
     miner.ready = (503, {"ready": False, "age_s": {"btc": 4000, "eth": None}})
-    assert gate.wait_ready(instance(miner.port), quick(), lambda: "", gate.FORM) == ""
+    assert ask.wait_ready(instance(miner.port), quick(), lambda: "", judge.FORM) == ""
     miner.ready = (503, b"starting")
-    assert gate.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", gate.FORM)
+    assert ask.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", judge.FORM)
     miner.ready = (404, {"ready": False, "draining": True})
-    assert gate.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", gate.FORM)
+    assert ask.wait_ready(instance(miner.port), quick(ready_s=0.3), lambda: "", judge.FORM)
 
 
 def test_answer_that_there_are_no_prices_is_told_from_other_errors(miner):
     nothing = json.dumps({"predictions": {}, "refused": {"btc": "the newest price is 4000 s old"}}).encode()
     miner.manner, miner.said = "unable", nothing
-    told = gate.measure(instance(miner.port), quick(), 0.1)
+    told = ask.measure(instance(miner.port), quick(), 0.1)
     assert (told.requests, told.errors, told.priceless) == (6, 6, 6)
     miner.said = b"oops"
-    assert gate.measure(instance(miner.port), quick(), 0.1).priceless == 0
+    assert ask.measure(instance(miner.port), quick(), 0.1).priceless == 0
