@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout
+from ansible_collections.precog.fleet.plugins.module_utils._miner import prices, rollout
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
 from ansible_collections.precog.fleet.plugins.module_utils._miner.gate.judge import Figures
 from ansible_collections.precog.fleet.plugins.module_utils._miner.guarded import TIMER
@@ -343,7 +343,7 @@ def gate_of(host: MadeSystemd, monkeypatch) -> list[tuple[str, str]]:
     monkeypatch.setattr(rollout.ask, "soak", soak)
     monkeypatch.setattr(rollout.ask, "measure", measure)
     monkeypatch.setattr(rollout.systemd, "holders", lambda _port: {})
-    monkeypatch.setattr(rollout.source, "ask", lambda _source, _max_age_s: Market())
+    monkeypatch.setattr(prices.source, "ask", lambda _source, _max_age_s: Market())
     return asked
 
 

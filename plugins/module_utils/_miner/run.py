@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._environment.check import MARKER
 from .._host import processes, psutil_facts
 from .._host.host import HostError
-from . import bounds, difference, guarded, rollout, systemd, units
+from . import bounds, compare, difference, faults, guarded, place, rollout, size, systemd, units
 from . import plan as miner_plan
+from . import user as users
 from .gate.limits import limits
 from .plan import RELEASE_FILE
 from .store import PREVIOUS, Past, Release, Store, label, stayed
@@ -102,8 +103,8 @@ def _deployed(host: Host, params: Mapping[str, Any], work: rollout.Rollout, give
         return _withdrawn(host, work, plan.release, params, check_mode=check_mode)
     if params["hold"] and plan.release != store.current:
         return _on_hold(host, work, plan.release, params, check_mode=check_mode)
-    plan = plan._replace(secrets={**plan.secrets, **rollout.unwanted(host, plan.secrets)})
-    outcome = Outcome(warnings=[*plan.warnings, *rollout.small(host, params, plan)])
+    plan = plan._replace(secrets={**plan.secrets, **compare.unwanted(host, plan.secrets)})
+    outcome = Outcome(warnings=[*plan.warnings, *size.small(host, params, plan)])
     whole = store.is_whole(plan, links)
     new = not store.lies_there(plan.release)
     damaged = not whole and not new
@@ -210,21 +211,21 @@ def _held(outcome: Outcome, params: Mapping[str, Any]) -> Outcome:
 def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
     """Stop all instances, and remove all but what they wrote: the folder of their state."""
     store = Store(host, params["root"])
-    users = rollout.our_users(host)
+    made = users.our_users(host)
     secrets = [units.SECRETS] if host.exists(units.SECRETS) else []
     guard = guarded.there(host, params["root"])
-    found = [*rollout.ours(host), *store.names(), *secrets, *users, *guard]
+    found = [*compare.ours(host), *store.names(), *secrets, *made, *guard]
     row = _row("miner", None, ", ".join(found) or None, None, units.UNIT_ROOT)
     if found and not check_mode:
         # First of all: if this run is killed, nothing may bring a release back.
         guarded.remove(host, params["root"])
-        faults = rollout.leave_nothing(host, limits(params["gate"]).drain_s)
+        faults = place.leave_nothing(host, limits(params["gate"]).drain_s)
         if faults:
             raise HostError(f"Not all could be stopped: {' '.join(map(str, faults))} Mend that, then run again")
         store.remove()
         host.remove_tree(f"{params['root']}/{UPSTREAM}")
         host.remove_tree(units.SECRETS)
-        for user in users:
+        for user in made:
             host.run(["userdel", user])
     return Outcome(changed=bool(found), settings=[row])
 
@@ -233,9 +234,9 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
     """Return the plan, and what its release is linked to."""
     if not params["environment"]:
         raise HostError("miner_service_environment is empty: run the role python_env first, or name an environment")
-    rollout.expect_user(host, params["user"])
+    users.expect_user(host, params["user"])
     for name in ("root", "environment"):
-        rollout.expect_roots(host, f"miner_service_{name}", params[name])
+        users.expect_roots(host, f"miner_service_{name}", params[name])
     known = {**params, **_facts_of(host, params["environment"])}
     # A run that only looks finds none yet where python_env would have built it.
     if not check_mode and not host.exists(f"{known['environment']}/bin/python"):
@@ -246,7 +247,7 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
     links = {"environment": known["environment"]}
     plan = miner_plan.plan(known, "")
     for one in plan.instances:
-        rollout.expect_user(host, units.user(params["user"], one.name), one.name)
+        users.expect_user(host, units.user(params["user"], one.name), one.name)
     if all(instance.engine != UPSTREAM for instance in plan.instances):
         return plan, links
     from . import upstream
@@ -313,14 +314,14 @@ def _make_users(host: Host, params: Mapping[str, Any], plan: Plan, *, check_mode
     """Make the users of a plan's instances that are missing."""
     for one in plan.instances:
         name = units.user(params["user"], one.name)
-        if rollout.user(host, name) is None and not check_mode:
-            rollout.make_user(host, name, f"{params['state_root']}/{one.name}")
+        if users.user(host, name) is None and not check_mode:
+            users.make_user(host, name, f"{params['state_root']}/{one.name}")
 
 
 def _foreseen(host: Host, work: rollout.Rollout, plan: Plan, outcome: Outcome) -> Outcome:
     """Fill in what a run would do that makes a new release."""
     release = Release(plan.release, plan.units, plan.instances)
-    seen = rollout.look(host, work.store, release, plan.secrets)
+    seen = compare.look(host, work.store, release, plan.secrets)
     todo = work.todo(release, plan.secrets, seen)
     outcome.changed, outcome.release = True, plan.release
     told = Told(work, release, todo, seen, seen.live, release.name, work.store.past().trying)
@@ -342,12 +343,12 @@ class Told(NamedTuple):
 
     work: rollout.Rollout
     release: Release
-    todo: rollout.Work
-    seen: rollout.Seen
+    todo: compare.Work
+    seen: compare.Seen
     now: Mapping[str, systemd.Live]
     persisted: str
     cut_short: str
-    failure: rollout.Failure | None = None
+    failure: faults.Failure | None = None
 
 
 def _roll(
@@ -361,7 +362,7 @@ def _roll(
     """Bring a release that lies on the host about."""
     # Before anything is switched: a run that is killed leaves it to the guard to go back.
     guard = _guard_rows(host, work.store.root, check_mode=check_mode)
-    seen = rollout.look(host, work.store, release, secrets)
+    seen = compare.look(host, work.store, release, secrets)
     todo, cut_short = work.todo(release, secrets, seen), work.store.past().trying
     runs = not todo.idle and not check_mode
     files = difference.files(host, work.store.folder(release.name)) if todo.switch else {}
@@ -372,7 +373,7 @@ def _roll(
     try:
         now = systemd.look(host, seen.live) if runs else seen.live
         persisted = work.store.current if runs else release.name
-        in_force = rollout.ours(host) if runs else seen.units
+        in_force = compare.ours(host) if runs else seen.units
         _tell(host, outcome, Told(work, release, todo, seen, now, persisted, cut_short, failure), in_force)
     except Exception as error:
         # What failed matters more than what can be told of it.
@@ -418,7 +419,7 @@ def _limit_rows(host: Host, name: str, in_force: Mapping[str, bytes], live: syst
 
     systemd gives a unit less than it names, without a word, where it may not raise its own hard limit.
     """
-    path = f"{units.service(name)}.d/{rollout.DROP_IN}"
+    path = f"{units.service(name)}.d/{compare.DROP_IN}"
     try:
         given = processes.parse_limits(host.read_text(f"/proc/{live.pid}/limits")) if live.pid else {}
     except OSError:  # it has ended by now
@@ -453,7 +454,7 @@ def _bound_rows(
     host: Host, instance: Instance, in_force: Mapping[str, bytes], live: systemd.Live
 ) -> list[dict[str, Any]]:
     """Return a row for each bound that an instance's unit names, and that this host does not enforce."""
-    path = f"{units.service(instance.name)}.d/{rollout.DROP_IN}"
+    path = f"{units.service(instance.name)}.d/{compare.DROP_IN}"
     lacking = bounds.lacking(host, in_force.get(path, b"").decode(), live)
     return [
         {
@@ -468,7 +469,7 @@ def _bound_rows(
 def _instance_row(instance: Instance, told: Told) -> dict[str, Any]:
     """Return the row of an instance."""
     name, failure = instance.name, told.failure
-    unit = f"{units.UNIT_ROOT}/{rollout.TEMPLATE}"
+    unit = f"{units.UNIT_ROOT}/{compare.TEMPLATE}"
     before, after = _state(told.seen.live[name]), _state(told.now[name])
     row = _row(f"miner:{name}", f"{instance.digest} active", before, after, unit)
     row["persisted_before"], row["persisted"] = told.seen.current or None, told.persisted or None
@@ -518,8 +519,8 @@ def _row(name: str, desired: str | None, before: str | None, after: str | None, 
 def _diff(
     host: Host,
     store: Store,
-    seen: rollout.Seen,
-    todo: rollout.Work,
+    seen: compare.Seen,
+    todo: compare.Work,
     release: str,
     files: Mapping[str, bytes],
     secrets: Mapping[str, Secret],

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host import host as host_module
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import drain, guarded, rollout, run, units
+from ansible_collections.precog.fleet.plugins.module_utils._miner import compare, drain, guarded, rollout, run, units
 from ansible_collections.precog.fleet.plugins.module_utils._miner import guard as miner_guard
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     PARAMS,
@@ -78,7 +78,7 @@ def check_runs(host, plan):
     assert host.listens() == dict(sorted(sockets.items()))
     services = {f"precog-miner@{one.name}.service" for one in plan.instances}
     assert set(host.enabled()) == services | {f"precog-miner@{name}.socket" for name in sockets}
-    assert rollout.ours(host) == plan.units
+    assert compare.ours(host) == plan.units
     assert all(host.answers(one) == "" for one in plan.instances)
 
 
@@ -110,7 +110,7 @@ def test_release_that_was_good_for_no_time_leaves_nothing(host, cut_short):
     cut_short("new")
     guard = watch(host)
     assert (host.current(), host.running(), host.listens(), host.enabled()) == ("", {}, {}, [])
-    assert rollout.ours(host) == {}
+    assert compare.ours(host) == {}
     assert store_of(host).past().trying == ""
     assert "nothing runs now" in guard.told
     assert roll(host, "new").failure == ""
@@ -221,8 +221,8 @@ def test_its_places_are_those_of_the_module():
     assert miner_guard.LOCK == rollout.LOCK
     assert miner_guard.UNIT_ROOT == units.UNIT_ROOT
     assert miner_guard.RUN == units.RUN
-    assert f"{miner_guard.PREFIX}.service" == TEMPLATE == rollout.TEMPLATE
-    assert miner_guard.DROP_IN == rollout.DROP_IN
+    assert f"{miner_guard.PREFIX}.service" == TEMPLATE == compare.TEMPLATE
+    assert miner_guard.DROP_IN == compare.DROP_IN
     assert miner_guard.TEMPORARY_SUFFIX == host_module.TEMPORARY_SUFFIX
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
+from ansible_collections.precog.fleet.plugins.module_utils._miner import size
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     PARAMS,
     gate_of,
@@ -33,7 +34,7 @@ def host(memory, monkeypatch):
 @pytest.fixture
 def inventory(host, monkeypatch):
     """Rolls out what an inventory makes."""
-    monkeypatch.setattr(miner.rollout, "small", lambda *_args: [])
+    monkeypatch.setattr(size, "small", lambda *_args: [])
 
     def run(release, *, check=False, **params):
         monkeypatch.setattr(miner, "_planned", lambda *_args, **_mode: (host.plans[release], {}))

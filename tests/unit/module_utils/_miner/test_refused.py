@@ -7,7 +7,7 @@ import os
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout, systemd
+from ansible_collections.precog.fleet.plugins.module_utils._miner import systemd, user
 from ansible_collections.precog.fleet.tests import places
 from ansible_collections.precog.fleet.tests.unit.made_systemd import make_systemd
 from ansible_collections.precog.fleet.tests.unit.module_utils._miner.test_plan import plan, problems
@@ -71,7 +71,7 @@ def test_a_user_of_debians_is_refused(host, name, number):  # noqa: F811
     with pytest.raises(
         HostError, match=rf"miner_service_user is '{name}', which is one of Debian's own users .ID {number}"
     ):
-        rollout.expect_user(host, name)
+        user.expect_user(host, name)
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_a_user_that_something_else_runs_as_is_refused(host, cgroup, refused):  
     host.stage("/proc/7/cgroup", cgroup.encode()).commit()
     host.stage("/proc/8/status", b"Name:\ty\nUid:\t99\t990\t990\t990\n").commit()
     if not refused:
-        rollout.expect_user(host, "precog-miner")
+        user.expect_user(host, "precog-miner")
         return
     with pytest.raises(HostError, match=r"other processes run as that user .process 7."):
-        rollout.expect_user(host, "precog-miner")
+        user.expect_user(host, "precog-miner")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -101,10 +101,10 @@ def test_a_folder_that_others_can_change_is_refused(tmp_path, owner, mode, refus
     folder.chmod(mode)
     os.chown(folder, owner, owner)
     if not refused:
-        rollout.expect_roots(Host(str(tmp_path)), "miner_service_root", "/srv/precog")
+        user.expect_roots(Host(str(tmp_path)), "miner_service_root", "/srv/precog")
         return
     with pytest.raises(HostError, match=r"miner_service_root is '/srv/precog', but /srv can be changed by others"):
-        rollout.expect_roots(Host(str(tmp_path)), "miner_service_root", "/srv/precog")
+        user.expect_roots(Host(str(tmp_path)), "miner_service_root", "/srv/precog")
 
 
 def test_the_interpreter_on_a_host_is_roots_and_not_what_a_login_finds_first():

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
-from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout
+from ansible_collections.precog.fleet.plugins.module_utils._miner import compare, size, user
 from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import Instance, Secret
 from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Release
 from ansible_collections.precog.fleet.plugins.module_utils._miner.systemd import Live
@@ -22,7 +22,7 @@ HOTKEY = "/etc/precog-miner/two/wallets/w/hotkeys/h"
 VARIABLES = "/etc/precog-miner/one.env"
 SECRETS = {HOTKEY: Secret(b"key", "miner"), VARIABLES: Secret(b"A=b", "root")}
 RUNS = Live("active", "active (running)", 7, True, 0, "11")
-SEEN = rollout.Seen(
+SEEN = compare.Seen(
     "new",
     {"one": RUNS, "two": RUNS._replace(digest="22")},
     UNITS,
@@ -31,7 +31,7 @@ SEEN = rollout.Seen(
 
 
 def work(**differs):
-    return rollout.compare(RELEASE, SECRETS, SEEN._replace(**differs))
+    return compare.compare(RELEASE, SECRETS, SEEN._replace(**differs))
 
 
 def live(**differs):
@@ -113,7 +113,7 @@ def test_instances_that_are_wanted_no_more_are_stopped_and_their_units_removed()
     ],
 )
 def test_going_back_starts_what_differs_and_what_had_another_secret(done, now, started):
-    found = rollout.undoing(work(**done), RELEASE, SEEN._replace(**now))
+    found = compare.undoing(work(**done), RELEASE, SEEN._replace(**now))
     assert found.start == started
     assert found.secrets == ()
 
@@ -123,15 +123,15 @@ def test_ours_are_the_units_of_our_names_and_no_drop_in_of_others(tmp_path):
     for name in (*UNITS, "precog-miner@one.service.d/20-own.conf", "ssh.service", "multi-user.target.wants/x.service"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(UNITS.get(name, b"of another"))
-    assert rollout.ours(Host(str(tmp_path))) == UNITS
-    assert rollout.names_in(UNITS) == ["one", "two"]
+    assert compare.ours(Host(str(tmp_path))) == UNITS
+    assert compare.names_in(UNITS) == ["one", "two"]
 
 
 def test_a_user_is_found_by_its_name(tmp_path):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nprecog-miner:x:990:991::/:/usr/sbin/nologin\n")
-    assert rollout.user(Host(str(tmp_path)), "precog-miner") == (990, 991)
-    assert rollout.user(Host(str(tmp_path)), "precog") is None
+    assert user.user(Host(str(tmp_path)), "precog-miner") == (990, 991)
+    assert user.user(Host(str(tmp_path)), "precog") is None
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_host_that_is_too_small_is_told_with_figures(tmp_path, monkeypatch, me
     (tmp_path / "proc/meminfo").write_text(f"MemTotal: {memory_mb * 1024} kB\nMemFree: 1 kB\n")
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(cpus)))
     params = {"minimum_memory_mb": {"upstream": "8192", "runtime": None}, "minimum_cpus": {"upstream": 2}}
-    found = rollout.small(Host(str(tmp_path)), params, dataclasses.make_dataclass("Made", ["instances"])((ONE, TWO)))
+    found = size.small(Host(str(tmp_path)), params, dataclasses.make_dataclass("Made", ["instances"])((ONE, TWO)))
     assert bool(found) == warns
     assert all(f"{memory_mb} MB of memory and {cpus} CPUs" in told for told in found)
     assert all("of which 7% may lack" in told for told in found)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout, run, source
+from ansible_collections.precog.fleet.plugins.module_utils._miner import prices, rollout, run, source
 from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import File, Secret
 from ansible_collections.precog.fleet.tests.unit.made_api import made_api
 from ansible_collections.precog.fleet.tests.unit.made_miner import ASSETS, PRICES, made_miner
@@ -154,7 +154,7 @@ def test_going_back_to_wrong_prices_is_warned_of(fleet):
 
 
 def test_new_release_is_compared_with_other_hosts_that_passed(fleet, monkeypatch):
-    monkeypatch.setattr(rollout, "LOCAL", ())
+    monkeypatch.setattr(prices, "LOCAL", ())
     fleet.make("first")
     answers = fleet.roll("first").answers
     assert answers["predictions"] == PRICES
@@ -166,7 +166,7 @@ def test_new_release_is_compared_with_other_hosts_that_passed(fleet, monkeypatch
 
 
 def test_way_back_is_compared_with_no_other_host(fleet, monkeypatch):
-    monkeypatch.setattr(rollout, "LOCAL", ())
+    monkeypatch.setattr(prices, "LOCAL", ())
     fleet.make("first")
     fleet.make("second")
     other = {**fleet.roll("first").answers, "predictions": {"btc": 99000.0}}
@@ -348,7 +348,7 @@ def test_new_release_whose_source_goes_down_before_its_gate_is_gone_back_from(fl
     fleet.make("first")
     fleet.make("second")
     assert fleet.roll("first").failure == ""
-    monkeypatch.setattr(rollout, "FRESH_S", 0.0)
+    monkeypatch.setattr(prices, "FRESH_S", 0.0)
     real = rollout.systemd.start
 
     def goes_down(*about, **more):
@@ -405,7 +405,7 @@ def test_way_back_needs_fresh_prices_though_the_gate_gets_no_turn(busy):
 
 def test_what_the_source_said_before_counts_while_the_gate_gets_no_turn(fleet, monkeypatch):
     monkeypatch.setattr(source, "BUSY_S", 0.2)
-    monkeypatch.setattr(rollout, "FRESH_S", 0.0)
+    monkeypatch.setattr(prices, "FRESH_S", 0.0)
     fleet.make("first")
     assert fleet.roll("first").failure == ""
     real = rollout.ask.wait_ready

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import drain, rollout
+from ansible_collections.precog.fleet.plugins.module_utils._miner import compare, drain, rollout, size
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
     CAN_NOT_START,
@@ -306,7 +306,7 @@ def inventory(host, asked, monkeypatch):
     plan, links = host.plans["old"], {"environment": "/opt/precog/env/miner-1"}
     store_of(host).save(plan, links)
     monkeypatch.setattr(miner, "_planned", lambda *_args, **_mode: (plan, links))
-    monkeypatch.setattr(miner.rollout, "small", lambda *_args: [])
+    monkeypatch.setattr(size, "small", lambda *_args: [])
     return lambda check=False: miner.deploy(host, PARAMS, check_mode=check)
 
 
@@ -341,7 +341,7 @@ def held(host, asked, monkeypatch):
     """Rolls out an inventory that makes the release `new`, while releases are held."""
     assert not asked
     monkeypatch.setattr(miner, "_planned", lambda *_args, **_mode: (host.plans["new"], {}))
-    monkeypatch.setattr(miner.rollout, "small", lambda *_args: [])
+    monkeypatch.setattr(size, "small", lambda *_args: [])
     return lambda: miner.deploy(host, {**PARAMS, "hold": HOLD}, check_mode=False)
 
 
@@ -596,7 +596,7 @@ def test_a_failure_of_no_instance_has_a_row_of_its_own(host):
 @pytest.mark.usefixtures("asked")
 def test_what_can_not_be_told_never_hides_a_failure(host, monkeypatch):
     host.bad[NEW["one"]] = "it answers wrongly"
-    monkeypatch.setattr(rollout, "ours", lambda _host, real=rollout.ours: after(host, real))
+    monkeypatch.setattr(compare, "ours", lambda _host, real=compare.ours: after(host, real))
 
     def after(host, real):
         if "this host is well again" in host.asked:

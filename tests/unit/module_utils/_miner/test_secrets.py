@@ -7,8 +7,9 @@ import stat
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
-from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout
+from ansible_collections.precog.fleet.plugins.module_utils._miner import compare
 from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
+from ansible_collections.precog.fleet.plugins.module_utils._miner.place import Places
 from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import Instance, Secret
 from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Release
 from ansible_collections.precog.fleet.plugins.module_utils._miner.systemd import Live
@@ -36,14 +37,14 @@ def tree(tmp_path):
 
 @pytest.fixture
 def work(tree):
-    """A run on the host of the tree, by whose own ways its secrets are placed."""
-    return rollout.Rollout(Host(str(tree)), PARAMS)
+    """The places of secrets on the host of the tree."""
+    return Places(Host(str(tree)), PARAMS["user"])
 
 
 @pytest.fixture
 def placed(work):
     for path, secret in WANTED.items():
-        work._place_secret(path, secret)
+        work.secret(path, secret)
 
 
 def about(tree, path):
@@ -54,10 +55,10 @@ def about(tree, path):
 def compared(tree, wanted):
     """What has to be done on the host for its instances to run with some secrets, all else as it should be."""
     host = Host(str(tree))
-    secrets = {**wanted, **rollout.unwanted(host, wanted)}
+    secrets = {**wanted, **compare.unwanted(host, wanted)}
     live = {"one": RUNS, "two": RUNS._replace(digest="22")}
-    seen = rollout.Seen("new", live, {}, {path: rollout._content(host, path) for path in secrets})
-    return secrets, seen, rollout.compare(RELEASE, secrets, seen)
+    seen = compare.Seen("new", live, {}, {path: compare.content(host, path) for path in secrets})
+    return secrets, seen, compare.compare(RELEASE, secrets, seen)
 
 
 @pytest.mark.usefixtures("placed")
@@ -84,7 +85,7 @@ def test_what_is_there_and_not_wanted_is_work_for_who_had_it(tree, gone, started
 @pytest.mark.usefixtures("placed")
 def test_a_secret_of_an_instance_that_is_no_more_starts_none(tree, work):
     other = "/etc/precog-miner/three/wallets/one/hotkeys/two"
-    work._place_secret(other, Secret(b"key", "miner"))
+    work.secret(other, Secret(b"key", "miner"))
     _, _, todo = compared(tree, WANTED)
     assert (todo.secrets, todo.start) == ((other,), ())
 
@@ -93,19 +94,19 @@ def test_a_secret_of_an_instance_that_is_no_more_starts_none(tree, work):
 def test_variables_go_before_the_start_and_a_wallet_after_the_gate(tree, work):
     secrets, _, todo = compared(tree, {})
     for path in todo.secrets:
-        work._place_secret(path, secrets[path])
+        work.secret(path, secrets[path])
     assert not (tree / VARIABLES.lstrip("/")).exists()
     assert (tree / HOTKEY.lstrip("/")).exists()
-    work._remove_secrets(todo.secrets)
+    work.remove_secrets(todo.secrets)
     assert list((tree / "etc/precog-miner").iterdir()) == []
 
 
 @pytest.mark.usefixtures("placed")
 def test_going_back_brings_what_was_taken_away(tree, work):
     secrets, seen, todo = compared(tree, {})
-    work._remove_secrets(todo.secrets)
+    work.remove_secrets(todo.secrets)
     for path, data in seen.secrets.items():
-        work._restore_secret(path, data, secrets[path].owner)
+        work.restore(path, data, secrets[path].owner)
     assert compared(tree, WANTED)[2].idle
     assert (about(tree, HOTKEY), about(tree, VARIABLES)) == ((0o400, 990, 991), (0o400, 0, 0))
 
@@ -113,7 +114,7 @@ def test_going_back_brings_what_was_taken_away(tree, work):
 def test_what_a_killed_run_left_of_a_secret_goes_too(tree):
     host = Host(str(tree))
     host.stage(VARIABLES, b"A=b")
-    (left,) = rollout.unwanted(host, WANTED)
+    (left,) = compare.unwanted(host, WANTED)
     assert left != VARIABLES
     assert (tree / left.lstrip("/")).read_bytes() == b"A=b"
 
@@ -126,8 +127,8 @@ OWN = {**TEMPLATE, "precog-miner@two.service.d/10-instance.conf": b"[Service]\nU
 def test_a_wallet_is_for_the_user_of_the_unit_that_starts(tree, work):
     """In releases of before all instances had one user, and the way back is one of them."""
     for units, owner in ((TEMPLATE, 989), (OWN, 990)):
-        work._give_wallet("two", RELEASE._replace(units=units))
+        work.give_wallet("two", RELEASE._replace(units=units))
         assert about(tree, HOTKEY) == (0o400, owner, 991)
         assert (tree / HOTKEY.lstrip("/")).read_bytes() == b"key"
-    work._give_wallet("one", RELEASE._replace(units=OWN))
+    work.give_wallet("one", RELEASE._replace(units=OWN))
     assert about(tree, VARIABLES) == (0o400, 0, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout, units
+from ansible_collections.precog.fleet.plugins.module_utils._miner import rollout, units, user
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
 from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 from ansible_collections.precog.fleet.tests.unit.module_utils._miner.test_plan import plan
@@ -51,9 +51,9 @@ def host(tmp_path):
 
 
 def test_a_user_that_was_made_is_taken_away(host):
-    rollout.expect_user(host, "precog-miner")
-    rollout.make_user(host, "precog-miner", "/var/lib/precog-miner")
-    rollout.expect_user(host, "precog-miner")
+    user.expect_user(host, "precog-miner")
+    user.make_user(host, "precog-miner", "/var/lib/precog-miner")
+    user.expect_user(host, "precog-miner")
     assert miner.withdraw(host, PARAMS, check_mode=False).changed
     assert host.commands("userdel") == [["userdel", "precog-miner"]]
 
@@ -67,7 +67,7 @@ def test_a_user_that_was_there_before_stays(host, name):
 
 def test_a_user_of_the_system_that_is_there_will_do(host):
     entries(host, ROOT, THEIRS, groups=("precog-miner",))
-    rollout.expect_user(host, "precog-miner")
+    user.expect_user(host, "precog-miner")
 
 
 REFUSED = [
@@ -87,7 +87,7 @@ REFUSED = [
 def test_what_can_be_no_user_of_the_miners_is_told(host, users, groups, name, told):
     entries(host, *users, groups=groups)
     with pytest.raises(HostError, match=f"miner_service_user is '{name}'.*{told}"):
-        rollout.expect_user(host, name)
+        user.expect_user(host, name)
     with pytest.raises(HostError, match="miner_service_user"):
         miner.deploy(host, {**PARAMS, "user": name, "environment": "/opt/precog/env/x"}, check_mode=False)
     assert host.asked == []
@@ -98,7 +98,7 @@ def test_the_lock_lies_where_only_root_writes():
     assert rollout.LOCK.startswith("/var/lib/precog-fleet/")
 
 
-MADE = f"990:990:{rollout.COMMENT}:/:/usr/sbin/nologin"
+MADE = f"990:990:{user.COMMENT}:/:/usr/sbin/nologin"
 
 
 def test_each_instance_has_a_user_of_its_own():
@@ -136,4 +136,4 @@ def test_all_users_that_were_made_are_taken_away_and_no_others(host):
 def test_a_login_by_an_instances_name_is_refused(host):
     host.remember(DEPLOY.replace("deploy:", "precog-miner-main:"))
     with pytest.raises(HostError, match=r"instances.main would run as 'precog-miner-main' .* is a login of this host"):
-        rollout.expect_user(host, "precog-miner-main", "main")
+        user.expect_user(host, "precog-miner-main", "main")
