@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .._host.host import HostError, StagedFile
 from .ledger import OriginalFile
-from .managed import HEADER, read_managed
+from .managed import HEADER, files_of, read_managed
 from .model import REFUSED, UNKNOWN, UNSUPPORTED, refusal, remedy, told
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def apply(host: Host, ledger: Ledger, jobs: Sequence[Job]) -> None:
             # The disk says no even now: take the kernel's values back too.
             for job in reversed(jobs):
                 for change in reversed(job.changes):
-                    job.subsystem.put_back(host, change)
+                    job.subsystem.put_back(host, job.plan, change)
             raise
     # Before the ledger forgets: what a run that is cut off here gave back, the next one tells again.
     for job in jobs:
@@ -62,22 +62,22 @@ def apply(host: Host, ledger: Ledger, jobs: Sequence[Job]) -> None:
 def _announce(host: Host, job: Job) -> None:
     """Tell programs of changed files, and read what they made of it."""
     gives_back = any(change.forget for change in job.changes)
-    if not job.files_changed and not job.subsystem.pending and not gives_back:
+    if not job.files_changed and not job.plan.pending and not gives_back:
         return
-    job.subsystem.announce(host, job.files_changed)
+    job.subsystem.announce(host, job.plan, job.files_changed)
     for change in job.changes:
         if change.status not in (UNKNOWN, UNSUPPORTED, REFUSED):
-            change.after = job.subsystem.current(host, change)
+            change.after = job.subsystem.current(host, job.plan, change)
 
 
 def _set_values(host: Host, jobs: Sequence[Job]) -> None:
     """Give the kernel all values, then read all of them again: a later write may move what an earlier one had set."""
     for job in jobs:
         for change in job.changes:
-            _write(host, job.subsystem, change)
+            _write(host, job, change)
     for job in jobs:
         for change in job.changes:
-            _reread(host, job.subsystem, change)
+            _reread(host, job, change)
 
 
 def _record(host: Host, ledger: Ledger, jobs: Sequence[Job]) -> None:
@@ -118,33 +118,34 @@ def _stage(host: Host, ledger: Ledger, job: Job, path: str, undo: ExitStack) -> 
 def _restage(host: Host, ledger: Ledger, job: Job, staged: dict[str, StagedFile | None], undo: ExitStack) -> None:
     """What the kernel refused must not last: make the files anew without it."""
     old = job.files
-    job.files = job.subsystem.files(job.changes, ledger)
+    job.files = files_of(host, job.subsystem, job.plan, ledger)
     for path in old:
         staged.pop(path, None)
     for path in job.files_changed:
         staged[path] = _stage(host, ledger, job, path, undo)
-    job.subsystem.settle(job.changes, job.files)
+    job.subsystem.settle(job.plan, job.files)
 
 
-def _write(host: Host, subsystem: Subsystem, change: Change) -> None:
+def _write(host: Host, job: Job, change: Change) -> None:
     """Give the kernel one setting's value, and make sure that it has it."""
     if not change.writes:
         return
+    subsystem, plan = job.subsystem, job.plan
     try:
-        subsystem.write(host, change)
+        subsystem.write(host, plan, change)
     except OSError as error:
         # Even one refused write may have taken effect in part: the kernel stores a vector's first numbers.
-        subsystem.put_back(host, change)
+        subsystem.put_back(host, plan, change)
         change.reject(REFUSED, refusal(error.errno or 0, subsystem.advice))
-        change.after = subsystem.current(host, change)
+        change.after = subsystem.current(host, plan, change)
         return
-    after = subsystem.current(host, change)
+    after = subsystem.current(host, plan, change)
     if change.target is None or subsystem.same(change, after, change.target):
         return
     reason = "ignored it" if subsystem.same(change, after, change.before) else f"made {after} of it"
-    subsystem.put_back(host, change)
+    subsystem.put_back(host, plan, change)
     change.reject(REFUSED, f"the kernel took the write without an error but {reason}: see the limits of this key")
-    change.after = subsystem.current(host, change)
+    change.after = subsystem.current(host, plan, change)
 
 
 def _commit(host: Host, jobs: Sequence[Job], staged: dict[str, StagedFile | None]) -> None:
@@ -175,12 +176,12 @@ def _put_back_file(host: Host, path: str, content: bytes | None) -> None:
             host.stage(path, content).commit()
 
 
-def _reread(host: Host, subsystem: Subsystem, change: Change) -> None:
+def _reread(host: Host, job: Job, change: Change) -> None:
     """Read a setting when all values are set."""
     if change.status in (UNKNOWN, UNSUPPORTED, REFUSED):
         return
-    change.after = subsystem.current(host, change)
-    if change.target is not None and not subsystem.same(change, change.after, change.target):
+    change.after = job.subsystem.current(host, job.plan, change)
+    if change.target is not None and not job.subsystem.same(change, change.after, change.target):
         change.status, change.line, change.forget = REFUSED, change.kept, False
         change.explain(f"another setting of this run, or another program, made it {change.after} again")
 

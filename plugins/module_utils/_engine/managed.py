@@ -10,6 +10,8 @@ from .._host.host import HostError
 
 if TYPE_CHECKING:
     from .._host.host import Host
+    from .ledger import Ledger
+    from .model import Plan, Subsystem
 
 HEADER = "# Managed by precog.fleet"
 
@@ -39,3 +41,22 @@ def read_managed(host: Host, path: str) -> bytes | None:
         return None
     except OSError as error:
         raise HostError(f"cannot read {path}: {error.strerror}") from error
+
+
+def files_of(host: Host, subsystem: Subsystem, plan: Plan, ledger: Ledger) -> Files:
+    """Return the managed files as they must be; None for no such file.
+
+    One that holds nothing any more gets its original back; without an original, it is removed if it is ours.
+    """
+    wanted = subsystem.files(plan)
+    if wanted is None:
+        return {}
+    found: Files = dict(wanted)
+    for path in plan.paths:
+        if path in wanted:
+            continue
+        if path in ledger.files:
+            found[path] = ledger.files[path].content
+        elif is_ours(host, path):
+            found[path] = None
+    return found

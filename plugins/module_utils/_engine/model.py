@@ -12,7 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +50,7 @@ class Change:
     :ivar kept: the line that stays where the new value is refused: the value that was taken before.
     :ivar original: what the ledger has to know before the first write, or None if it knows already.
     :ivar forget: whether the ledger drops the original once the setting is given back.
+    :ivar shortage: why the subsystem itself refused the write, and with it all that follow; "" for no such reason.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Change:
     malformed: bool = False
     undo: tuple[tuple[str, str], ...] = ()
     overridden_by: str = ""
+    shortage: str = ""
     status: str = OK
     reason: str = ""
     after: str | None = None
@@ -102,28 +104,42 @@ class Change:
         }
 
 
+class Plan(NamedTuple):
+    """What a subsystem makes of a host. What it knows of the host is here, and in no attribute of its own.
+
+    :ivar changes: one for every setting concerned, in the order of writing.
+    :ivar paths: all files that may be managed on this host; what an earlier run left beside them is swept.
+    :ivar state: what was read, for the subsystem's other functions.
+    :ivar warnings: what an operator has to know beside the rows.
+    :ivar pending: whether programs still have to be notified of files that an earlier run put into place.
+    """
+
+    changes: list[Change]
+    paths: tuple[str, ...]
+    state: Any = None
+    warnings: tuple[str, ...] = ()
+    pending: bool = False
+
+
 class Subsystem(ABC):
-    """One kind of setting: how it is read, planned and made to last."""
+    """One kind of setting: how it is read, planned and made to last. It knows the request, and nothing of a host."""
 
     owner: str
     """The managed file by whose path the ledger knows this subsystem's originals."""
-    paths: tuple[str, ...]
-    """All files that this subsystem may manage, the owner included."""
-    pending = False
-    """Whether programs still have to be notified of files that an earlier run put into place; known after `plan`."""
 
     advice: ClassVar[Mapping[int, str]] = {}
     """What to do about a write that the kernel refused, by its errno."""
 
-    warnings: Sequence[str] = ()
-    """What an operator has to know beside the rows; known after `plan`."""
+    @abstractmethod
+    def read(self, host: Host, ledger: Ledger, *, check_mode: bool) -> Any:
+        """Read all that the plan needs."""
 
     @abstractmethod
-    def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
-        """Read the host and return a change for every setting concerned, in the order of writing."""
+    def plan(self, state: Any) -> Plan:
+        """Return what to do. Pure."""
 
     @abstractmethod
-    def current(self, host: Host, change: Change) -> str | None:
+    def current(self, host: Host, plan: Plan, change: Change) -> str | None:
         """Read a setting's value again; None if it can't be read."""
 
     @abstractmethod
@@ -131,29 +147,34 @@ class Subsystem(ABC):
         """Tell whether two spellings are the same value of a setting."""
 
     @abstractmethod
-    def files(self, changes: Sequence[Change], ledger: Ledger) -> Files:
-        """Return the managed files as they must be for what is left of the plan; None for no such file. Pure."""
+    def files(self, plan: Plan) -> Mapping[str, bytes] | None:
+        """Return the managed files that hold something of what is left of the plan; None: no file is touched. Pure.
+
+        The engine restores or removes the others of the plan's paths.
+        """
 
     @abstractmethod
-    def settle(self, changes: Sequence[Change], files: Files) -> None:
+    def settle(self, plan: Plan, files: Files) -> None:
         """Fill in what the next boot will give with these files, and who decides it. Pure."""
 
-    def write(self, host: Host, change: Change) -> None:
+    def write(self, host: Host, plan: Plan, change: Change) -> None:
         """Bring a setting about at run time, as its `writes` say.
 
         :raises OSError: the kernel refused it.
         """
+        del plan
         for path, value in change.writes:
             host.write_kernel(path, value)
 
-    def put_back(self, host: Host, change: Change) -> None:
+    def put_back(self, host: Host, plan: Plan, change: Change) -> None:
         """Undo one setting's writes, as far as the kernel lets us. Never raises."""
+        del plan
         for path, value in change.undo:
             with suppress(OSError):
                 host.write_kernel(path, value)
 
-    def announce(self, host: Host, paths: Sequence[str]) -> None:
-        """Tell programs of the host that managed files have changed; by default none wants to know.
+    def announce(self, host: Host, plan: Plan, paths: Sequence[str]) -> None:
+        """Notify programs of the host that managed files have changed; by default there are none.
 
         :raises HostError: a program could not be notified; the files are in place.
         """
@@ -167,9 +188,10 @@ class Job:
     :ivar files: the same as they must be.
     """
 
-    def __init__(self, subsystem: Subsystem, changes: list[Change], files_before: Files, files: Files) -> None:
+    def __init__(self, subsystem: Subsystem, plan: Plan, files_before: Files, files: Files) -> None:
         self.subsystem = subsystem
-        self.changes = changes
+        self.plan = plan
+        self.changes = plan.changes
         self.files_before = files_before
         self.files = files
 
@@ -181,7 +203,7 @@ class Job:
     @property
     def changed(self) -> bool:
         """Whether anything is to be written, or a program to be notified of what an earlier run wrote."""
-        return self.subsystem.pending or bool(self.files_changed) or any(change.writes for change in self.changes)
+        return self.plan.pending or bool(self.files_changed) or any(change.writes for change in self.changes)
 
     def leave(self) -> None:
         """Close a plan in which there is nothing to do."""

@@ -33,12 +33,11 @@ def tune(
     try:
         if os.geteuid() != 0:
             raise HostError(NOT_ROOT)
-        subsystems = make()
-        report = engine.run(host, subsystems, check_mode=module.check_mode)
+        report = engine.run(host, make(), check_mode=module.check_mode)
     except HostError as error:
         module.fail_json(msg=str(error), settings=[], psutil=facts(False))
     result = {**report.result(), "psutil": facts(report.changed and not module.check_mode)}
-    for warning in _warnings(subsystems, report):
+    for warning in _warnings(report):
         module.warn(warning)
     failures = report.failures(on_unsupported=module.params.get("on_unsupported", "report"))
     if failures:
@@ -46,7 +45,6 @@ def tune(
     module.exit_json(**result)
 
 
-def _warnings(subsystems: Sequence[model.Subsystem], report: engine.Report) -> list[str]:
+def _warnings(report: engine.Report) -> list[str]:
     overridden = [change for change in report.changes if change.verdict == model.OVERRIDDEN]
-    told = [warning for subsystem in subsystems for warning in subsystem.warnings]
-    return report.warnings + told + [f"{change.name}: {change.overridden_by}" for change in overridden]
+    return report.warnings + [f"{change.name}: {change.overridden_by}" for change in overridden]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .._host.host import HostError
 from . import model
 from .ledger import COPY, LOCK, PATH, Ledger
-from .managed import HEADER, read_managed
+from .managed import HEADER, files_of, read_managed
 from .model import Job
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run(host: Host, subsystems: Sequence[Subsystem], *, check_mode: bool) -> Rep
         with host.lock(LOCK):
             ledger = Ledger.load(host)
             jobs = [_make(host, subsystem, ledger, check_mode=False) for subsystem in subsystems]
-            for path in [path for subsystem in subsystems for path in subsystem.paths]:
+            for path in [path for job in jobs for path in job.plan.paths]:
                 host.sweep(path)
             warnings = _losses(ledger, jobs)
             if ledger.warning:
@@ -98,15 +98,15 @@ def run(host: Host, subsystems: Sequence[Subsystem], *, check_mode: bool) -> Rep
 
 def _make(host: Host, subsystem: Subsystem, ledger: Ledger, *, check_mode: bool) -> Job:
     """Plan a subsystem, and read the files that it manages."""
-    changes = subsystem.plan(host, ledger, check_mode=check_mode)
+    plan = subsystem.plan(subsystem.read(host, ledger, check_mode=check_mode))
     if check_mode:
-        _predict(host, changes, subsystem.advice)
-        for change in changes:
+        _predict(host, plan.changes, subsystem.advice)
+        for change in plan.changes:
             change.after = change.before if change.target is None else change.target
-    files = subsystem.files(changes, ledger)
+    files = files_of(host, subsystem, plan, ledger)
     before = {path: read_managed(host, path) for path in files}
-    subsystem.settle(changes, files)
-    return Job(subsystem, changes, before, files)
+    subsystem.settle(plan, files)
+    return Job(subsystem, plan, before, files)
 
 
 def _is_settled(job: Job, ledger: Ledger) -> bool:
@@ -182,7 +182,7 @@ def _report(jobs: Sequence[Job], warnings: list[str]) -> Report:
         changed=any(job.changed for job in jobs),
         changes=[change for job in jobs for change in job.changes],
         diff=diff,
-        warnings=warnings,
+        warnings=[*warnings, *(warning for job in jobs for warning in job.plan.warnings)],
     )
 
 

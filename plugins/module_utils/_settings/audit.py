@@ -57,7 +57,7 @@ def look(host: Host, name: str, params: Mapping[str, Any], facts: Mapping[str, A
     rows = [_row(name, change) for change in report.changes]
     if report.changed and not any(row["where"] for row in rows):
         rows += [_file_row(name, shown["after_header"]) for shown in report.diff]
-    return Finding(rows, "", (*report.warnings, *(warning for subsystem in planned for warning in subsystem.warnings)))
+    return Finding(rows, "", tuple(report.warnings))
 
 
 def _row(part: str, change: model.Change) -> dict[str, Any]:

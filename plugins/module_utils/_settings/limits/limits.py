@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._engine import model
 from ..._engine.ledger import Ledger, Original
 from ..._engine.managed import HEADER, Files, is_ours
-from ..._engine.model import Change
+from ..._engine.model import Change, Plan
 from ..._host import processes
 from ..._host import rlimits as values
 from ..._host.host import HostError
@@ -29,6 +29,17 @@ if TYPE_CHECKING:
 NOBODY_SAYS = "-"
 
 
+class Found(NamedTuple):
+    """What was read of a host.
+
+    :ivar paths: the files that may be managed there.
+    :ivar limits: None: nothing is asked for, and nothing is left of an earlier run.
+    """
+
+    paths: tuple[str, ...]
+    limits: State | None
+
+
 class Limits(model.Subsystem):
     """All limits of a host that one call manages."""
 
@@ -36,36 +47,34 @@ class Limits(model.Subsystem):
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self.paths: tuple[str, ...] = (PAM_FILE, MANAGER_FILE)
-        self._state = limits_state.State("", {})
-        self._ours: frozenset[str] = frozenset()
-        self._unread: frozenset[str] = frozenset()
 
-    def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
-        """See Subsystem.plan; check mode makes no difference here."""
+    def read(self, host: Host, ledger: Ledger, *, check_mode: bool) -> Found:
+        """See Subsystem.read."""
         del check_mode
         originals = ledger.of(self.owner)
         settings = {*self._request.desired, *map(Setting.of, originals)}
         units = {setting.place for setting in settings if setting.kind == UNIT}
         known = [path for path in ledger.files if path.startswith(UNIT_ROOT) and path.endswith(f".d/{NAME}")]
         wanted = {setting.path for setting in settings}
-        self.paths = tuple(sorted({PAM_FILE, MANAGER_FILE, *known, *wanted, *_cut_off(host)}))
-        self._ours = frozenset(path for path in self.paths if is_ours(host, path))
-        if not settings and not self._request.bad and not self._ours:
-            return []
+        paths = tuple(sorted({PAM_FILE, MANAGER_FILE, *known, *wanted, *_cut_off(host)}))
+        if not settings and not self._request.bad and not any(is_ours(host, path) for path in paths):
+            return Found(paths, None)
         domains = {setting.place for setting in settings if setting.kind == LOGIN}
-        self._state = _with_tasks(host, limits_state.read(host, originals, domains, units), settings)
-        changes = make_plan(self._state, self._request)
-        self._unread = frozenset(_unread(self._state, changes))
-        self.pending = bool(self._unread)
-        return changes
+        return Found(paths, _with_tasks(host, limits_state.read(host, originals, domains, units), settings))
 
-    def current(self, host: Host, change: Change) -> str | None:
+    def plan(self, state: Found) -> Plan:
+        """See Subsystem.plan."""
+        if state.limits is None:
+            return Plan([], state.paths)
+        changes = make_plan(state.limits, self._request)
+        return Plan(changes, state.paths, state.limits, pending=any(_unread(state.limits, changes)))
+
+    def current(self, host: Host, plan: Plan, change: Change) -> str | None:
         """See Subsystem.current."""
         setting = Setting.of(change.name)
         try:
             if setting.kind == LOGIN:
-                return _login(replace(self._state, pam_texts=pam.read(host)), setting)
+                return _login(replace(plan.state, pam_texts=pam.read(host)), setting)
             if setting.kind == DEFAULT:
                 return setting.text(limits_state.read_defaults(host)[setting.item])
             unit = limits_state.read_units(host, [setting.place], processes=False)[setting.place]
@@ -78,32 +87,29 @@ class Limits(model.Subsystem):
         del change
         return left == right
 
-    def files(self, changes: Sequence[Change], ledger: Ledger) -> Files:
+    def files(self, plan: Plan) -> Mapping[str, bytes]:
         """See Subsystem.files."""
-        lines = {Setting.of(change.name): change.line for change in changes if change.line is not None}
-        managed: Files = {}
-        for path in self.paths:
-            text = render({setting: line for setting, line in lines.items() if setting.path == path})
-            original = ledger.files.get(path)
-            if text:
-                managed[path] = text.encode("utf-8", "surrogateescape")
-            elif original is not None:
-                managed[path] = original.content
-            elif path in self._ours:
-                managed[path] = None
-        return managed
+        lines: dict[str, dict[Setting, str]] = {}
+        for change in plan.changes:
+            if change.line is not None:
+                setting = Setting.of(change.name)
+                lines.setdefault(setting.path, {})[setting] = change.line
+        return {path: render(of_file).encode("utf-8", "surrogateescape") for path, of_file in lines.items()}
 
-    def settle(self, changes: Sequence[Change], files: Files) -> None:
+    def settle(self, plan: Plan, files: Files) -> None:
         """See Subsystem.settle."""
-        then = _after(self._state, files)
-        for change in changes:
+        if plan.state is None:
+            return
+        then = _after(plan.state, files)
+        for change in plan.changes:
             if not change.malformed:
-                _settle(change, Setting.of(change.name), self._state, then)
+                _settle(change, Setting.of(change.name), plan.state, then)
 
-    def announce(self, host: Host, paths: Sequence[str]) -> None:
+    def announce(self, host: Host, plan: Plan, paths: Sequence[str]) -> None:
         """Have systemd read its files again: the defaults are read only when it starts itself anew."""
-        touched = self._unread.union(paths)
-        if not self._state.booted or not touched - {PAM_FILE}:
+        unread = _unread(plan.state, plan.changes) if plan.state else ()
+        touched = {*unread, *paths}
+        if not host.is_dir(limits_state.SYSTEMD_RUNS) or not touched - {PAM_FILE}:
             return
         host.run(["systemctl", "daemon-reexec" if MANAGER_FILE in touched else "daemon-reload"])
 

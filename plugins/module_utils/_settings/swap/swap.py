@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..._engine import model
 from ..._engine.ledger import Ledger, Original, OriginalFile
 from ..._engine.managed import Files
-from ..._engine.model import Change
+from ..._engine.model import Change, Plan
 from ..._host import kernel
 from ..._host.host import HostError
 from . import calls as swap_calls
@@ -60,6 +60,11 @@ class State(NamedTuple):
     :ivar missing: areas of sources and ledger that are not there.
     :ivar deleted: active areas whose file has no name any more.
     :ivar available: KiB of memory; None if it is not known.
+    :ivar fstab: the text of /etc/fstab.
+    :ivar stale: whether systemd has to read it again.
+    :ivar has_original: whether the ledger knows what it was.
+    :ivar resume: the device that the host resumes from hibernation with, and what says so.
+    :ivar cloud: the file that has cloud-init make an area.
     """
 
     active: Mapping[str, Active]
@@ -71,7 +76,12 @@ class State(NamedTuple):
     groups: tuple[guard.Group, ...]
     originals: Mapping[str, Original]
     boot: str
-    sharing: str | None
+    fstab: str
+    stale: bool
+    paths: tuple[str, ...] = ()
+    has_original: bool = False
+    resume: tuple[str, str] | None = None
+    cloud: str | None = None
 
     def of(self, area: str) -> list[Source]:
         """Return what activates an area, or would without us."""
@@ -95,8 +105,26 @@ class State(NamedTuple):
         made = [source for source in self.of(area) if source.kind in makers]
         return made[0] if made and ZRAM.fullmatch(area) and made[0].place != made[0].mask else None
 
+    def options(self, area: str) -> list[str]:
+        """Return the options of an area's lines in /etc/fstab."""
+        numbers = {source.number for source in self.of(area)}
+        return [
+            option for entry in tables.parse_fstab(self.fstab) if entry.number in numbers for option in entry.options
+        ]
+
     def _sleeps(self, source: Source) -> bool:
         return bool(source.asleep) or (source.kind == swap_sources.FROM_PARTITION and self.fstab_says)
+
+
+class Untouched(NamedTuple):
+    """A host whose areas are left alone.
+
+    :ivar sharing: why, where the kernel is that of another machine; None where nothing is asked for.
+    """
+
+    paths: tuple[str, ...]
+    sharing: str | None = None
+    has_originals: bool = False
 
 
 def subsystem(params: Mapping[str, Any]) -> SwapAreas:
@@ -116,66 +144,43 @@ class SwapAreas(model.Subsystem):
     """All swap areas of a host."""
 
     owner = FSTAB
-    paths: tuple[str, ...] = (FSTAB,)
 
     def __init__(self, request: Request, *, apply_shared: bool = False, calls: swap_calls.Calls | None = None) -> None:
         """:param calls: how areas are turned on and off; the real kernel unless told otherwise."""
         self._request = request
         self._apply_shared = apply_shared
         self._calls = calls or swap_calls.Calls()
-        self._state: State | None = None
-        self._fstab = ""
-        self._short = ""
-        self._turned_off: list[Change] = []
-        self.warnings: list[str] = []
-        """What the operator should know beside the settings; known after `plan`."""
 
     # -- planning -----------------------------------------------------------------------------------------------------
 
-    def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
-        """See Subsystem.plan; check mode makes no difference here."""
+    def read(self, host: Host, ledger: Ledger, *, check_mode: bool) -> State | Untouched:
+        """See Subsystem.read."""
         del check_mode
         originals = ledger.of(self.owner)
         sharing = None if self._apply_shared else kernel.look(host).sharing()
         if sharing is not None:
-            return self._leave(sharing, originals)
+            return Untouched((FSTAB,), sharing, bool(originals))
         found = swap_sources.read(host, ledger.files)
-        self._fstab = found.fstab
         managed = [path for path in ledger.files if _is_mask(path)]
-        self.paths = (FSTAB, *sorted({*managed, *(source.mask for source in found.sources if source.mask)}))
+        paths = (FSTAB, *sorted({*managed, *(source.mask for source in found.sources if source.mask)}))
         if self._request.mode is None and not originals and not managed and tables.MARKER not in found.fstab:
-            return []
+            return Untouched(paths)
         _follow_edits(host, ledger, found.fstab)
-        self._state = read(host, found, originals)
-        self.pending = found.stale
-        changes = make_plan(self._state, self._request)
-        self._warn(host, changes)
-        return changes
-
-    def _leave(self, sharing: str, originals: Mapping[str, Original]) -> list[Change]:
-        """The areas that a container sees are the machine's: none of them is read as ours."""
-        if self._request.mode is None and not originals:
-            return []
-        change = Change(name=SETTING, desired=self._request.mode)
-        change.reject(model.UNSUPPORTED, sharing)
-        return [change]
-
-    def _warn(self, host: Host, changes: Sequence[Change]) -> None:
+        state = read(host, found, originals)._replace(paths=paths, has_original=FSTAB in ledger.files)
         if self._request.mode != OFF:
-            return
-        resume = swap_sources.resume_device(host)
-        if resume is not None and any(change.name == PREFIX + resume[0] for change in changes):
-            self.warnings.append(
-                f"{resume[0]} is where the host resumes from hibernation ({resume[1]}), which swap off prevents"
-            )
-        cloud = swap_sources.cloud_config(host)
-        if cloud is not None:
-            self.warnings.append(
-                f"{cloud} has cloud-init make a swap area when it sees a new instance: remove `swap:` there"
-            )
+            return state
+        return state._replace(resume=swap_sources.resume_device(host), cloud=swap_sources.cloud_config(host))
 
-    def current(self, host: Host, change: Change) -> str | None:
+    def plan(self, state: State | Untouched) -> Plan:
+        """See Subsystem.plan."""
+        if isinstance(state, Untouched):
+            return Plan(_leave(state, self._request), state.paths)
+        changes = make_plan(state, self._request)
+        return Plan(changes, state.paths, state, tuple(_warnings(state, changes)), state.stale)
+
+    def current(self, host: Host, plan: Plan, change: Change) -> str | None:
         """See Subsystem.current."""
+        del plan
         active = _active(host)
         if change.name == SETTING:
             return ON if active else OFF
@@ -189,56 +194,55 @@ class SwapAreas(model.Subsystem):
 
     # -- files --------------------------------------------------------------------------------------------------------
 
-    def files(self, changes: Sequence[Change], ledger: Ledger) -> Files:
+    def files(self, plan: Plan) -> Mapping[str, bytes] | None:
         """See Subsystem.files. What was refused stays as it is."""
-        if self._state is None:
-            return {}
-        off = {_area(change) for change in changes if change.line == OFF}
-        refused = {_area(change) for change in changes if change.status == model.REFUSED}
-        found: Files = {}
+        state: State | None = plan.state
+        if state is None:
+            return None
+        off = {_area(change) for change in plan.changes if change.line == OFF}
+        refused = {_area(change) for change in plan.changes if change.status == model.REFUSED}
+        found = {}
         numbers = set()
-        for source in self._state.sources:
+        for source in state.sources:
             if source.area not in off and not (source.ours and source.area in refused):
                 continue
             if source.number:
                 numbers.add(source.number)
             elif source.mask:
                 found[source.mask] = MASK
-        for path, original in ledger.files.items():
-            if _is_mask(path) and path not in found:
-                found[path] = original.content
-        text = tables.rewrite(self._fstab, numbers)
-        if text != self._fstab or FSTAB in ledger.files:
+        text = tables.rewrite(state.fstab, numbers)
+        if text != state.fstab or state.has_original:
             found[FSTAB] = text.encode("utf-8", "surrogateescape")
         return found
 
-    def settle(self, changes: Sequence[Change], files: Files) -> None:
+    def settle(self, plan: Plan, files: Files) -> None:
         """See Subsystem.settle."""
-        if self._state is None:
+        if plan.state is None:
             return
-        state = _after(self._state, self._fstab, files)
-        for change in changes:
-            if self._short and change.status == model.REFUSED and self._short not in change.reason:
-                change.explain(self._short)
+        state, shortage = _after(plan.state, files), _shortage(plan)
+        for change in plan.changes:
+            if shortage and change.status == model.REFUSED and shortage not in change.reason:
+                change.explain(shortage)
             if change.name != SETTING:
                 _foresee(state, change)
 
-    def announce(self, host: Host, paths: Sequence[str]) -> None:
+    def announce(self, host: Host, plan: Plan, paths: Sequence[str]) -> None:
         """See Subsystem.announce: systemd makes units of fstab."""
+        del plan, paths
         if host.exists("/run/systemd/system"):
             host.run(["systemctl", "daemon-reload"])
 
     # -- run time -----------------------------------------------------------------------------------------------------
 
-    def write(self, host: Host, change: Change) -> None:
+    def write(self, host: Host, plan: Plan, change: Change) -> None:
         """See Subsystem.write."""
         for path, value in change.writes:
             if value == OFF:
-                self._turn_off(host, path, change)
+                self._turn_off(host, plan, path, change)
             else:
-                self._turn_on(host, path, value)
+                self._turn_on(host, plan.state, path, value)
 
-    def put_back(self, host: Host, change: Change) -> None:
+    def put_back(self, host: Host, plan: Plan, change: Change) -> None:
         """See Subsystem.put_back."""
         active = _active(host)
         for path, value in change.undo:
@@ -247,12 +251,11 @@ class SwapAreas(model.Subsystem):
                     if value == OFF:
                         self._calls.off(path)
                     else:
-                        self._turn_on(host, path, value)
+                        self._turn_on(host, plan.state, path, value)
 
-    def _turn_on(self, host: Host, path: str, value: str) -> None:
-        options = [option for entry in self._entries(path) for option in entry.options]
-        flags = swap_calls.flags(priority_of(value), options)
-        maker = self._state.starter(path) if self._state else None
+    def _turn_on(self, host: Host, state: State, path: str, value: str) -> None:
+        flags = swap_calls.flags(priority_of(value), state.options(path))
+        maker = state.starter(path)
         try:
             self._calls.on(path, flags)
         except OSError:
@@ -277,30 +280,27 @@ class SwapAreas(model.Subsystem):
             raise OSError(errno.EIO, str(error), path) from error
         raise OSError(errno.EIO, f"{maker.unit} is started, but the area is still off", path)
 
-    def _entries(self, path: str) -> list[tables.Entry]:
-        numbers = {source.number for source in self._state.of(path)} if self._state else set()
-        return [entry for entry in tables.parse_fstab(self._fstab) if entry.number in numbers]
-
-    def _turn_off(self, host: Host, path: str, change: Change) -> None:
+    def _turn_off(self, host: Host, plan: Plan, path: str, change: Change) -> None:
         """Turn an area off, if memory still allows; where it does not, those turned off before are put back too."""
         try:
-            self._expect_memory(host, path)
+            self._expect_memory(host, plan, path)
             self._calls.off(path)
         except OSError as error:
             if error.errno == errno.ENOMEM:
-                self._short = self._short or f"{path}: {error.strerror}; all areas stay as they were"
-                for other in reversed(self._turned_off):
-                    self.put_back(host, other)
+                if not _shortage(plan):
+                    change.shortage = f"{path}: {error.strerror}; all areas stay as they were"
+                for other in reversed(plan.changes[: plan.changes.index(change)]):
+                    if any(value == OFF for _path, value in other.writes):
+                        self.put_back(host, plan, other)
             raise
-        self._turned_off.append(change)
 
-    def _expect_memory(self, host: Host, path: str) -> None:
+    def _expect_memory(self, host: Host, plan: Plan, path: str) -> None:
         """Ask again right before: a large area takes minutes, and other programs don't wait."""
         area = _active(host).get(path)
         if area is None:
             return
         available = tables.available_memory(swap_sources.read_text(host, MEMORY))
-        reason = self._short or guard.shortage(available, [area], self._request.reserve, ())
+        reason = _shortage(plan) or guard.shortage(available, [area], self._request.reserve, ())
         if reason:
             raise OSError(errno.ENOMEM, reason, path)
 
@@ -321,7 +321,8 @@ def read(host: Host, found: swap_sources.Found, originals: Mapping[str, Original
         groups=tuple(guard.groups(host)) if any(area.used for area in active.values()) else (),
         originals=originals,
         boot=host.boot_id(),
-        sharing=None,
+        fstab=found.fstab,
+        stale=found.stale,
     )
 
 
@@ -386,6 +387,28 @@ def make_plan(state: State, request: Request) -> list[Change]:
     changes.sort(key=lambda change: _order(state, change))
     _guard(state, request, changes)
     return changes or [_nothing(request.mode)] if request.mode else changes
+
+
+def _leave(untouched: Untouched, request: Request) -> list[Change]:
+    """The areas that a container sees are the machine's: none of them is read as ours."""
+    if untouched.sharing is None or (request.mode is None and not untouched.has_originals):
+        return []
+    change = Change(name=SETTING, desired=request.mode)
+    change.reject(model.UNSUPPORTED, untouched.sharing)
+    return [change]
+
+
+def _warnings(state: State, changes: Sequence[Change]) -> Iterable[str]:
+    if state.resume is not None and any(change.name == PREFIX + state.resume[0] for change in changes):
+        device, source = state.resume
+        yield f"{device} is where the host resumes from hibernation ({source}), which swap off prevents"
+    if state.cloud is not None:
+        yield f"{state.cloud} has cloud-init make a swap area when it sees a new instance: remove `swap:` there"
+
+
+def _shortage(plan: Plan) -> str:
+    """Return why memory does not allow to turn areas off, as the first of them showed; "" for no such reason."""
+    return next((change.shortage for change in plan.changes if change.shortage), "")
 
 
 def _nothing(mode: str | None) -> Change:
@@ -495,9 +518,9 @@ def _guard(state: State, request: Request, changes: Sequence[Change]) -> None:
 # -- the next boot, pure ----------------------------------------------------------------------------------------------
 
 
-def _after(state: State, fstab: str, files: Files) -> State:
+def _after(state: State, files: Files) -> State:
     """Return the state with the files in place."""
-    text = (files.get(FSTAB) or fstab.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+    text = (files.get(FSTAB) or state.fstab.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
     ours = {entry.number for entry in tables.parse_fstab(text) if entry.ours}
     sources = []
     for source in state.sources:

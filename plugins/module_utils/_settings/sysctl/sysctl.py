@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from ..._engine import model
 from ..._engine.ledger import PATH as LEDGER
 from ..._engine.ledger import Ledger, Original
-from ..._engine.managed import HEADER, Files, is_ours
-from ..._engine.model import Change
+from ..._engine.managed import HEADER, Files
+from ..._engine.model import Change, Plan
 from ..._host import kernel as host_kernel
 from ..._host.host import HostError
 from . import files as loading
@@ -121,6 +121,7 @@ class State(NamedTuple):
     :ivar nearest: of each key that does not exist, the name that is nearest, or "".
     :ivar modules: why a module that a key needs could not be loaded (or found, in check mode), "" where it could.
     :ivar loaded: whether missing modules were loaded: not in check mode.
+    :ivar others: other files of this kind that the ledger has originals of.
     """
 
     kernel: host_kernel.Kernel
@@ -133,6 +134,8 @@ class State(NamedTuple):
     congestion: frozenset[str]
     modules: Mapping[str, str]
     loaded: bool
+    request: Request
+    others: tuple[str, ...] = ()
 
     def values_with(self, path: str) -> dict[str, str]:
         """Return the values of what the kernel rewrites together with a key.
@@ -153,8 +156,8 @@ class State(NamedTuple):
         return None if known is None or known.is_void(self.boot, lasted=path in self.own_lines) else known
 
 
-class Plan(NamedTuple):
-    """What to do.
+class Keys(NamedTuple):
+    """What to do with keys.
 
     :ivar changes: one for every key concerned, in the order of writing.
     :ivar modules: the module that a key may need, by the key's name.
@@ -164,6 +167,17 @@ class Plan(NamedTuple):
     changes: list[Change]
     modules: dict[str, str]
     kept: dict[str, str]
+
+
+class Lasting(NamedTuple):
+    """What is needed to tell what lasts: of the plan, and of the host.
+
+    :ivar modules, kept: as in `Keys`.
+    """
+
+    modules: Mapping[str, str]
+    kept: Mapping[str, str]
+    fragments: Sequence[loading.Fragment]
 
 
 class Sysctl(model.Subsystem):
@@ -193,9 +207,6 @@ class Sysctl(model.Subsystem):
         self._memory = memory
         self._apply_shared = apply_shared
         self._only_file = only_file
-        self._fragments: Sequence[loading.Fragment] = ()
-        self._plan = Plan([], {}, {})
-        self._ours: set[str] = set()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -213,11 +224,10 @@ class Sysctl(model.Subsystem):
             raise HostError(str(error)) from error
         return understand(profile, self._parameters)
 
-    def read(self, host: Host, request: Request, originals: Mapping[str, Original], *, load: bool) -> State:
-        """Read everything the plan asks for.
-
-        :param load: load kernel modules that keys need and that are missing (never in check mode).
-        """
+    def read(self, host: Host, ledger: Ledger, *, check_mode: bool) -> State:
+        """See Subsystem.read. Loads kernel modules that keys need and that are missing, but not in check mode."""
+        originals, load = ledger.of(self.owner), not check_mode
+        request = self._request(host, originals)
         kernel = host_kernel.look(host)
         try:
             managed = [keys.path_of(name) for name in originals]
@@ -242,25 +252,21 @@ class Sysctl(model.Subsystem):
             congestion=congestion,
             modules=modules,
             loaded=load,
+            request=request,
+            others=tuple(sorted(owner for owner in ledger.settings if self._is_another(owner, ledger))),
         )
 
     # -- planning -----------------------------------------------------------------------------------------------
 
-    def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
+    def plan(self, state: State) -> Plan:
         """See Subsystem.plan."""
-        originals = ledger.of(self.owner)
-        request = self._request(host, originals)
-        state = self.read(host, request, originals, load=not check_mode)
-        self._fragments = state.fragments
-        self._ours = {path for path in self.paths if is_ours(host, path)}
-        self._plan = make_plan(state, request, owner=self.owner, apply_shared=self._apply_shared)
-        others = [owner for owner in ledger.settings if self._is_another(owner, ledger)] if self._only_file else []
-        told = {owner: _renamed(owner) for owner in sorted(others)}
+        made = make_plan(state, state.request, owner=self.owner, apply_shared=self._apply_shared)
+        lasting = Lasting(made.modules, made.kept, state.fragments)
+        told = {owner: _renamed(owner) for owner in state.others} if self._only_file else {}
         if self._present:
-            self.warnings = list(told.values())
-            return self._plan.changes
+            return Plan(made.changes, self.paths, lasting, tuple(told.values()))
         left = [Change(owner, malformed=True, status=model.REFUSED, reason=why) for owner, why in told.items()]
-        return [*self._plan.changes, *left]
+        return Plan([*made.changes, *left], self.paths, lasting)
 
     def _is_another(self, owner: str, ledger: Ledger) -> bool:
         """Tell whether the ledger has originals of another file of this kind."""
@@ -268,43 +274,35 @@ class Sysctl(model.Subsystem):
 
     # -- applying -----------------------------------------------------------------------------------------------
 
-    def current(self, host: Host, change: Change) -> str | None:
+    def current(self, host: Host, plan: Plan, change: Change) -> str | None:
         """See Subsystem.current."""
+        del plan
         return _read_key(host, keys.path_of(change.name)).value
 
     def same(self, change: Change, left: str | None, right: str | None) -> bool:
         """See Subsystem.same."""
         return _same(keys.path_of(change.name), left, right)
 
-    def files(self, changes: Sequence[Change], ledger: Ledger) -> Files:
+    def files(self, plan: Plan) -> Mapping[str, bytes]:
         """See Subsystem.files."""
-        lines = {**self._plan.kept, **{change.name: change.line for change in changes if change.line is not None}}
-        modules = sorted({module for name, module in self._plan.modules.items() if name in lines})
+        lasting: Lasting = plan.state
+        lines = {**lasting.kept, **{change.name: change.line for change in plan.changes if change.line is not None}}
+        modules = sorted({module for name, module in lasting.modules.items() if name in lines})
         order = sorted(lines, key=lambda name: keys.order_of(keys.path_of(name)))
         wanted = {
             self.owner: "".join(f"{name} = {lines[name]}\n" for name in order),
             self.modules_file: "".join(f"{module}\n" for module in modules),
         }
-        managed: Files = {}
-        for path, text in wanted.items():
-            original = ledger.files.get(path)
-            if text:
-                managed[path] = f"{HEADER}: the next run undoes what is changed here.\n{text}".encode(
-                    "utf-8", "surrogateescape"
-                )
-            elif original is not None:
-                managed[path] = original.content
-            elif path in self._ours:
-                managed[path] = None
-        return managed
+        notice = f"{HEADER}: the next run undoes what is changed here.\n"
+        return {path: f"{notice}{text}".encode("utf-8", "surrogateescape") for path, text in wanted.items() if text}
 
-    def settle(self, changes: Sequence[Change], files: Files) -> None:
+    def settle(self, plan: Plan, files: Files) -> None:
         """See Subsystem.settle."""
         content = files.get(self.owner)
         text = None if content is None else content.decode("utf-8", "surrogateescape")
-        fragments = loading.with_fragment(self._fragments, self.owner, text)
+        fragments = loading.with_fragment(plan.state.fragments, self.owner, text)
         boots = [loading.Boot(fragments, loader) for loader in loading.LOADERS]
-        for change in changes:
+        for change in plan.changes:
             if change.status != model.UNKNOWN and not change.malformed:
                 _settle(change, boots)
 
@@ -407,7 +405,7 @@ def _find_module(host: Host, name: str, *, load: bool) -> str:
     return ""
 
 
-def make_plan(state: State, request: Request, *, owner: str, apply_shared: bool) -> Plan:
+def make_plan(state: State, request: Request, *, owner: str, apply_shared: bool) -> Keys:
     """Return what to do. Pure."""
     rest = loading.Boot(loading.with_fragment(state.fragments, owner, None), loading.SYSTEMD)
     wanted = [
@@ -429,7 +427,7 @@ def make_plan(state: State, request: Request, *, owner: str, apply_shared: bool)
     kept = {name: state.originals[name].desired for name in map(keys.name_of, held)}
     modules = _modules_to_keep(state, {**kept, **{change.name: change.desired for change in wanted}})
     lines = {name: value for name, value in kept.items() if value is not None}
-    return Plan([*map(_refused_input, request.bad), *changes], modules, lines)
+    return Keys([*map(_refused_input, request.bad), *changes], modules, lines)
 
 
 def _follow(changes: Sequence[Change]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..._engine import model
 from ..._engine.ledger import Ledger, Original
 from ..._engine.managed import Files, is_ours
-from ..._engine.model import Change
+from ..._engine.model import Change, Plan
 from ..._host import kernel
 from ..._host.host import HostError
 from ..rivals import CPU_GOVERNOR, Found, detect
@@ -44,6 +44,7 @@ OFFERS = {
     LOWER: "scaling_available_frequencies",
 }
 
+FILES = (unit.FILE, unit.WANT)
 UNMANAGED = "unmanaged"
 PERFORMANCE = "performance"
 DEFAULT = "default"
@@ -157,27 +158,27 @@ class CpuFrequency(model.Subsystem):
     """The settings `policyN:ATTRIBUTE` of every policy, and `boost`."""
 
     owner = unit.FILE
-    paths = (unit.FILE, unit.WANT)
 
     def __init__(self, request: Request, *, apply_shared: bool = False) -> None:
         self._request = request
         self._apply_shared = apply_shared
-        self._state = State((), {}, None, {}, (), {}, "")
-        self._ours: tuple[str, ...] = ()
 
-    def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
-        """See Subsystem.plan; check mode makes no difference here."""
+    def read(self, host: Host, ledger: Ledger, *, check_mode: bool) -> State | None:
+        """See Subsystem.read; None: nothing is asked for, and nothing is left of an earlier run."""
         del check_mode
         originals = ledger.of(self.owner)
-        self._ours = tuple(path for path in self.paths if is_ours(host, path))
-        if not originals and not self._ours and not (self._request.policy or self._request.boost):
-            return []
-        self._state = read(host, self._request, originals, apply_shared=self._apply_shared)
-        return make_plan(self._state, self._request)
+        is_asked = bool(self._request.policy or self._request.boost)
+        if not is_asked and not originals and not any(is_ours(host, path) for path in FILES):
+            return None
+        return read(host, self._request, originals, apply_shared=self._apply_shared)
 
-    def current(self, host: Host, change: Change) -> str | None:
+    def plan(self, state: State | None) -> Plan:
+        """See Subsystem.plan."""
+        return Plan([] if state is None else make_plan(state, self._request), FILES, state)
+
+    def current(self, host: Host, plan: Plan, change: Change) -> str | None:
         """See Subsystem.current."""
-        knob = self._state.knobs.get(change.name)
+        knob = plan.state.knobs.get(change.name)
         text = _text(host, knob.path) if knob else None
         return knob.show(text) if knob and text is not None else None
 
@@ -186,36 +187,35 @@ class CpuFrequency(model.Subsystem):
         del change
         return left == right
 
-    def files(self, changes: Sequence[Change], ledger: Ledger) -> Files:
+    def files(self, plan: Plan) -> Mapping[str, bytes]:
         """See Subsystem.files."""
-        writes = [self._boot_write(change.name, change.line) for change in changes if change.line is not None]
-        if writes:
-            return {unit.FILE: unit.render(unit.in_order(writes)).encode(), unit.WANT: unit.DROP_IN.encode()}
-        files: Files = dict.fromkeys(self._ours)
-        files.update({path: ledger.files[path].content for path in self.paths if path in ledger.files})
-        return files
+        lines = {change.name: change.line for change in plan.changes if change.line is not None}
+        writes = [_boot_write(plan.state, name, line) for name, line in lines.items()]
+        if not writes:
+            return {}
+        return {unit.FILE: unit.render(unit.in_order(writes)).encode(), unit.WANT: unit.DROP_IN.encode()}
 
-    def _boot_write(self, name: str, value: str) -> tuple[str, str]:
-        knob = self._state.knobs.get(name)
-        return (knob.path, knob.spell(value)) if knob else (path_of(name), value)
-
-    def settle(self, changes: Sequence[Change], files: Files) -> None:
+    def settle(self, plan: Plan, files: Files) -> None:
         """See Subsystem.settle."""
-        texts = [(files.get(path) or b"").decode("utf-8", "surrogateescape") for path in self.paths]
-        lines = unit.parse(*texts)
-        policies = {policy.name: policy for policy in self._state.policies}
-        for change in changes:
-            knob = self._state.knobs.get(change.name)
+        lines = unit.parse(*((files.get(path) or b"").decode("utf-8", "surrogateescape") for path in FILES))
+        policies = {policy.name: policy for policy in plan.state.policies} if plan.state else {}
+        for change in plan.changes:
+            knob = plan.state.knobs.get(change.name)
             line = lines.get(knob.path if knob else path_of(change.name))
             change.persisted = None if line is None else knob.show(line.value) if knob else line.value
             change.persisted_by = None if line is None else f"{unit.FILE}:{line.number}"
             _hint(change, policies)
 
-    def announce(self, host: Host, paths: Sequence[str]) -> None:
+    def announce(self, host: Host, plan: Plan, paths: Sequence[str]) -> None:
         """See Subsystem.announce. The unit itself is not started: its values are set already."""
-        del paths
+        del plan, paths
         if host.is_dir("/run/systemd/system"):  # as sd_booted(3)
             host.run(["systemctl", "daemon-reload"])
+
+
+def _boot_write(state: State, name: str, value: str) -> tuple[str, str]:
+    knob = state.knobs.get(name)
+    return (knob.path, knob.spell(value)) if knob else (path_of(name), value)
 
 
 def _hint(change: Change, policies: Mapping[str, Policy]) -> None:

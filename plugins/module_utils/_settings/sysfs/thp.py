@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..._engine import model
 from ..._engine.ledger import Ledger, Original
-from ..._engine.managed import HEADER, Files, is_ours
-from ..._engine.model import Change
+from ..._engine.managed import HEADER, Files
+from ..._engine.model import Change, Plan
 from ..._host import kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..._host.host import Host
 
@@ -65,30 +65,29 @@ class TransparentHugePages(model.Subsystem):
     """The one setting `transparent_hugepage`."""
 
     owner = FILE
-    paths = (FILE,)
 
     def __init__(self, mode: str | None, *, apply_shared: bool = False) -> None:
         """:param mode: always, madvise, never, or None to leave it alone or give it back."""
         self._mode = mode
         self._apply_shared = apply_shared
-        self._lines: tuple[Line, ...] = ()
-        self._ours = False
 
-    def plan(self, host: Host, ledger: Ledger, *, check_mode: bool) -> list[Change]:
-        """See Subsystem.plan; check mode makes no difference here."""
+    def read(self, host: Host, ledger: Ledger, *, check_mode: bool) -> State | None:
+        """See Subsystem.read; None: nothing is asked for, and nothing is left of an earlier run."""
         del check_mode
         if self._mode is None and SETTING not in ledger.of(self.owner) and not host.exists(FILE):
-            return []
+            return None
         state = read(host, ledger.of(self.owner).get(SETTING), apply_shared=self._apply_shared)
         if not any(RESERVE_KEY in originals for originals in ledger.settings.values()):
             state = state._replace(reserve=_read_reserve(host))
-        self._lines = state.lines
-        self._ours = is_ours(host, FILE)
-        return make_plan(state, self._mode)
+        return state
 
-    def current(self, host: Host, change: Change) -> str | None:
+    def plan(self, state: State | None) -> Plan:
+        """See Subsystem.plan."""
+        return Plan([] if state is None else make_plan(state, self._mode), (FILE,), state)
+
+    def current(self, host: Host, plan: Plan, change: Change) -> str | None:
         """See Subsystem.current."""
-        del change
+        del plan, change
         return _read_mode(host)
 
     def same(self, change: Change, left: str | None, right: str | None) -> bool:
@@ -96,22 +95,17 @@ class TransparentHugePages(model.Subsystem):
         del change
         return left == right
 
-    def files(self, changes: Sequence[Change], ledger: Ledger) -> Files:
+    def files(self, plan: Plan) -> Mapping[str, bytes]:
         """See Subsystem.files."""
-        for change in changes:
-            if change.line is not None:
-                text = f"{HEADER}: the next run undoes what is changed here.\nw {SWITCH} - - - - {change.line}\n"
-                return {FILE: text.encode()}
-        original = ledger.files.get(FILE)
-        if original is not None:
-            return {FILE: original.content}
-        return {FILE: None} if self._ours else {}
+        lines = [f"w {SWITCH} - - - - {change.line}\n" for change in plan.changes if change.line is not None]
+        return {FILE: f"{HEADER}: the next run undoes what is changed here.\n{lines[0]}".encode()} if lines else {}
 
-    def settle(self, changes: Sequence[Change], files: Files) -> None:
+    def settle(self, plan: Plan, files: Files) -> None:
         """See Subsystem.settle."""
+        others = [line for line in plan.state.lines if line.file != FILE] if plan.state else []
         ours = parse(FILE, (files.get(FILE) or b"").decode("utf-8", "surrogateescape"))
-        for change in changes:
-            line = winner([*ours, *(line for line in self._lines if line.file != FILE)])
+        for change in plan.changes:
+            line = winner([*ours, *others])
             change.persisted = line.mode if line else None
             change.persisted_by = f"{line.file}:{line.number}" if line else None
             if line is not None and change.line is not None and line.mode != change.line:

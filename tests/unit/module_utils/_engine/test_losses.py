@@ -163,8 +163,7 @@ def test_a_file_by_an_earlier_name_is_told_and_a_rollback_without_it_fails(host)
 def engine_warnings(host):
     params = {name: about.get("default") for name, about in KERNEL_TUNING.items()}
     made = kernel_tuning.subsystems({**params, "profile": "none", "parameters": {SWAP: 10}, "only_file": True}, {})
-    engine.run(host, made, check_mode=True)
-    return [warning for one in made for warning in one.warnings]
+    return engine.run(host, made, check_mode=True).warnings
 
 
 def test_without_being_the_only_one_other_names_are_fine(host):

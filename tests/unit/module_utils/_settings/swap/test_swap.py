@@ -682,9 +682,7 @@ def test_a_deleted_file_is_told(host):
 def test_hibernation_and_cloud_init_are_warned_about(host):
     host.put("/proc/cmdline", f"quiet resume=UUID={UUID}\n")
     host.put("/etc/cloud/cloud.cfg", "users: []\nswap:\n  filename: /swap.img\n")
-    swap = areas(host)
-    engine.run(host, [swap], check_mode=True)
-    hibernation, cloud = swap.warnings
+    hibernation, cloud = engine.run(host, [areas(host)], check_mode=True).warnings
     assert hibernation.startswith("/dev/vdb1 is where the host resumes from hibernation (resume= on the kernel")
     assert cloud.startswith("/etc/cloud/cloud.cfg has cloud-init make a swap area")
 
@@ -702,9 +700,8 @@ def test_hibernation_and_cloud_init_are_warned_about(host):
 def test_where_the_host_resumes_from(host, files, who):
     for path, text in files.items():
         host.put(path, text)
-    swap = areas(host)
-    engine.run(host, [swap], check_mode=True)
-    assert [who in warning for warning in swap.warnings] == ([True] if who else [])
+    warnings = engine.run(host, [areas(host)], check_mode=True).warnings
+    assert [who in warning for warning in warnings] == ([True] if who else [])
 
 
 # -- systemd is told --------------------------------------------------------------------------------------------------
@@ -864,7 +861,8 @@ def state(**changes):
             "groups": (),
             "originals": {},
             "boot": "boot",
-            "sharing": None,
+            "fstab": "",
+            "stale": False,
             **changes,
         }
     )

@@ -62,7 +62,7 @@ NOTE = Original("60", None, "now", "10")
 
 def state(keys, **changes):
     defaults = {"kernel": MACHINE, "fragments": (), "own_lines": {}, "originals": {}, "boot": "now"}
-    defaults |= {"nearest": {}, "congestion": frozenset(), "modules": {}, "loaded": True}
+    defaults |= {"nearest": {}, "congestion": frozenset(), "modules": {}, "loaded": True, "request": Request({})}
     return State(keys=keys, **{**defaults, **changes})
 
 
