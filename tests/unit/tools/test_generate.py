@@ -83,6 +83,26 @@ def test_new_option_is_declared_once(scratch):
     assert "| `kernel_tuning_jitter_ms` | int | `7` |" in (role / "README.md").read_text()
 
 
+def test_sysctl_of_the_profile_is_one_line_and_one_expected_line(scratch):
+    """CONTRIBUTING's recipe, in the copy: with the first edit alone its test fails, with both it passes."""
+    for part in ("tests", "pyproject.toml"):
+        source = ROOT / part
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, scratch / part)
+    sysctl = "module_utils/_settings/sysctl"
+    profiles, test = scratch / f"plugins/{sysctl}/profiles.py", scratch / f"tests/unit/{sysctl}/test_profiles.py"
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "exactly", str(test)]
+
+    def edit(path, line, more):
+        text = path.read_text()
+        assert line in text
+        path.write_text(text.replace(line, f"{line}{more}", 1))
+        return subprocess.run(argv, cwd=scratch, capture_output=True, text=True, check=False)
+
+    assert edit(profiles, '    "vm.vfs_cache_pressure": 50,\n', '    "vm.dirty_ratio": 15,\n').returncode == 1
+    told = edit(test, "vm.vfs_cache_pressure = 50\n", "vm.dirty_ratio = 15\n")
+    assert (told.returncode, "1 passed" in told.stdout) == (0, True), told.stdout
+
+
 def test_file_without_its_place_is_named(scratch):
     path = scratch / "roles/swap/tasks/main.yml"
     path.write_text("---\n- name: Nothing\n")
