@@ -1,4 +1,4 @@
-"""The container engine: podman, or docker. What to pass it is chosen from facts, by pure functions."""
+"""podman, as the local fleet calls it. What to pass it is chosen from facts, by pure functions."""
 
 from __future__ import annotations
 
@@ -43,11 +43,6 @@ class Facts:
     most_processes: int
     certificates: str = ""
 
-    @property
-    def is_podman(self) -> bool:
-        """Whether the engine's command is podman, under whatever path."""
-        return Path(self.name).name.startswith("podman")
-
 
 def global_argv(facts: Facts) -> list[str]:
     """The engine's command up to its verb."""
@@ -63,17 +58,6 @@ def limit(hard: int, most: int) -> int:
 def run_argv(facts: Facts, host: Host, cache: str, init: str, public_key: str) -> list[str]:
     """The whole command that starts *host*; *cache* is the id of the cache whose fleets are ours."""
     files, processes = limit(facts.files, MOST_FILES), limit(facts.processes, facts.most_processes)
-    if facts.is_podman:
-        system = ["--systemd=always"]
-    else:  # docker has no such option: what it does for podman, said one by one
-        system = [
-            "--cgroupns=private",
-            "--tmpfs=/run",
-            "--tmpfs=/run/lock",
-            "--tmpfs=/tmp",
-            "--env=container=docker",
-            "--stop-signal=SIGRTMIN+3",
-        ]
     labels = {
         LABEL: cache,
         f"{LABEL}.fleet": host.fleet,
@@ -87,7 +71,7 @@ def run_argv(facts: Facts, host: Host, cache: str, init: str, public_key: str) -
         "run",
         "--detach",
         "--privileged",
-        *system,
+        "--systemd=always",
         f"--name={host.container}",
         f"--hostname={host.name}",
         f"--ulimit=nofile={files}:{files}",
@@ -117,7 +101,7 @@ def parse_hosts(inspected: str, cache: str) -> list[Host]:
                     suite=labels[f"{LABEL}.suite"],
                     port=int(labels[f"{LABEL}.port"]),
                     image=labels[f"{LABEL}.image"],
-                    container=container["Name"].lstrip("/"),
+                    container=container["Name"],
                     running=container["State"]["Status"] == "running",
                 )
             )
@@ -125,17 +109,15 @@ def parse_hosts(inspected: str, cache: str) -> list[Host]:
 
 
 class Engine:
-    """Podman or docker on this machine, for the fleets of one cache."""
+    """podman on this machine, for the fleets of one cache."""
 
     def __init__(self, runner: Runner, cache: Path, facts: Facts) -> None:
         self._runner, self.cache, self.facts = runner, cache, facts
         # Two caches on one machine may both have a fleet `demo`: what tells their containers apart.
         self.cache_id = hashlib.sha256(str(cache).encode()).hexdigest()[:6]
-        self._env: dict[str, str] = {}
-        if facts.is_podman:
-            # podman's default limits exceed the hard ones where CAP_SYS_RESOURCE is missing, and then nothing starts.
-            self._env["CONTAINERS_CONF"] = str(cache / "containers.conf")
-            write_if_other(cache / "containers.conf", "[containers]\ndefault_ulimits = []\n")
+        # podman's default limits exceed the hard ones where CAP_SYS_RESOURCE is missing, and then nothing starts.
+        self._env = {"CONTAINERS_CONF": str(cache / "containers.conf")}
+        write_if_other(cache / "containers.conf", "[containers]\ndefault_ulimits = []\n")
 
     def with_runner(self, runner: Runner) -> Engine:
         """The same engine, for cleaning up after *runner*'s predecessor was stopped."""
@@ -246,7 +228,7 @@ def basic_facts(environ: dict[str, str]) -> Facts:
                 "Install podman (bin/local-fleet does, as root on Debian), or name yours in PRECOG_FLEET_ENGINE.",
             )
         )
-    if facts.is_podman and os.geteuid():
+    if os.geteuid():
         problems.append(
             Problem(
                 "systemd in privileged containers needs root",
@@ -255,7 +237,7 @@ def basic_facts(environ: dict[str, str]) -> Facts:
         )
     if problems:
         raise FleetError(*problems)
-    return facts if not facts.is_podman or "--runtime" in extra else with_runtime(facts, installed_runtimes()[:1])
+    return facts if "--runtime" in extra else with_runtime(facts, installed_runtimes()[:1])
 
 
 def installed_runtimes() -> list[str]:
@@ -276,7 +258,7 @@ def probe_runtime(engine: Engine, image: str) -> Facts:
     Raises FleetError with what each runtime said when none works.
     """
     facts = engine.facts
-    if not facts.is_podman or not facts.runtime:
+    if not facts.runtime:
         return facts
     said = []
     for runtime in installed_runtimes():

@@ -154,7 +154,7 @@ def test_limit(hard, most, expected):
         (FACTS, ["podman", "--runtime", "runc"]),
         (replace(FACTS, runtime=""), ["podman"]),
         (replace(FACTS, extra=("--root", "/x y")), ["podman", "--runtime", "runc", "--root", "/x y"]),
-        (Facts("docker", (), "", 1, 1, 1), ["docker"]),
+        (replace(FACTS, name="/opt/podman", runtime=""), ["/opt/podman"]),
     ],
 )
 def test_global_argv(facts, expected):
@@ -174,12 +174,6 @@ def test_hosts_trust_the_certificates_that_this_machine_trusts():
     assert argv.index("--volume=/own:/usr/local/share/ca-certificates:ro") < argv.index(HOST.image)
 
 
-def test_docker_run_argv_says_what_podman_does_by_itself():
-    argv = run_argv(replace(FACTS, name="/usr/bin/docker", runtime=""), HOST, "abc123", "INIT", "KEY")
-    assert "--systemd=always" not in argv
-    assert {"--cgroupns=private", "--tmpfs=/run", "--env=container=docker"} <= {*argv}
-
-
 def inspected(argv: list[str], name: str, state: str = "running") -> dict:
     labels = dict(word.removeprefix("--label=").split("=", 1) for word in argv if word.startswith("--label="))
     return {"Name": name, "Config": {"Labels": labels}, "State": {"Status": state}}
@@ -188,7 +182,7 @@ def inspected(argv: list[str], name: str, state: str = "running") -> dict:
 def test_the_labels_of_a_container_tell_the_host():
     argv = run_argv(FACTS, HOST, "abc123", "INIT", "KEY")
     ours = inspected(argv, HOST.container)
-    stopped = inspected(argv, f"/{HOST.container}", "exited")  # docker puts a slash before the name
+    stopped = inspected(argv, HOST.container, "exited")
     others = [{**ours, "Config": {"Labels": labels}} for labels in (None, {}, {"precog.fleet": "zzz"})]
     assert parse_hosts(json.dumps([ours, stopped, *others]), "abc123") == [replace(HOST, running=False), HOST]
     assert parse_hosts("", "abc123") == []
