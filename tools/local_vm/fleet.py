@@ -142,14 +142,14 @@ class Fleet:
         return len(machines)
 
     def _end(self, machines: Sequence[Machine]) -> None:
-        for machine in machines:
-            if is_running(machine):
-                os.kill(_pid(machine), signal.SIGKILL)
+        killed = {machine.name: _pid(machine) for machine in machines if is_running(machine)}
+        for pid in killed.values():
+            os.kill(pid, signal.SIGKILL)
         end = time.monotonic() + DEATH_SECONDS
-        for machine in machines:
-            while is_running(machine):
+        for name, pid in killed.items():
+            while not has_ended(pid):
                 if time.monotonic() > end:
-                    raise FleetError(Problem(f"{machine.name}: QEMU ({_pid(machine)}) doesn't end", "Look at it: ps."))
+                    raise FleetError(Problem(f"{name}: QEMU ({pid}) doesn't end", "Look at it: ps."))
                 time.sleep(0.05)
 
     def _write(self, machines: Sequence[Machine], images: dict[str, Image]) -> None:
@@ -278,6 +278,18 @@ def _pid(machine: Machine) -> int:
         return int(machine.pid_file.read_text())
     except (OSError, ValueError):
         return 0
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone with all its threads: the last of them gives its files and their locks free.
+
+    It has no command line any more long before that.
+    """
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state == "Z" and len([*Path(f"/proc/{pid}/task").iterdir()]) == 1
+    except OSError:
+        return True
 
 
 def is_running(machine: Machine) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from local_fleet.model import FleetError
 from local_fleet.process import Runner
 from local_vm import qemu
-from local_vm.fleet import Fleet, is_running
+from local_vm.fleet import Fleet, has_ended, is_running
 from local_vm.image import Image, Images
 from local_vm.model import DEFAULT_MEMORY, VmSpec, parse_specs
 from local_vm.recipe import GUEST, VmRecipe
@@ -159,3 +160,36 @@ def test_kvm_is_probed_once_a_boot(tmp_path, monkeypatch):
     note.write_text("another-boot kvm\n")
     assert qemu.accelerator(Runner(), image, note) == qemu.TCG
     assert len(probed) == 2
+
+
+# Its first thread ends, as when it is killed, and another one still has the process's files.
+HALF_DEAD = """
+import ctypes, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+print(flush=True)
+ctypes.CDLL(None).syscall(60, 0)  # exit of this thread alone (x86_64)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the number of a system call")
+def test_process_has_ended_with_its_last_thread():
+    process = subprocess.Popen(
+        [sys.executable, "-c", HALF_DEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    stat = Path(f"/proc/{process.pid}/stat")
+    try:
+        assert process.stdout.readline() == "\n"
+        deadline = time.monotonic() + 30
+        while ") Z " not in stat.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert Path(f"/proc/{process.pid}/cmdline").read_bytes() == b""
+        assert not has_ended(process.pid)
+        process.stdin.close()
+        while not has_ended(process.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert has_ended(process.pid)
