@@ -6,13 +6,9 @@ import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import Original
 from ansible_collections.precog.fleet.plugins.module_utils._host import kernel
 from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.files import Fragment
-from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.sysctl import (
-    KeyState,
-    Request,
-    State,
-    make_plan,
-    understand,
-)
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.plan import make_plan
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.request import Request, understand
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.state import KeyState, State
 
 OWNER = "/etc/sysctl.d/99-zz-precog-fleet.conf"
 PROFILE = {"vm.swappiness": 10, "net.ipv4.tcp_rmem": [4096, 65536, 134217728], "net.ipv4.ip_forward": 0}
