@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
-from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import state, swap
 from ansible_collections.precog.fleet.tests.unit.made_host import BOOT_ID, Killed, MadeHost, make_host
 
 FSTAB = "/etc/fstab"
@@ -186,7 +186,7 @@ def turn(host: MadeSwap, mode: str | None = "off", *, reserve: int = 512, check:
 
 
 def areas(host: MadeSwap, mode: str | None = "off", *, reserve: int = 512, **options) -> swap.SwapAreas:
-    return swap.SwapAreas(swap.Request(mode, reserve * 1024), calls=Calls(host), **options)
+    return swap.SwapAreas(state.Request(mode, reserve * 1024), calls=Calls(host), **options)
 
 
 def killed_at(host: MadeSwap, step: int, mode: str | None) -> bool:

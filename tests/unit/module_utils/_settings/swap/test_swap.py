@@ -13,9 +13,11 @@ from ansible_collections.precog.fleet.plugins.module_utils._engine import run as
 from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import Original
 from ansible_collections.precog.fleet.plugins.module_utils._engine.managed import HEADER
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import calls, swap
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import calls, plan, swap
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import state as read_state
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.guard import Group, shortage
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.sources import Source
+from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.state import Request, State, is_same
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap.tables import MARKER, Active
 from ansible_collections.precog.fleet.tests.unit.made_host import (
     LEDGER,
@@ -260,7 +262,7 @@ def test_check_mode_says_the_same_and_touches_nothing(host, mode, arrange):
     assert untouched(host) == seen
     real = turn(host, mode)
     for one, other in zip(predicted.changes, real.changes):
-        assert swap.is_same(one.after, other.after)
+        assert is_same(one.after, other.after)
         assert {**one.row(), "after": None} == {**other.row(), "after": None}
     assert predicted.changed == real.changed
     assert predicted.diff[:-1] == real.diff[:-1]
@@ -850,7 +852,7 @@ KNOWN = Original("on pri=5", "on pri=5", "boot", "off")
 
 
 def state(**changes):
-    return swap.State(
+    return State(
         **{
             "active": {},
             "sources": (),
@@ -896,18 +898,18 @@ PLANS = [
 
 @pytest.mark.parametrize(("found", "mode", "status", "writes", "reason"), PLANS)
 def test_the_plan(found, mode, status, writes, reason):
-    (change,) = swap.make_plan(found, swap.Request(mode, 1024))
+    (change,) = plan.make_plan(found, Request(mode, 1024))
     assert (change.status, list(change.writes)) == (status, writes)
     assert reason in change.reason
 
 
 def test_nothing_to_give_back_is_no_row():
-    assert swap.make_plan(state(sources=(LINE,), active=ACTIVE), swap.Request(None, 0)) == []
+    assert plan.make_plan(state(sources=(LINE,), active=ACTIVE), Request(None, 0)) == []
 
 
 def test_a_note_of_a_run_that_was_cut_off_in_an_earlier_boot_is_dropped():
     void = {"swap:/a": Original("on pri=5", None, "earlier")}
-    (change,) = swap.make_plan(state(originals=void), swap.Request(None, 0))
+    (change,) = plan.make_plan(state(originals=void), Request(None, 0))
     assert (change.writes, change.forget, change.reason) == ((), True, "was never applied: nothing to give back")
 
 
@@ -925,8 +927,8 @@ def test_a_note_of_a_run_that_was_cut_off_in_an_earlier_boot_is_dropped():
     ],
 )
 def test_what_is_the_same_value(left, right, same):
-    assert swap.is_same(left, right) is same
-    assert swap.is_same(right, left) is same
+    assert is_same(left, right) is same
+    assert is_same(right, left) is same
 
 
 def test_flags_of_swapon():
@@ -945,4 +947,4 @@ def test_the_real_calls_tell_the_kernels_errno(tmp_path):
 
 def test_a_mask_is_nothing_but_empty():
     """A file with our header would be a unit of its own."""
-    assert HEADER.encode() not in swap.MASK
+    assert HEADER.encode() not in read_state.MASK
