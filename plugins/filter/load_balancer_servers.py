@@ -49,6 +49,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import instances as miners
+from ansible_collections.precog.fleet.plugins.module_utils._miner import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -140,16 +141,16 @@ def _reached(miner: Miner, here: str) -> Server | None:
     """Return an instance with the address that the balancer reaches it at; None for a simulator."""
     told = f"{miner.host}: the instance {miner.name}"
     engine = miners.engine_of(miner.options)
-    if engine == miners.SIMULATOR:
+    if engine == parse.SIMULATOR:
         return None
-    if engine == miners.UPSTREAM or miner.options["wallet"]:
+    if engine == parse.UPSTREAM or miner.options["wallet"]:
         raise Unfit(f"{told} has the engine {engine} or a wallet: {AXON}. {BY_HAND}")
-    if engine != miners.RUNTIME:
+    if engine != parse.RUNTIME:
         raise Unfit(f"{told} has the engine {engine!r}, which there is not")
-    host = str(miner.options["host"] or miners.HOSTS[miners.RUNTIME]).strip("[]")
+    host = str(miner.options["host"] or miners.HOSTS[parse.RUNTIME]).strip("[]")
     kind = _kind(host)
     if miner.host == here:
-        address = ("::1" if ":" in host else miners.LOOPBACK) if kind == "everywhere" else host
+        address = ("::1" if ":" in host else parse.LOOPBACK) if kind == "everywhere" else host
     elif kind == "loopback":
         raise Unfit(
             f"{told} listens at {host} alone, which {here} can't reach. "
@@ -162,7 +163,7 @@ def _reached(miner: Miner, here: str) -> Server | None:
         )
     else:
         address = miner.reached_at or host
-    return _server(f"{miner.host}:{miner.name}", address, miner.options["port"] or miners.PORTS[miners.RUNTIME])
+    return _server(f"{miner.host}:{miner.name}", address, miner.options["port"] or miners.PORTS[parse.RUNTIME])
 
 
 def _kind(host: str) -> str:

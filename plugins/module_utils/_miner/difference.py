@@ -9,7 +9,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from . import instances
+from . import secrecy
 from .plan import DIGEST, RELEASE_FILE
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _variables(text: str, old: str) -> Iterable[str]:
     known = old.splitlines()
     for line in text.splitlines():
         name, _equals, value = line.partition("=")
-        shown = MASK if instances.is_secret_variable(name) else _masked(value)
+        shown = MASK if secrecy.is_secret_variable(name) else _masked(value)
         if name != DIGEST:
             yield f"{name}={shown}{' (another one)' if MASK in shown and line not in known else ''}"
 
@@ -94,7 +94,7 @@ def _command(text: str, _old: str) -> Iterable[str]:
     secret = False
     for word in words:
         option, equals, _value = word.partition("=")
-        hidden, secret = secret, instances.is_secret_argument(option)
+        hidden, secret = secret, secrecy.is_secret_argument(option)
         yield f"{option}={MASK}" if secret and equals else MASK if hidden else _masked(word)
         secret = secret and not equals
 

@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 
 from .._environment import plan as environment
 from .._host.host import HostError
-from . import instances, units
+from . import instances, parse, together, units
 from . import wallet as wallets
-from .instances import LOOPBACK, RUNTIME, SIMULATOR, UPSTREAM, Notes, Settings
+from .notes import Notes
+from .parse import LOOPBACK, RUNTIME, SIMULATOR, UPSTREAM
+from .settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -185,7 +187,7 @@ def _upstream_options(given: Any, notes: Notes) -> dict[str, Any]:
     known = {name: value for name, value in given.items() if name in UPSTREAM_DEFAULTS and value is not None}
     options = {**UPSTREAM_DEFAULTS, **known}
     for name, highest in (("netuid", 65535), ("timeout", 120), ("vpermit_tao_limit", 10**9)):
-        options[name] = int(instances.number("upstream", name, options[name], 0, highest, notes))
+        options[name] = int(parse.number("upstream", name, options[name], 0, highest, notes))
     if options["logging_level"] not in LOGGING_LEVELS:
         reason = f"is no level of upstream's: {', '.join(LOGGING_LEVELS)} are"
         notes.refuse("upstream.logging_level", options["logging_level"], reason)
@@ -237,11 +239,11 @@ def _context(params: Mapping[str, Any], commit: str, notes: Notes) -> _Context:
 def _minimums(params: Mapping[str, Any], notes: Notes) -> None:
     """Note what is no amount that a host can be compared with."""
     for option in ("minimum_memory_mb", "minimum_cpus"):
-        for engine, value in instances.mapping(option, params[option], notes).items():
+        for engine, value in parse.mapping(option, params[option], notes).items():
             if engine not in instances.ENGINES:
                 notes.nearest(option, engine, instances.ENGINES)
             elif value is not None:
-                instances.number(option, engine, value, 0, _MOST, notes)
+                parse.number(option, engine, value, 0, _MOST, notes)
     if params["minimum_disk_mb"] < 0:
         notes.refuse("minimum_disk_mb", params["minimum_disk_mb"], "is below 0: how many MB have to be free is wanted")
 
@@ -278,10 +280,10 @@ def _key_in_clear(one: Settings, api_key: str, notes: Notes) -> None:
         return
     words = [part for word in one.arguments for part in word.split("=", 1)]
     after = [url for option, url in zip(words, words[1:]) if option == "--api-url"]
-    url = urlsplit((after or [told.get(instances.API_URL, instances.COMMUNITY)])[-1])
-    if url.scheme == "http" and not instances.is_loopback(url.hostname or ""):
+    url = urlsplit((after or [told.get(together.API_URL, together.COMMUNITY)])[-1])
+    if url.scheme == "http" and not parse.is_loopback(url.hostname or ""):
         notes.problems.append(
-            f"instances.{one.name}: {instances.API_URL} is an address at {url.hostname} without TLS (http://), and "
+            f"instances.{one.name}: {together.API_URL} is an address at {url.hostname} without TLS (http://), and "
             "everybody on the way could read the API's key. Use https://, or leave miner_service_api_key out"
         )
 

@@ -12,7 +12,8 @@ from .._host.host import HostError
 from . import source
 from .compare import content
 from .gate import judge, verdict
-from .instances import API_REQUESTS, API_URL, SIMULATOR
+from .parse import SIMULATOR
+from .together import API_REQUESTS, API_URL
 from .units import secrets_file
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
-from .instances import API_URL, COMMUNITY
+from .together import API_URL, COMMUNITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

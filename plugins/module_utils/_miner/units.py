@@ -12,12 +12,12 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._host import rlimits as limits
-from .instances import RUNTIME, UPSTREAM
+from .parse import RUNTIME, UPSTREAM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .instances import Settings
+    from .settings import Settings
 
 UNIT_ROOT = "/etc/systemd/system"
 SERVICE = "precog-miner"

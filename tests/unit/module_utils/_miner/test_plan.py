@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import instances, units
+from ansible_collections.precog.fleet.plugins.module_utils._miner import instances, parse, together, units
 from ansible_collections.precog.fleet.plugins.module_utils._miner import plan as planning
 from ansible_collections.precog.fleet.plugins.module_utils._miner import wallet as wallets
 from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
@@ -339,7 +339,7 @@ def test_instances_share_the_requests_that_the_community_api_takes_of_an_address
 @pytest.mark.parametrize("many", range(2, 10))
 def test_one_request_is_left_for_the_gate(many):
     given = shares({f"n{number}": {} for number in range(many)}).values()
-    assert sum(map(int, given)) == instances.COMMUNITY_REQUESTS - 1
+    assert sum(map(int, given)) == together.COMMUNITY_REQUESTS - 1
     assert max(given) <= str(int(min(given)) + 1)
 
 
@@ -348,7 +348,7 @@ def test_who_asks_somebody_else_has_no_share():
     others = {"c": {"variables": ELSEWHERE}, "d": {"arguments": ["--api-url=x"]}, "e": {"engine": "simulator"}}
     assert shares({"a": {}, **others}) == {}
     assert shares({"a": {}, "b": {}, **others}) == {"a": "5", "b": "4"}
-    assert shares({"a": {"variables": {"PRECOG_RUNTIME_API_URL": instances.COMMUNITY + "/"}}, "b": {}}) == {
+    assert shares({"a": {"variables": {"PRECOG_RUNTIME_API_URL": together.COMMUNITY + "/"}}, "b": {}}) == {
         "a": "5",
         "b": "4",
     }
@@ -361,8 +361,8 @@ def test_what_is_said_of_requests_stands():
 
 def test_the_api_and_its_limit_are_those_of_the_runtime():
     text = (ROOT / "runtime/src/precog_runtime/settings.py").read_text()
-    assert f'COMMUNITY = "{instances.COMMUNITY}"' in text
-    assert f"api_requests: int = {instances.COMMUNITY_REQUESTS}\n" in text
+    assert f'COMMUNITY = "{together.COMMUNITY}"' in text
+    assert f"api_requests: int = {together.COMMUNITY_REQUESTS}\n" in text
     assert "api_period_s: float = 6.0\n" in text
 
 
@@ -684,7 +684,7 @@ def test_a_letter_that_is_wrong_is_found(data):
 # -- quoting ----------------------------------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
-LINE = TEXT.filter(lambda text: not instances.unfit(text))
+LINE = TEXT.filter(lambda text: not parse.unfit(text))
 FILES = st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True), LINE, max_size=5)
 SHARED = sorted(Path("/usr/lib").glob("*/systemd/libsystemd-shared-*.so"))
 
@@ -710,7 +710,7 @@ def test_systemd_reads_every_value_as_it_was(found):
 @given(TEXT)
 def test_a_value_is_taken_as_it_is_or_refused(text):
     given = {"main": {"variables": {"VALUE": text}}}
-    if instances.unfit(text):
+    if parse.unfit(text):
         assert problems(given)[0].startswith("instances.main.variables.VALUE: its value ")
     else:
         assert f"VALUE={planning._quoted(text)}\n".encode() in plan(given).files["instances/main/environment"].data

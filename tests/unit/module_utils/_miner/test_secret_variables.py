@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils._miner import instances, secrets
+from ansible_collections.precog.fleet.plugins.module_utils._miner import secrecy, secrets
 from ansible_collections.precog.fleet.tests.unit.module_utils._miner.test_plan import parsed, plan, problems
 
 SECRET = (
@@ -16,12 +16,12 @@ ARGUMENTS = ("--api-key", "--seed", "--private_key", "--wallet.seed", "--passwor
 
 @pytest.mark.parametrize("name", SECRET)
 def test_a_name_shows_a_secret(name):
-    assert instances.is_secret_variable(name)
+    assert secrecy.is_secret_variable(name)
 
 
 @pytest.mark.parametrize("name", OPEN)
 def test_other_names_show_none(name):
-    assert not instances.is_secret_variable(name)
+    assert not secrecy.is_secret_variable(name)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_other_names_show_none(name):
     ],
 )
 def test_an_address_with_a_password_is_a_secret(value, expected):
-    assert instances.is_secret_value(value) is expected
+    assert secrecy.is_secret_value(value) is expected
 
 
 @pytest.mark.parametrize("word", ARGUMENTS)
