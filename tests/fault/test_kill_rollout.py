@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+from ansible_collections.precog.fleet.plugins.module_utils._miner import report
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
 from ansible_collections.precog.fleet.tests.fault.killing import killed_before
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
@@ -55,11 +56,11 @@ BAD = made_plan("bad", instance("one", "bad", 8093), instance("two", "bad", 8092
 PLANS = {plan.release: plan for plan in (FIRST, SECOND, BAD)}
 
 
-def rolls(release: str) -> Callable[[MadeSystemd], miner.Outcome]:
+def rolls(release: str) -> Callable[[MadeSystemd], report.Outcome]:
     return lambda host: roll(host, release, gate=GATE)
 
 
-def withdraw(host: MadeSystemd) -> miner.Outcome:
+def withdraw(host: MadeSystemd) -> report.Outcome:
     return miner.withdraw(host, {**PARAMS, "gate": GATE}, check_mode=False)
 
 
@@ -67,7 +68,7 @@ class Moment(NamedTuple):
     """Which run is killed, and what was run before it."""
 
     before: tuple[str, ...]
-    run: Callable[[MadeSystemd], miner.Outcome]
+    run: Callable[[MadeSystemd], report.Outcome]
 
 
 MOMENTS = {

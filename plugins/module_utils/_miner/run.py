@@ -5,69 +5,34 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from .._environment.check import MARKER
-from .._host import processes, psutil_facts
 from .._host.host import HostError
-from . import bounds, compare, difference, faults, guarded, place, rollout, size, systemd, units
+from . import compare, difference, guarded, place, rollout, size, systemd, units
 from . import plan as miner_plan
 from . import user as users
 from .gate.limits import limits
-from .plan import RELEASE_FILE
+from .report import RELEASE, Outcome, Told, diff, instance_row, release_rows, row_of, tell
 from .store import PREVIOUS, Past, Release, Store, label, stayed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._host.host import Host
-    from .plan import Instance, Plan, Secret
+    from .plan import Plan, Secret
 
 UPSTREAM = "upstream"
-RELEASE = "miner_release"
 GUARD = "miner_guard"
 GIT = "/usr/bin/git"
 ONLINE_CPUS = "/sys/devices/system/cpu/online"
 MEMORY = "/proc/meminfo"
 RESOLVERS = "/etc/resolv.conf"
-SHOWN_VARIABLES = ("PYTHON", "PRECOG_MINER_")
 
 
 class PackageMissing(Exception):
     """A Debian package is wanted, which its argument names; nothing was touched."""
-
-
-@dataclass
-class Outcome:
-    """What a run did.
-
-    :ivar failure: "" or what failed, where, with which figures, and what runs now.
-    """
-
-    changed: bool = False
-    release: str = ""
-    settings: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    diff: list[dict[str, str]] = field(default_factory=list)
-    instances: dict[str, Any] = field(default_factory=dict)
-    failure: str = ""
-    releases: list[dict[str, Any]] = field(default_factory=list)
-    answers: dict[str, Any] = field(default_factory=dict)
-
-    def result(self) -> dict[str, Any]:
-        """Return what the module returns."""
-        statuses = [row["status"] for row in self.settings]
-        return {
-            "changed": self.changed,
-            "release": self.release,
-            "releases": self.releases,
-            "answers": self.answers,
-            "settings": self.settings,
-            "summary": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
-            "diff": self.diff,
-            "psutil": self.instances,
-        }
 
 
 def deploy(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outcome:
@@ -153,7 +118,7 @@ def _kept(
     done = Outcome()
     if current:
         done = _held(_roll(host, work, work.store.load(current), {}, check_mode=check_mode), params)
-    row = _row(RELEASE, release, current or None, current or None, work.store.folder(current or release))
+    row = row_of(RELEASE, release, current or None, current or None, work.store.folder(current or release))
     done.settings.append({**row, "status": "drifted", "reason": reason})
     return replace(done, release=release)
 
@@ -191,7 +156,7 @@ def _mended(outcome: Outcome, store: Store, plan: Plan, damaged: bool) -> Outcom
     """Return an outcome that tells of a release whose files were not as they should be."""
     if damaged:
         outcome.changed = True
-        row = _row(RELEASE, "whole", "damaged", "whole", store.folder(plan.release))
+        row = row_of(RELEASE, "whole", "damaged", "whole", store.folder(plan.release))
         switched = next((one for one in outcome.settings if one["name"] == RELEASE), None)
         if switched:
             switched["reason"] = f"{row['persisted_by']} was damaged, and is repaired"
@@ -215,7 +180,7 @@ def withdraw(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> Outc
     secrets = [units.SECRETS] if host.exists(units.SECRETS) else []
     guard = guarded.there(host, params["root"])
     found = [*compare.ours(host), *store.names(), *secrets, *made, *guard]
-    row = _row("miner", None, ", ".join(found) or None, None, units.UNIT_ROOT)
+    row = row_of("miner", None, ", ".join(found) or None, None, units.UNIT_ROOT)
     if found and not check_mode:
         # First of all: if this run is killed, nothing may bring a release back.
         guarded.remove(host, params["root"])
@@ -326,29 +291,10 @@ def _foreseen(host: Host, work: rollout.Rollout, plan: Plan, outcome: Outcome) -
     outcome.changed, outcome.release = True, plan.release
     told = Told(work, release, todo, seen, seen.live, release.name, work.store.past().trying)
     guard = _guard_rows(host, work.store.root, check_mode=True)
-    outcome.settings = [*guard, *_release_rows(told), *(_instance_row(one, told) for one in release.instances)]
+    outcome.settings = [*guard, *release_rows(told), *(instance_row(one, told) for one in release.instances)]
     files = {path: file.data for path, file in plan.files.items()}
-    outcome.diff = _diff(host, work.store, seen, todo, release.name, files, plan.secrets)
+    outcome.diff = diff(host, work.store, seen, todo, release.name, files, plan.secrets)
     return outcome
-
-
-class Told(NamedTuple):
-    """What rows tell of.
-
-    :ivar now: the instances as they are after the run, by name.
-    :ivar persisted: the release that the next boot starts.
-    :ivar cut_short: what a run before was trying, which never came to its end; "" for nothing.
-    :ivar failure: what failed, if anything did.
-    """
-
-    work: rollout.Rollout
-    release: Release
-    todo: compare.Work
-    seen: compare.Seen
-    now: Mapping[str, systemd.Live]
-    persisted: str
-    cut_short: str
-    failure: faults.Failure | None = None
 
 
 def _roll(
@@ -366,7 +312,7 @@ def _roll(
     todo, cut_short = work.todo(release, secrets, seen), work.store.past().trying
     runs = not todo.idle and not check_mode
     files = difference.files(host, work.store.folder(release.name)) if todo.switch else {}
-    shown = _diff(host, work.store, seen, todo, release.name, files, secrets)
+    shown = diff(host, work.store, seen, todo, release.name, files, secrets)
     failure = work.carry_out(release, todo, secrets, seen) if runs else None
     outcome = Outcome(bool(guard) or not todo.idle, release.name, guard, work.warnings, shown)
     outcome.failure = failure.text if failure else ""
@@ -374,7 +320,7 @@ def _roll(
         now = systemd.look(host, seen.live) if runs else seen.live
         persisted = work.store.current if runs else release.name
         in_force = compare.ours(host) if runs else seen.units
-        _tell(host, outcome, Told(work, release, todo, seen, now, persisted, cut_short, failure), in_force)
+        tell(host, outcome, Told(work, release, todo, seen, now, persisted, cut_short, failure), in_force)
     except Exception as error:
         # What failed matters more than what can be told of it.
         if not failure:
@@ -390,170 +336,7 @@ def _guard_rows(host: Host, root: str, *, check_mode: bool) -> list[dict[str, An
         return []
     if not check_mode:
         guarded.install(host, root)
-    row = _row(GUARD, "in place", "not in place", "in place", guarded.program(root))
+    row = row_of(GUARD, "in place", "not in place", "in place", guarded.program(root))
     return [
         {**row, "reason": f"it goes back after a rollout that was cut short; missing or changed: {', '.join(amiss)}"}
     ]
-
-
-def _tell(host: Host, outcome: Outcome, told: Told, in_force: Mapping[str, bytes]) -> None:
-    """Fill in an outcome's rows and facts.
-
-    :param in_force: our units as they lie on the host by now.
-    """
-    if told.failure and not told.failure.first.instance:
-        outcome.settings.append({**_row("miner", None, None, None, units.UNIT_ROOT), **_refused(told.failure.text)})
-    outcome.settings += _release_rows(told)
-    for one in told.release.instances:
-        row = _instance_row(one, told)
-        row["facts"] = outcome.instances[one.name] = _facts(host, one, told.now[one.name])
-        live = told.now[one.name]
-        outcome.settings += [row, *_limit_rows(host, one.name, in_force, live), *_bound_rows(host, one, in_force, live)]
-    for name in told.todo.stop:
-        states = told.seen.live[name].state, told.now[name].state
-        outcome.settings.append(_row(f"miner:{name}", None, *states, units.UNIT_ROOT))
-
-
-def _limit_rows(host: Host, name: str, in_force: Mapping[str, bytes], live: systemd.Live) -> list[dict[str, Any]]:
-    """Return a row for each limit that an instance's unit names: wanted, and what its process really has.
-
-    systemd gives a unit less than it names, without a word, where it may not raise its own hard limit.
-    """
-    path = f"{units.service(name)}.d/{compare.DROP_IN}"
-    try:
-        given = processes.parse_limits(host.read_text(f"/proc/{live.pid}/limits")) if live.pid else {}
-    except OSError:  # it has ended by now
-        return []
-    rows = []
-    for limit, value in re.findall(r"^Limit([A-Z]+)=(\S+)$", in_force.get(path, b"").decode(), re.MULTILINE):
-        if limit.lower() not in given:
-            continue
-        wanted = value if ":" in value else f"{value}:{value}"
-        has = ":".join(map(str, given[limit.lower()]))
-        row = _row(f"miner:{name}:{limit.lower()}", wanted, has, has, f"{units.UNIT_ROOT}/{path}")
-        if has != wanted.replace("infinity", "-1"):
-            row["status"] = "unsupported"
-            row["reason"] = (
-                "systemd gave the process less than its unit names: it may not raise its own hard limit here"
-            )
-        rows.append(row)
-    return rows
-
-
-def _release_rows(told: Told) -> list[dict[str, Any]]:
-    """Return the row of another release that becomes the current one; none where it stays, or did not come about."""
-    if told.failure or not told.todo.switch:
-        return []
-    before, after = told.seen.current or None, told.release.name
-    row = _row(RELEASE, after, before, after, f"{told.work.store.folder(after)}/{RELEASE_FILE}")
-    row["persisted_before"], row["persisted"] = before, after
-    return [row]
-
-
-def _bound_rows(
-    host: Host, instance: Instance, in_force: Mapping[str, bytes], live: systemd.Live
-) -> list[dict[str, Any]]:
-    """Return a row for each bound that an instance's unit names, and that this host does not enforce."""
-    path = f"{units.service(instance.name)}.d/{compare.DROP_IN}"
-    lacking = bounds.lacking(host, in_force.get(path, b"").decode(), live)
-    return [
-        {
-            **_row(f"miner:{instance.name}:{option}", wanted, None, None, f"{units.UNIT_ROOT}/{path}"),
-            "status": "unsupported",
-            "reason": why,
-        }
-        for option, (wanted, why) in lacking.items()
-    ]
-
-
-def _instance_row(instance: Instance, told: Told) -> dict[str, Any]:
-    """Return the row of an instance."""
-    name, failure = instance.name, told.failure
-    unit = f"{units.UNIT_ROOT}/{compare.TEMPLATE}"
-    before, after = _state(told.seen.live[name]), _state(told.now[name])
-    row = _row(f"miner:{name}", f"{instance.digest} active", before, after, unit)
-    row["persisted_before"], row["persisted"] = told.seen.current or None, told.persisted or None
-    if failure and failure.of(name):
-        row.update(_refused(failure.of(name)))
-    elif failure:
-        started = (
-            "it was started, and has gone back with the host" if name in told.work.started else "it was left alone"
-        )
-        row["reason"] = f"{started}: {failure.first.instance or 'the host'} failed"
-    elif name in told.todo.start or name in told.todo.enable or name in told.todo.undrain or told.todo.switch:
-        row["status"], row["reason"] = "changed", "; ".join(_reasons(instance, told))
-    return row
-
-
-def _reasons(instance: Instance, told: Told) -> list[str]:
-    """Return why an instance is a change."""
-    figures = told.work.figures.get(instance.name)
-    reasons = [f"{instance.engine}: {rollout.told(figures)}" if figures else instance.engine]
-    if told.cut_short:
-        reasons.append(f"a run before ended without {told.cut_short} passing the gate, so all start anew")
-    return reasons
-
-
-def _refused(why: str) -> dict[str, str]:
-    return {"status": "refused", "reason": why}
-
-
-def _state(live: systemd.Live) -> str:
-    return f"{live.digest} {live.active}" if live.digest else live.state
-
-
-def _row(name: str, desired: str | None, before: str | None, after: str | None, where: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "desired": desired,
-        "before": before,
-        "after": after,
-        "persisted_before": None,
-        "persisted": None,
-        "persisted_by": where,
-        "status": "ok" if before == after else "changed",
-        "reason": "",
-    }
-
-
-def _diff(
-    host: Host,
-    store: Store,
-    seen: compare.Seen,
-    todo: compare.Work,
-    release: str,
-    files: Mapping[str, bytes],
-    secrets: Mapping[str, Secret],
-) -> list[dict[str, str]]:
-    """Return the difference of each unit, each file of the release, and the release; of secrets, only that they differ.
-
-    :param files: of the release, by path in its folder.
-    """
-    shown = [
-        {
-            "before_header": f"{units.UNIT_ROOT}/{name}",
-            "after_header": f"{units.UNIT_ROOT}/{name}",
-            "before": seen.units.get(name, b"").decode("utf-8", "replace"),
-            "after": (data or b"").decode("utf-8", "replace"),
-        }
-        for name, data in todo.units.items()
-    ]
-    shown += difference.secrets(seen.secrets, {path: secrets[path].data for path in todo.secrets})
-    if todo.switch:
-        if seen.current:
-            before = difference.files(host, store.folder(seen.current))
-            shown += difference.between(seen.current, before, release, files)
-        release_diff = {"before": f"release {seen.current or 'none'}\n", "after": f"release {release}\n"}
-        shown.append({"before_header": "current", "after_header": "current", **release_diff})
-    return shown
-
-
-def _facts(host: Host, instance: Instance, live: systemd.Live) -> dict[str, Any]:
-    """Return an instance's process as psutil sees it, and the variables of Python and ours that it was started with."""
-    try:
-        process = processes.process(live.pid) if live.pid else None
-    except psutil_facts.PsutilMissingError as error:
-        process = {"error": str(error)}
-    variables = systemd.environment_of(host, live.pid) if live.pid else {}
-    shown = {name: value for name, value in variables.items() if name.startswith(SHOWN_VARIABLES)}
-    return {"engine": instance.engine, "process": process, "variables": shown}
