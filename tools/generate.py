@@ -1,4 +1,4 @@
-"""Writes from each declaration of options (plugins/module_utils/**/options.py) all that repeats it.
+"""Writes from each declaration of options (options.py of a package, preflight_options.py) all that repeats it.
 
 These are the options and returned rows of the module's documentation, the documentation fragments, and of the role its
 defaults, argument specs, the call of its module, what the audit gives that module, and its README.
@@ -233,17 +233,20 @@ def call(module: Module, indent: int, *, audit: bool = False) -> list[str]:
         if "\n" in value:
             lines += [f"{pad}{name}: >-", *(f"{pad}  {line}" for line in value.splitlines())]
         elif name in found:
-            lines.append(f'{pad}{name}: "{{{{ {value} }}}}"')
+            line = f'{pad}{name}: "{{{{ {value} }}}}"'
+            lines += [line] if len(line) <= WIDTH else [f"{pad}{name}: >-", f"{pad}  {{{{ {value} }}}}"]
         else:
             lines.append(f"{pad}{name}: {value}")
     return lines
 
 
 def _where_set(value: str, variable: Variable) -> str:
-    """Return an expression that leaves a variable that is not set to the module's own default."""
-    if value == variable.name:
-        return f"{value} | default(omit)"
-    return value.replace(variable.name, f"{variable.name} | default({inline(variable.default)})")
+    """Return an expression that leaves a variable that is not set to the module's own default.
+
+    Not by the filter `default`: it would hide a variable that is set to a template with a typo.
+    """
+    default = "omit" if value == variable.name else inline(variable.default)
+    return value.replace(variable.name, f"lookup('ansible.builtin.vars', '{variable.name}', default={default})")
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

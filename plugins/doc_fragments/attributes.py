@@ -6,15 +6,11 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Attributes of a module that changes a host; READ_ONLY and CONTROL_NODE for the others."""
+    """Attributes of a module that changes a host; READ_ONLY and CONTROL_NODE for others, TUNING beside the first."""
 
     DOCUMENTATION = r"""
 options: {}
 attributes:
-  action_group:
-    support: full
-    description: Use C(group/precog.fleet.all) in C(module_defaults) to set options for all modules of this collection.
-    membership: [precog.fleet.all]
   check_mode:
     support: full
     description: Plans without applying.
@@ -24,16 +20,12 @@ attributes:
   platform:
     support: full
     platforms: linux
-    description: Any Linux.
+    description: Linux with systemd.
 """
 
     READ_ONLY = r"""
 options: {}
 attributes:
-  action_group:
-    support: full
-    description: Use C(group/precog.fleet.all) in C(module_defaults) to set options for all modules of this collection.
-    membership: [precog.fleet.all]
   check_mode:
     support: full
     description: Nothing is ever changed.
@@ -43,16 +35,12 @@ attributes:
   platform:
     support: full
     platforms: linux
-    description: Any Linux.
+    description: Linux with systemd.
 """
 
     CONTROL_NODE = r"""
 options: {}
 attributes:
-  action_group:
-    support: full
-    description: Use C(group/precog.fleet.all) in C(module_defaults) to set options for all modules of this collection.
-    membership: [precog.fleet.all]
   check_mode:
     support: full
     description: Nothing is ever changed.
@@ -63,4 +51,13 @@ attributes:
     support: full
     platforms: all
     description: It runs on the control node.
+"""
+
+    TUNING = r"""
+options: {}
+attributes:
+  action_group:
+    support: full
+    description: Use C(group/precog.fleet.tuning) in C(module_defaults) for the options that the tuning modules share.
+    membership: [precog.fleet.tuning]
 """

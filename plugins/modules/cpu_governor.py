@@ -63,6 +63,7 @@ seealso:
   - module: precog.fleet.sysctl_profile
 extends_documentation_fragment:
   - precog.fleet.attributes
+  - precog.fleet.attributes.tuning
   - precog.fleet.state
   - precog.fleet.shared_kernel
 """

@@ -29,6 +29,8 @@ options:
       - One that doesn't exist or doesn't run is no error. The facts then say so.
     type: str
 attributes:
+  platform:
+    description: Any Linux.
   facts:
     description: Returns an C(ansible_facts) dictionary that sets facts of the host.
     support: full

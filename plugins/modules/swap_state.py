@@ -43,6 +43,7 @@ requirements:
   - psutil for the facts in the report
 extends_documentation_fragment:
   - precog.fleet.attributes
+  - precog.fleet.attributes.tuning
   - precog.fleet.state
   - precog.fleet.on_unsupported
   - precog.fleet.shared_kernel

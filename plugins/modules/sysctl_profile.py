@@ -73,6 +73,7 @@ requirements:
   - psutil for the facts in the report, and for O(profile=bandwidth_delay)
 extends_documentation_fragment:
   - precog.fleet.attributes
+  - precog.fleet.attributes.tuning
   - precog.fleet.state
   - precog.fleet.on_unsupported
   - precog.fleet.shared_kernel

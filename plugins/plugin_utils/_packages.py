@@ -54,10 +54,11 @@ class PackagesAction(ActionBase):
             result: Result = self._execute_module(module_name=self.MODULE, module_args=args, task_vars=variables)
             needs = result.pop("needs", None)
             if not needs or self._task.check_mode:
-                break
+                return {**result, "changed": bool(result.get("changed")) or brought}
             brought = self._install(needs["debian"], variables) or brought
             self.bring(needs, args)
-        return {**result, "changed": bool(result.get("changed")) or brought}
+        lacking = ", ".join([*needs["debian"], *needs.get("wheels", [])])
+        raise AnsibleError(f"this host still needs {lacking}, though it was brought {MOST_ROUNDS} times")
 
     def _result(self, variables: dict[str, Any]) -> Result:
         try:

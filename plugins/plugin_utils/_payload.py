@@ -12,14 +12,12 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
-from functools import lru_cache
 from pathlib import Path
 
 CODE = Path(__file__).parents[1] / "module_utils"
 PACKAGE = "ansible_collections.precog.fleet.plugins.module_utils"
 
 
-@lru_cache(maxsize=1)
 def payload(packages: tuple[str, ...]) -> str:
     """Return packages of module_utils: a ZIP file that Python can import from, in base64.
 

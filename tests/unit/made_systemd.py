@@ -16,8 +16,9 @@ from ansible_collections.precog.fleet.plugins.module_utils._miner import prices,
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
 from ansible_collections.precog.fleet.plugins.module_utils._miner.gate.judge import Figures
 from ansible_collections.precog.fleet.plugins.module_utils._miner.guarded import TIMER
+from ansible_collections.precog.fleet.plugins.module_utils._miner.model import File, Instance, Plan
 from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
-from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import DIGEST, File, Instance, Plan
+from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import DIGEST
 from ansible_collections.precog.fleet.plugins.module_utils._miner.source import Market
 from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Store
 

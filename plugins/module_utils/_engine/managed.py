@@ -57,6 +57,6 @@ def files_of(host: Host, subsystem: Subsystem, plan: Plan, ledger: Ledger) -> Fi
             continue
         if path in ledger.files:
             found[path] = ledger.files[path].content
-        elif is_ours(host, path):
+        elif not plan.of_system and is_ours(host, path):
             found[path] = None
     return found

@@ -112,6 +112,8 @@ class Plan(NamedTuple):
     :ivar state: what was read, for the subsystem's other functions.
     :ivar warnings: what an operator has to know beside the rows.
     :ivar pending: whether programs still have to be notified of files that an earlier run put into place.
+    :ivar of_system: whether the files are the system's, with something of ours in them: then none is ever removed,
+        whatever it begins with.
     """
 
     changes: list[Change]
@@ -119,6 +121,7 @@ class Plan(NamedTuple):
     state: Any = None
     warnings: tuple[str, ...] = ()
     pending: bool = False
+    of_system: bool = False
 
 
 class Subsystem(ABC):

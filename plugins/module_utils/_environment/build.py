@@ -8,8 +8,6 @@ that Debian has for ensurepip, and is not installed anywhere; uv comes from the 
 
 from __future__ import annotations
 
-import base64
-import csv
 import errno
 import glob
 import hashlib
@@ -17,7 +15,6 @@ import json
 import os
 import shutil
 import sys
-import sysconfig
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -27,9 +24,11 @@ from .._host.host import COMMAND_ENVIRONMENT, HostError, Meta, sync_folder
 from . import check, errors, lock
 from . import plan as environment
 from .compiling import Compiler
+from .installed import check_dependencies, check_installed, library_folders
+from .pip import pip_wheel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from .._host.host import Host
     from .plan import Interpreter, Package, Request
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 CACHE = "/var/cache/precog-fleet/uv"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 PASSED = ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
-PIP_WHEELS = "/usr/share/python-wheels"
-PIP_PACKAGE = "python3-pip-whl"
 TIMEOUT = 30  # seconds without a byte
 BUILD_SECONDS = 3600.0  # for an installer as a whole, on the slowest of connections
 PRIVATE = 0o700
@@ -64,36 +61,6 @@ print(json.dumps({
     "standard_library": sysconfig.get_path("stdlib"),
 }))
 """
-
-# Reads metadata alone: with -S nothing of the environment is imported. pip's parser comes from Debian's wheel.
-DEPENDENCIES = """
-import sys
-from importlib.metadata import distributions
-sys.path.append(sys.argv[1])
-from pip._vendor.packaging.requirements import Requirement
-from pip._vendor.packaging.utils import canonicalize_name
-found = {canonicalize_name(each.metadata["Name"]): each for each in distributions(path=sys.argv[2:])}
-for name, each in sorted(found.items()):
-    for wanted in map(Requirement, each.requires or ()):
-        other = found.get(canonicalize_name(wanted.name))
-        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
-            continue
-        if other is None or not wanted.specifier.contains(other.version, prereleases=True):
-            has = "is not there" if other is None else "is " + other.version
-            print(f"{name} {each.version} needs {wanted}, which {has}")
-"""
-
-
-def missing() -> list[str]:
-    """Return the Debian packages that building takes and the host lacks."""
-    return [] if pip_wheel() else [PIP_PACKAGE]
-
-
-def pip_wheel() -> str:
-    """Return the path of the wheel of pip that came with Python, "" if there is none."""
-    bundled = os.path.join(sysconfig.get_path("stdlib"), "ensurepip/_bundled")
-    wheels = [path for folder in (PIP_WHEELS, bundled) for path in sorted(glob.glob(f"{folder}/pip-*.whl"))]
-    return wheels[-1] if wheels else ""
 
 
 def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> dict[str, float]:
@@ -125,10 +92,10 @@ def build(host: Host, asked: Request, interpreter: Interpreter, name: str) -> di
         installer.create(name)
         installer.install(_requirements(asked, wheels, work))
         clock.step("install")
-        _check(host, asked, interpreter, pins, here)
-        _check_dependencies(interpreter, here)
+        check_installed(host, asked, interpreter, pins, here, CACHE)
+        check_dependencies(interpreter, here)
         clock.step("check")
-        compiler.finish(_library_folders(here))
+        compiler.finish(library_folders(here))
         clock.step("compile")
         _finish(asked, interpreter, here, place, pins)
         os.chmod(here, 0o755)
@@ -363,71 +330,6 @@ def _run(argv: Sequence[str], asked: Request, interpreter: str, more: Mapping[st
         said = errors.without_passwords(done.stdout + done.stderr)
         kind = environment.FullDiskError if errors.is_full_disk(said) else HostError
         raise kind(errors.explain(said, interpreter))
-
-
-def _check(host: Host, asked: Request, interpreter: Interpreter, pins: Mapping[str, str], here: str) -> None:
-    """Find out whether what is installed is what was asked for, every file as its wheel had it.
-
-    :raises HostError: it is not.
-    :raises OSError: the cache that it came from is damaged, and can't be removed.
-    """
-    wanted = {**pins, **{lock.normalised(one.name): one.version for one in asked.packages}}
-    found = dict(_installed(here))
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            what = f"{name} is {found.get(name) or 'not'} installed, {wanted.get(name) or 'not'} wanted"
-            raise HostError(f"the environment is not what lock says, for {interpreter}: {what}. Run again")
-    for path, digest in _recorded(here):
-        if not os.path.isfile(path):
-            raise HostError(f"{path} was not installed. Run again")
-        if digest and digest != _record_digest(path):
-            host.remove_tree(CACHE)
-            raise HostError(f"{path} is not as its wheel has it: the cache was damaged and is removed. Run again")
-
-
-def _check_dependencies(interpreter: Interpreter, here: str) -> None:
-    """Find out whether every package has what it depends on.
-
-    Not by `pip check` or `uv pip check`: they start the environment's own Python, which runs code of packages (`.pth`
-    files) as root.
-
-    :raises HostError: one has not.
-    """
-    folders = _library_folders(here)
-    problems = environment.ask(interpreter.path, ["-I", "-S", "-c", DEPENDENCIES, pip_wheel(), *folders]).splitlines()
-    if problems:
-        told = "; ".join(problems[: lock.MOST_TOLD])
-        raise HostError(f"lock can't be used: {told}. Add it to the lock: write it with `uv pip compile`")
-
-
-def _dist_infos(here: str) -> list[str]:
-    found = glob.glob(f"{glob.escape(here)}/lib*/p*/site-packages/*.dist-info")
-    return sorted(set(map(os.path.realpath, found)))  # lib64 is lib
-
-
-def _library_folders(here: str) -> list[str]:
-    return sorted(set(map(os.path.dirname, _dist_infos(here))))
-
-
-def _installed(here: str) -> Iterator[tuple[str, str]]:
-    for folder in _dist_infos(here):
-        with open(f"{folder}/METADATA", encoding="utf-8", errors="replace") as file:
-            fields = dict(line.rstrip("\n").split(": ", 1) for line in file if line.startswith(("Name: ", "Version: ")))
-        yield lock.normalised(fields["Name"]), fields["Version"]
-
-
-def _recorded(here: str) -> Iterator[tuple[str, str]]:
-    """Yield the files that packages say they have, with their digests ("" where a file has none)."""
-    for folder in _dist_infos(here):
-        with open(f"{folder}/RECORD", encoding="utf-8", newline="") as file:
-            for path, digest, _size in csv.reader(file):
-                if not path.endswith(".pyc"):
-                    yield os.path.normpath(os.path.join(os.path.dirname(folder), path)), digest
-
-
-def _record_digest(path: str) -> str:
-    digest = bytes.fromhex(check.sha256(path))
-    return "sha256=" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _finish(asked: Request, interpreter: Interpreter, here: str, place: str, pins: Mapping[str, str]) -> None:

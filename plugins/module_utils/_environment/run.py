@@ -155,14 +155,14 @@ def _outcome(host: Host, asked: Request, before: str | None) -> str:
 
 
 def _apply(host: Host, asked: Request, view: View) -> tuple[dict[str, float], list[str]]:
-    from . import build as building
+    from . import build, pip
 
     if view.interpreter:
-        building.expect(asked, view.interpreter)
+        build.expect(asked, view.interpreter)
     debian, wheels = list(view.lacking), []
     if view.wrong:
-        building.expect_room(asked, view.linked)
-        debian += building.missing()
+        build.expect_room(asked, view.linked)
+        debian += pip.missing()
         wheels = [one.sha256 for one in asked.packages if not one.path]
     if debian or wheels:
         raise environment.Missing(debian, wheels)
@@ -170,7 +170,7 @@ def _apply(host: Host, asked: Request, view: View) -> tuple[dict[str, float], li
         host.remove_tree(f"{asked.root}/{name}")
     steps = {}
     if view.wrong and view.interpreter:
-        steps = building.build(host, asked, view.interpreter, view.name)
+        steps = build.build(host, asked, view.interpreter, view.name)
     if view.linked == view.name:
         return steps, []
     host.replace_link(asked.link, view.name)
@@ -288,11 +288,11 @@ def _clear(host: Host, asked: Request) -> None:
     if others:
         return
     # uv, what it has fetched, and the lock serve all environments of this folder.
-    from . import build as building
+    from . import build
 
     for name in host.list_dir(asked.root):
         if name.startswith(".tool-"):
             host.remove_tree(f"{asked.root}/{name}")
-    host.remove_tree(building.CACHE)
-    host.remove_if_empty(os.path.dirname(building.CACHE))
+    host.remove_tree(build.CACHE)
+    host.remove_if_empty(os.path.dirname(build.CACHE))
     host.remove(f"{asked.root}/{LOCK}")

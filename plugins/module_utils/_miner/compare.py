@@ -7,8 +7,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import drain, systemd
-from . import plan as miner_plan
+from . import drain, model, systemd
 from .plan import MINER, ROOT
 from .store import Release, Store
 from .units import SECRETS, UNIT_ROOT, keeps, service, socket
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from .._host.host import Host
-    from .plan import Instance, Secret
+    from .model import Instance, Secret
 
 TEMPLATE = f"{systemd.PREFIX}.service"
 DROP_IN = "10-instance.conf"
@@ -192,7 +191,7 @@ def unwanted(host: Host, wanted: Collection[str]) -> dict[str, Secret]:
     :param wanted: the paths of those that stay.
     """
     found = (path for path in files_below(host, SECRETS) if path not in wanted)
-    return {path: miner_plan.Secret(None, ROOT if is_variables(path) else MINER) for path in found}
+    return {path: model.Secret(None, ROOT if is_variables(path) else MINER) for path in found}
 
 
 def files_below(host: Host, folder: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 """The guard: at boot and every minute, go back from a release whose rollout was cut short before its gate.
 
 This file's text is installed on the host beside the releases and runs there without Ansible, so it needs nothing but
-Python's standard library. `releases.json` is what store.py writes.
+Python's standard library. `releases.json` is what the collection writes (_miner/store.py).
 """
 
 from __future__ import annotations

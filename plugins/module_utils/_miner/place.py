@@ -11,7 +11,8 @@ from .._host.host import HostError, Meta
 from . import drain, systemd
 from .compare import content, files_below, is_variables, names_in, ours
 from .faults import Fault, noting
-from .plan import ROOT, Secret
+from .model import Secret
+from .plan import ROOT
 from .units import SECRETS, UNIT_ROOT, socket, user_of
 from .units import user as unit_user
 from .user import user

@@ -7,17 +7,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .._environment import plan as environment
 from .._host.host import HostError
 from . import instances, parse, together, units
 from . import wallet as wallets
+from .files import digest_of, environment_file, identity_of, items_of, record_of
+from .model import Context, File, Instance, Made, Plan, Secret
 from .notes import Notes
 from .parse import LOOPBACK, RUNTIME, SIMULATOR, UPSTREAM
 from .settings import Settings
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
 
 RELEASE_FILE = "release.json"
 ROOT, MINER = "root", "miner"  # who owns a secret
-DIGITS = 12  # of a digest
 API_KEY = "PRECOG_RUNTIME_API_KEY"
 DIGEST = "PRECOG_MINER_DIGEST"
 ASSETS = "PRECOG_RUNTIME_ASSETS"
 FORWARD = "precog_fleet"  # the drop-in's module in precog/miners of the checkout
-
 UPSTREAM_DEFAULTS: dict[str, Any] = {
     "repository": "https://github.com/coinmetrics/precog",
     "version": "75eb6469f07eda88231bedc2e1c239abe4ed7327",  # v3.0.0
@@ -43,7 +42,6 @@ UPSTREAM_DEFAULTS: dict[str, Any] = {
     "vpermit_tao_limit": 2,
 }
 LOGGING_LEVELS = ("info", "debug", "trace")
-
 _PATH = re.compile(r"/[A-Za-z0-9._+@-]+(/[A-Za-z0-9._+@-]+)*", re.ASCII)
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _KEY = re.compile(r"[!-~]{1,512}")
@@ -51,78 +49,6 @@ _CREDENTIALS = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
 _MOST = 2**40  # MB, or CPUs
 # What the unit hides from the service, or gives it empty.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp", "/dev")
-
-
-class File(NamedTuple):
-    """A file of a release: its bytes, and its mode."""
-
-    data: bytes
-    mode: int
-
-
-class Secret(NamedTuple):
-    """A file with mode 0400, and who owns it: ROOT or MINER; without `data` one that has to go."""
-
-    data: bytes | None
-    owner: str
-
-
-class Instance(NamedTuple):
-    """What is to be known of an instance to start, ask and compare it.
-
-    :ivar host, port: where it serves: HTTP, or the axon.
-    :ivar http_host, http_port: where /readyz and /predict are.
-    :ivar assets: what it answers; empty for the runtime's default.
-    :ivar digest: 12 hex digits for all that it runs with, but the secrets.
-    """
-
-    name: str
-    engine: str
-    host: str
-    port: int
-    http_host: str
-    http_port: int
-    assets: tuple[str, ...]
-    digest: str
-
-
-class Plan(NamedTuple):
-    """All that a release is.
-
-    :ivar release: its ID, 12 hex digits.
-    :ivar files: by path below the release's folder.
-    :ivar units: by path below /etc/systemd/system.
-    :ivar secrets: by absolute path.
-    :ivar instances: simulators first.
-    """
-
-    release: str
-    files: dict[str, File]
-    units: dict[str, bytes]
-    secrets: dict[str, Secret]
-    instances: tuple[Instance, ...]
-    warnings: tuple[str, ...]
-
-
-class _Context(NamedTuple):
-    """What instances share."""
-
-    places: units.Places
-    environment: str
-    checkout: str
-    upstream: dict[str, Any]
-    api_key: str
-    hotkeys: Mapping[str, Any]
-    shared: dict[str, bytes]
-
-
-class _Made(NamedTuple):
-    """What one instance comes to."""
-
-    instance: Instance
-    files: dict[str, File]
-    units: dict[str, bytes]
-    secrets: dict[str, Secret]
 
 
 def plan(params: Mapping[str, Any], commit: str) -> Plan:
@@ -146,10 +72,10 @@ def plan(params: Mapping[str, Any], commit: str) -> Plan:
         raise HostError(_told(notes.problems))
     made = [_make(one, secrets[one.name], context) for one in wanted]
     files = {path: file for one in made for path, file in one.files.items()}
-    files[RELEASE_FILE] = _record(context, commit, made)
+    files[RELEASE_FILE] = record_of(context, commit, made)
     all_units = {**context.shared, **{path: data for one in made for path, data in one.units.items()}}
     return Plan(
-        release=_identity(files, all_units),
+        release=identity_of(files, all_units),
         files=files,
         units=all_units,
         secrets={path: secret for one in made for path, secret in one.secrets.items()},
@@ -173,9 +99,6 @@ def upstream(params: Mapping[str, Any]) -> dict[str, Any]:
     if notes.problems:
         raise HostError(_told(notes.problems))
     return options
-
-
-# -- what all instances share -----------------------------------------------------------------------------------------
 
 
 def _upstream_options(given: Any, notes: Notes) -> dict[str, Any]:
@@ -202,7 +125,7 @@ def _upstream_options(given: Any, notes: Notes) -> dict[str, Any]:
     return options
 
 
-def _context(params: Mapping[str, Any], commit: str, notes: Notes) -> _Context:
+def _context(params: Mapping[str, Any], commit: str, notes: Notes) -> Context:
     for name in ("root", "state_root", "environment"):
         _expect_path(name, str(params[name]), notes)
     state = str(params["state_root"])
@@ -225,7 +148,7 @@ def _context(params: Mapping[str, Any], commit: str, notes: Notes) -> _Context:
             "hotkeys: it is no dictionary. Give the text of a hotkey file by the name of its instance"
         )
         hotkeys = {}
-    return _Context(
+    return Context(
         places=places,
         environment=str(params["environment"]),
         checkout=f"{places.root}/upstream/{commit}",
@@ -255,10 +178,7 @@ def _expect_path(name: str, path: str, notes: Notes) -> None:
         notes.refuse(name, path, f"is hidden from the service, as are {', '.join(_HIDDEN)}. Choose one below /opt")
 
 
-# -- secrets ----------------------------------------------------------------------------------------------------------
-
-
-def _secrets(one: Settings, context: _Context, notes: Notes) -> dict[str, Secret]:
+def _secrets(one: Settings, context: Context, notes: Notes) -> dict[str, Secret]:
     """Return an instance's secret files by path."""
     found = {}
     key = {API_KEY: context.api_key} if one.engine != SIMULATOR and context.api_key else {}
@@ -317,14 +237,11 @@ def _one_address(wanted: Iterable[Settings], secrets: Mapping[str, dict[str, Sec
             known[key] = one.name
 
 
-# -- one instance -----------------------------------------------------------------------------------------------------
-
-
-def _make(one: Settings, secrets: dict[str, Secret], context: _Context) -> _Made:
+def _make(one: Settings, secrets: dict[str, Secret], context: Context) -> Made:
     own = units.own(one, context.places)
     start = _start(one, context)
     variables = _variables(one, context)
-    digest = _digest(start, environment_file(variables), *_items(context.shared), *_items(own))
+    digest = digest_of(start, environment_file(variables), *items_of(context.shared), *items_of(own))
     http = (LOOPBACK, one.metrics_port) if one.engine == UPSTREAM else (one.host, one.port)
     instance = Instance(one.name, one.engine, one.host, one.port, *http, _assets(one), digest)
     folder = f"instances/{one.name}"
@@ -332,16 +249,16 @@ def _make(one: Settings, secrets: dict[str, Secret], context: _Context) -> _Made
         f"{folder}/start": File(start, 0o755),
         f"{folder}/environment": File(environment_file({**variables, DIGEST: digest}), 0o600),
     }
-    return _Made(instance, files, own, secrets)
+    return Made(instance, files, own, secrets)
 
 
-def _start(one: Settings, context: _Context) -> bytes:
+def _start(one: Settings, context: Context) -> bytes:
     """Return the script that becomes the process; its paths are real ones, as a process keeps to its release."""
     words = [f"{context.environment}/bin/python", *_command(one, context), *one.arguments]
     return f"#!/bin/sh\nexec {' '.join(map(shlex.quote, words))}\n".encode()
 
 
-def _command(one: Settings, context: _Context) -> list[str]:
+def _command(one: Settings, context: Context) -> list[str]:
     if one.engine != UPSTREAM:
         command = "serve" if one.engine == RUNTIME else "simulate-market"
         # By its path: with -m Python would look for modules in the folder that the miner writes to first.
@@ -366,7 +283,7 @@ def _command(one: Settings, context: _Context) -> list[str]:
     return [script, *(str(word) for flag in flags.items() for word in flag)]
 
 
-def _variables(one: Settings, context: _Context) -> dict[str, str]:
+def _variables(one: Settings, context: Context) -> dict[str, str]:
     state = f"{context.places.state}/{one.name}"
     found = {
         "PYTHONUNBUFFERED": "1",
@@ -391,47 +308,3 @@ def _variables(one: Settings, context: _Context) -> dict[str, str]:
 def _assets(one: Settings) -> tuple[str, ...]:
     names = (name.strip() for name in one.variables.get(ASSETS, "").split(","))
     return tuple(dict.fromkeys(name for name in names if name))
-
-
-def environment_file(variables: Mapping[str, str]) -> bytes:
-    """Return variables as a file for systemd's EnvironmentFile, sorted by name.
-
-    :param variables: names, and values without control characters.
-    """
-    return "".join(f"{name}={_quoted(value)}\n" for name, value in sorted(variables.items())).encode()
-
-
-def _quoted(value: str) -> str:
-    """Return a value in double quotes, in which systemd takes a backslash before these four for an escape."""
-    return '"' + re.sub(r'([\\"`$])', r"\\\1", value) + '"'
-
-
-# -- identities -------------------------------------------------------------------------------------------------------
-
-
-def _record(context: _Context, commit: str, made: Iterable[_Made]) -> File:
-    """Return release.json: what a later run has to know of this release."""
-    content = {
-        "format": 1,
-        "environment": context.environment,
-        "commit": commit,
-        "instances": [one.instance._asdict() for one in made],
-    }
-    return File(json.dumps(content, indent=1, sort_keys=True).encode() + b"\n", 0o644)
-
-
-def _identity(files: Mapping[str, File], all_units: Mapping[str, bytes]) -> str:
-    modes = {path: f"{file.mode:o} ".encode() + file.data for path, file in files.items()}
-    return _digest(*_items(modes), b"units", *_items(all_units))
-
-
-def _items(files: Mapping[str, bytes]) -> list[bytes]:
-    return [part for path in sorted(files) for part in (path.encode(), files[path])]
-
-
-def _digest(*parts: bytes) -> str:
-    """Return hex digits for parts, with their lengths, so that no two lists of parts run together."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(b"%d:" % len(part) + part)
-    return found.hexdigest()[:DIGITS]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from .._host.host import Host
-    from .plan import Instance, Secret
+    from .model import Instance, Secret
     from .store import Release, Store
 
 LOCAL = ("127.0.0.1", "localhost", "::1")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._host import processes, psutil_facts
 from . import bounds, compare, difference, faults, rollout, systemd, units
+from .gate import judge
 from .plan import RELEASE_FILE
 from .store import Release, Store
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._host.host import Host
-    from .plan import Instance, Secret
+    from .model import Instance, Secret
 
 RELEASE = "miner_release"
 SHOWN_VARIABLES = ("PYTHON", "PRECOG_MINER_")
@@ -166,7 +167,7 @@ def instance_row(instance: Instance, told: Told) -> dict[str, Any]:
 def _reasons(instance: Instance, told: Told) -> list[str]:
     """Return why an instance is a change."""
     figures = told.work.figures.get(instance.name)
-    reasons = [f"{instance.engine}: {rollout.told(figures)}" if figures else instance.engine]
+    reasons = [f"{instance.engine}: {judge.told(figures)}" if figures else instance.engine]
     if told.cut_short:
         reasons.append(f"a run before ended without {told.cut_short} passing the gate, so all start anew")
     return reasons

@@ -11,73 +11,27 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .._engine import ledger
 from .._host.host import HostError, Meta
 from . import drain, systemd
-from .compare import (
-    Seen,
-    Work,
-    anew,
-    compare,
-    in_the_way,
-    listening,
-    look,
-    names_in,
-    ports,
-    sockets_of,
-    undoing,
-)
+from .compare import Seen, Work, anew, compare, in_the_way, listening, look, names_in, ports, sockets_of, undoing
 from .faults import Failure, Fault, noting, why
 from .gate import ask, judge, limits, verdict
 from .place import Places, leave_nothing, remove_units
 from .prices import Prices
 from .store import Past, Release, Store, passed, refused
+from .turn import Begun, Turn
 from .units import SECRETS, UNIT_ROOT, socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from .._host.host import Host
-    from .plan import Instance, Secret
+    from .model import Instance, Secret
 
 LOCK = f"{ledger.FOLDER}/miner.lock"  # of root's own folder: in /run/lock anyone could hold or replace it
-POLL_S = 0.05
-
-
-class Turn(NamedTuple):
-    """A release that takes the place of another.
-
-    :ivar previous: what runs before it, and again if it fails; None for nothing.
-    :ivar seen: the host before anything was touched.
-    :ivar held: the ports that instances may listen at by then.
-    :ivar baseline: the figures of those that ran, by name.
-    :ivar known: whether the release was good before, with the secrets that are there: then it is not compared.
-    """
-
-    release: Release
-    previous: Release | None
-    work: Work
-    secrets: Mapping[str, Secret]
-    seen: Seen
-    past: Past
-    held: Mapping[str, Collection[int]]
-    baseline: Mapping[str, judge.Figures]
-    known: bool
-
-
-class Begun(NamedTuple):
-    """An instance that was told to start.
-
-    :ivar pid: of the process that it had before.
-    :ivar restarts: how often systemd had started it again by itself.
-    :ivar since: when that was, seconds since the epoch.
-    """
-
-    pid: int
-    restarts: int
-    since: float
 
 
 class Rollout:
@@ -208,7 +162,7 @@ class Rollout:
         if name in turn.work.start:
             with self._drained([name], turn.seen):
                 begun = self._start(name, turn.release, turn.work)
-                self._wait_until_gone(name, begun.pid)
+                systemd.wait_until_gone(self._host, name, begun.pid, self._limits.ready_s)
             self._judge(turn.release, instance, begun, turn.baseline.get(name), known=turn.known)
         elif name in turn.work.enable:
             systemd.enable(self._host, name, sockets_of(name, turn.release))
@@ -229,7 +183,7 @@ class Rollout:
         :param known: whether its release was good before: then its answers have to be right and fresh, and no more.
         :raises HostError: why it failed.
         """
-        self._wait_until_gone(instance.name, begun.pid)
+        systemd.wait_until_gone(self._host, instance.name, begun.pid, self._limits.ready_s)
         demand = self._prices.demand(release, instance, known=known)
         problems = self._examined(instance, begun, before, demand)
         if problems and known and demand.fresh:
@@ -254,27 +208,12 @@ class Rollout:
         why = ask.wait_ready(instance, self._limits, hopeless, demand)
         if why:
             return [why]
-        live = self._settled(name)
+        live = systemd.settled(self._host, name, self._limits.ready_s)
         if live.active != "active" or live.digest != instance.digest:
             return [f"its unit is {live.state} and runs {live.digest or 'nothing'}, not {instance.digest}"]
         memory = partial(systemd.memory, self._host, live.pid)
         self.figures[name], problems = ask.soak(instance, before, self._limits, demand, memory)
         return problems + verdict.unsteady(live, systemd.look(self._host, [name])[name])
-
-    def _wait_until_gone(self, name: str, pid: int) -> None:
-        """Wait until a process has ended that was told to: it answers until then, and would pass for its successor."""
-        deadline = time.monotonic() + self._limits.ready_s
-        while pid and systemd.look(self._host, [name])[name].pid == pid and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-
-    def _settled(self, name: str) -> systemd.Live:
-        """Return an instance that answers once its unit is active too: it tells systemd a moment later."""
-        deadline = time.monotonic() + self._limits.ready_s
-        while True:
-            live = systemd.look(self._host, [name])[name]
-            if live.active != "activating" or time.monotonic() > deadline:
-                return live
-            time.sleep(POLL_S)
 
     @contextmanager
     def _drained(self, names: Sequence[str], seen: Seen) -> Iterator[None]:
@@ -301,19 +240,8 @@ class Rollout:
         except Exception as error:
             strangers: list[str] = []
             with noting([]):
-                strangers = self._strangers(instance)
+                strangers = systemd.strangers(self._host, instance.name, ports(instance), instance.digest)
             faults.append(Fault(instance.name, "; ".join([why(error), *strangers])))
-
-    def _strangers(self, instance: Instance) -> list[str]:
-        """Return who else listens at an instance's ports."""
-        live = systemd.look(self._host, [instance.name])[instance.name]
-        own = {live.pid, *([1] if systemd.is_active(self._host, socket(instance.name)) else [])}
-        return [
-            f"port {port} is held by {name} (process {pid})"
-            for port in sorted(ports(instance))
-            for pid, name in systemd.holders(port).items()
-            if pid not in own and not systemd.runs(self._host, pid, instance.digest)
-        ]
 
     def _retire(self, work: Work, seen: Seen) -> None:
         """Stop and remove the instances that a release doesn't have, after all others run."""
@@ -429,7 +357,8 @@ class Rollout:
         return f"which runs, but its answers are doubtful ({'; '.join(self._doubts)})"
 
     def _told_figures(self) -> str:
-        return "; ".join(f"{name}: {told(figures)}" for name, figures in self.figures.items()) or "nothing was touched"
+        told = [f"{name}: {judge.told(figures)}" for name, figures in self.figures.items()]
+        return "; ".join(told) or "nothing was touched"
 
     def _place_units(self, work: Work, seen: Seen, way: Sequence[str]) -> None:
         """Write the units that differ, once there is room for all of them and what is in the way has stopped.
@@ -463,9 +392,3 @@ class Rollout:
             systemd.drop_socket(self._host, name)
         else:
             systemd.halt(self._host, name)
-
-
-def told(figures: judge.Figures) -> str:
-    """Return what was measured at the gate."""
-    errors = f"{figures.errors} errors in {figures.requests} requests"
-    return f"{errors}, p50 {figures.p50_ms:.0f} ms, p99 {figures.p99_ms:.0f} ms"

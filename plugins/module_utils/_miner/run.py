@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._host.host import Host
-    from .plan import Plan, Secret
+    from .model import Plan, Secret
 
 UPSTREAM = "upstream"
 GUARD = "miner_guard"
@@ -215,14 +215,14 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
         users.expect_user(host, units.user(params["user"], one.name), one.name)
     if all(instance.engine != UPSTREAM for instance in plan.instances):
         return plan, links
-    from . import upstream
+    from . import git, upstream
 
     if not host.exists(GIT):
         raise PackageMissing("git")
     source = miner_plan.upstream(params)
     commit = upstream.commit(host, source)
     plan = miner_plan.plan(known, commit)
-    warnings = [upstream.moving_name(source, commit)]
+    warnings = [git.moving_name(source, commit)]
     if not check_mode:
         links[UPSTREAM] = upstream.ensure(host, source, commit, known["environment"], params["root"])
         warnings.append(upstream.other_python(host, links[UPSTREAM], known["environment"]))

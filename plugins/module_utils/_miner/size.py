@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._host.host import Host
-    from .plan import Plan
+    from .model import Plan
 
 TOLERANCE = 0.07  # of its memory a host's firmware and kernel keep for themselves
 

@@ -15,13 +15,14 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._host.host import HostError, Meta
-from .plan import RELEASE_FILE, File, Instance
+from .model import File, Instance
+from .plan import RELEASE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from .._host.host import Host
-    from .plan import Plan
+    from .model import Plan
 
 PREVIOUS = "previous"
 ABOUT_FILE = "about.json"  # of a release: what is no part of it, and so not of its name

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._host import psutil_facts
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .._host.host import Host
 
 PREFIX = f"{SERVICE}@"
+POLL_S = 0.05  # between looks at a unit that is on its way
 PROPERTIES = ("Id", "ActiveState", "SubState", "MainPID", "UnitFileState", "NRestarts", "Result", "IPEgressBytes")
 JOURNAL_LINES = 200  # of several tries, each a traceback
 TOLD_LINES = 4
@@ -219,3 +221,41 @@ def is_active(host: Host, unit: str) -> bool:
 def unit_file_state(host: Host, unit: str) -> str:
     """Return "enabled", "disabled" and the like; "" where systemd knows no such unit file."""
     return host.run(["systemctl", "show", "--property=UnitFileState", "--value", "--", unit]).strip()
+
+
+def wait_until_gone(host: Host, name: str, pid: int, most_s: float) -> None:
+    """Wait until a process has ended that was told to: it answers until then, and would pass for its successor.
+
+    :param most_s: seconds; after these, nobody waits for it any longer.
+    """
+    deadline = time.monotonic() + most_s
+    while pid and look(host, [name])[name].pid == pid and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+
+
+def settled(host: Host, name: str, most_s: float) -> Live:
+    """Return an instance that answers once its unit is active too: it tells systemd a moment later.
+
+    :param most_s: seconds; after these, it is returned as it is.
+    """
+    deadline = time.monotonic() + most_s
+    while True:
+        live = look(host, [name])[name]
+        if live.active != "activating" or time.monotonic() > deadline:
+            return live
+        time.sleep(POLL_S)
+
+
+def strangers(host: Host, name: str, ports: Iterable[int], digest: str) -> list[str]:
+    """Return who else listens at an instance's ports.
+
+    :param digest: of the instance; what runs it is none.
+    """
+    live = look(host, [name])[name]
+    own = {live.pid, *([1] if is_active(host, socket(name)) else [])}
+    return [
+        f"port {port} is held by {holder} (process {pid})"
+        for port in sorted(ports)
+        for pid, holder in holders(port).items()
+        if pid not in own and not runs(host, pid, digest)
+    ]

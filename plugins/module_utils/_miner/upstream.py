@@ -17,10 +17,10 @@ import os
 import re
 import shutil
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from .._host import commands
-from .._host.host import COMMAND_ENVIRONMENT, HostError, sync_folder
+from .._host.host import HostError, sync_folder
+from .git import HASH, Git, GitFailed, full_or, name_of, repository, says_full, unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -43,36 +43,8 @@ WANTED_OF_ENVIRONMENT = ("bittensor", "precog_runtime")
 COMPLETE = "complete.json"  # written last: with it a checkout is whole
 PART = ".part"  # a checkout in the making
 OLD = ".old"  # a checkout on its way out
-
-HASH = re.compile(r"[0-9a-f]{40}")
-SHORT_HASH = re.compile(r"[0-9a-f]{7,39}")
-# Narrower than git's own rule for names; nothing that git could take for an option, a range or a pattern.
-NAME = re.compile(r"(?!.*(?:\.\.|//|\.lock$))[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
-URL = re.compile(r"(?P<protocol>https|ssh)://(?:(?P<user>[^/@]*)@)?[A-Za-z0-9\[][^/@\s]*/\S+")
-SCP_LIKE = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:[^\s:/-][^\s:]*")
-
-GIT_SETTINGS = {
-    "core.symlinks": "false",  # a link becomes a small file: nothing in a checkout leads out of it
-    "credential.helper": "",
-    "gc.auto": "0",
-    "http.lowSpeedLimit": "1",  # bytes/s ...
-    "http.lowSpeedTime": "30",  # ... for so many seconds, then it is no connection
-    "protocol.version": "2",  # lets a commit be asked for that no branch names
-}
-# Without HOME and the system's file git reads nobody's settings, and a repository made from no template has no hooks.
-GIT_ENVIRONMENT = {
-    **COMMAND_ENVIRONMENT,
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_TERMINAL_PROMPT": "0",
-    "GIT_ASKPASS": "true",
-    "SSH_ASKPASS": "true",
-    "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=30",
-}
-# How a host reaches the web is its own affair; root's git settings and everything else are left out.
-PASSED_ON = ("http_proxy", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "SSL_CERT_FILE", "GIT_SSL_CAINFO")
 LOOK_S = 60.0  # for git to tell what a name stands for
 FETCH_S = 600.0  # for git to fetch one commit
-
 SECTION = re.compile(r"\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?")
 ASSIGNMENT = re.compile(r"""(name|version|python|requires-python)\s*=\s*(?:"([^"\\]*)"|'([^']*)')\s*(?:#.*)?""")
 VERSION = re.compile(r"[0-9][0-9A-Za-z.!+-]*")
@@ -80,78 +52,6 @@ VERSION = re.compile(r"[0-9][0-9A-Za-z.!+-]*")
 BOUND = re.compile(r"(>=|<=|>|<|\^)\s*([0-9]+(?:\.[0-9]+){0,2})(?=\s*(?:,|$))")
 WITHIN = {">=": operator.ge, "^": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 PYTHON = re.compile(r"^version(?:_info)?\s*=\s*([0-9]+(?:\.[0-9]+){0,2})", re.MULTILINE)  # in pyvenv.cfg
-
-
-class Repository(NamedTuple):
-    """Where upstream comes from: *url* for git, *protocol* the only one that git may speak there."""
-
-    url: str
-    protocol: str
-
-
-class GitFailed(HostError):
-    """A git command failed; `said` is what it wrote."""
-
-    def __init__(self, message: str, said: str) -> None:
-        super().__init__(message)
-        self.said = said
-
-
-# -- what is wanted ---------------------------------------------------------------------------------------------------
-
-
-def repository(upstream: Mapping[str, Any]) -> Repository:
-    """Return the repository that `upstream.repository` names.
-
-    :raises HostError: it is none that git could be told safely. A value with a password in it is not repeated.
-    """
-    value = str(upstream["repository"])
-    told = f"upstream.repository = {value}"
-    if value.startswith("/"):
-        return Repository(value, "file")
-    if value.startswith("file:///"):
-        return Repository(value[len("file://") :], "file")
-    url = URL.fullmatch(value)
-    if url and (":" in (url["user"] or "") or (url["user"] and url["protocol"] == "https")):
-        raise HostError(
-            "upstream.repository has a password or a token in it, which every process on the host could read while git"
-            " runs: name it without, as an ssh:// address that root's key opens"
-        )
-    if url:
-        return Repository(value, url["protocol"])
-    if "://" not in value and SCP_LIKE.fullmatch(value):
-        return Repository(value, "ssh")
-    raise HostError(f"{told} is no repository: give an https:// or ssh:// address, or an absolute path on the host")
-
-
-def moving_name(upstream: Mapping[str, Any], found: str) -> str:
-    """Return a warning where the version is a name that its owner can move; empty where it is a commit.
-
-    :param found: the commit that it stands for now.
-    """
-    version = str(upstream["version"])
-    if HASH.fullmatch(version.lower()):
-        return ""
-    return (
-        f"upstream.version = {version} is a name that can be moved, and asks {upstream['repository']} at every run;"
-        f" now it is {found}: write that instead"
-    )
-
-
-def _name(upstream: Mapping[str, Any]) -> str:
-    """Return the tag or branch that the version is."""
-    version = str(upstream["version"])
-    told = f"upstream.version = {version}"
-    if SHORT_HASH.fullmatch(version.lower()) and not version.isdigit():
-        raise HostError(
-            f"{told} looks like a part of a commit's hash, which may stand for two one day: give all 40 digits"
-        )
-    if not NAME.fullmatch(version):
-        raise HostError(f"{told} is neither a commit (40 hexadecimal digits) nor the name of a tag or branch")
-    return version
-
-
-# -- the interface ----------------------------------------------------------------------------------------------------
 
 
 def commit(host: Host, upstream: Mapping[str, Any]) -> str:
@@ -167,12 +67,12 @@ def commit(host: Host, upstream: Mapping[str, Any]) -> str:
     version = str(upstream["version"]).lower()
     if HASH.fullmatch(version):
         return version
-    name = _name(upstream)
+    name = name_of(upstream)
     wanted = [f"refs/tags/{name}", f"refs/tags/{name}^{{}}", f"refs/heads/{name}"]
     try:
         listed = git.run(["ls-remote", "--", git.url, *wanted], LOOK_S)
     except GitFailed as error:
-        raise _unreachable(where.url, error) from error
+        raise unreachable(where.url, error) from error
     refs = {ref: digest for digest, _tab, ref in (line.partition("\t") for line in listed.splitlines())}
     tag, branch = refs.get(wanted[1]) or refs.get(wanted[0]), refs.get(wanted[2])
     if tag and branch and tag != branch:
@@ -199,7 +99,7 @@ def ensure(host: Host, upstream: Mapping[str, Any], commit: str, environment: st
         try:
             _make(Git(host, repository(upstream)), commit, host.locate(path))
         except OSError as error:
-            raise HostError(_full_or(error.errno, f"cannot make {path}: {error.strerror}", path)) from error
+            raise HostError(full_or(error.errno, f"cannot make {path}: {error.strerror}", path)) from error
     return path
 
 
@@ -230,9 +130,6 @@ def remove_unused(host: Host, used: Collection[str], root: str = ROOT) -> list[s
     for path in unused:
         shutil.rmtree(host.locate(path))
     return unused
-
-
-# -- making one -------------------------------------------------------------------------------------------------------
 
 
 def _make(git: Git, commit: str, path: str) -> None:
@@ -293,9 +190,9 @@ def _check_out(git: Git, commit: str, store: str, source: str) -> None:
         _fetch(git, commit, git_dir)
         git.run([git_dir, f"--work-tree={source}", "checkout", "--quiet", "--force", commit, "--", "."], FETCH_S)
     except GitFailed as error:
-        if _says_full(error.said):
-            raise HostError(_full_or(errno.ENOSPC, "", source)) from error
-        raise _unreachable(git.told, error) from error
+        if says_full(error.said):
+            raise HostError(full_or(errno.ENOSPC, "", source)) from error
+        raise unreachable(git.told, error) from error
     shutil.rmtree(store)
 
 
@@ -392,62 +289,3 @@ def _expect_environment(host: Host, environment: str) -> None:
             f"the environment {environment} has no {' and no '.join(missing)}, which the engine upstream needs: build"
             " it from the lock `upstream`"
         )
-
-
-# -- git --------------------------------------------------------------------------------------------------------------
-
-
-class Git:
-    """git on one repository, away from everybody's settings, hooks and prompts."""
-
-    def __init__(self, host: Host, where: Repository) -> None:
-        self.told = where.url
-        self.url = host.locate(where.url) if where.protocol == "file" else where.url
-        passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        self._environment = {**GIT_ENVIRONMENT, **passed_on, "GIT_ALLOW_PROTOCOL": where.protocol}
-
-    def run(self, words: list[str], seconds: float) -> str:
-        """Return what a git command prints.
-
-        :raises GitFailed: it failed, or took longer than `seconds`.
-        :raises HostError: there is no git.
-        """
-        settings = [part for name, value in GIT_SETTINGS.items() for part in ("-c", f"{name}={value}")]
-        try:
-            # A session of its own has no terminal that ssh could ask at.
-            done = commands.run(
-                ["git", *settings, *words],
-                env=self._environment,
-                cwd="/",
-                seconds=seconds,
-                errors="replace",
-                alone=True,
-            )
-        except FileNotFoundError as error:
-            raise HostError("git is missing, which brings upstream's miner: apt-get install git") from error
-        except TimeoutError as error:
-            raise GitFailed(f"git took longer than {seconds:g} s", "") from error
-        if done.returncode:
-            raise GitFailed(_gist(done.stderr) or f"git ended with code {done.returncode}", done.stderr)
-        return done.stdout
-
-
-def _gist(said: str) -> str:
-    """Return what git names as the reason, without its progress and advice."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    reasons = [line.partition(": ")[2] for line in lines if line.startswith(("fatal: ", "error: "))]
-    return "; ".join(dict.fromkeys(reasons)) or " ".join(lines[-1:])
-
-
-def _unreachable(told: str, error: GitFailed) -> HostError:
-    return HostError(f"cannot read upstream.repository = {told}: {error}")
-
-
-def _says_full(said: str) -> bool:
-    return os.strerror(errno.ENOSPC) in said or os.strerror(errno.EDQUOT) in said
-
-
-def _full_or(number: int | None, otherwise: str, path: str) -> str:
-    if number not in (errno.ENOSPC, errno.EDQUOT):
-        return otherwise
-    return f"the disk is too full for upstream's checkout below {os.path.dirname(path)}: make room, then run again"

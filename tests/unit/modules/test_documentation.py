@@ -64,13 +64,16 @@ def test_documented_options_are_the_argument_spec(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_module_has_its_attributes_and_is_in_the_action_group(name):
+def test_every_module_has_its_attributes_and_says_its_action_group(name):
     attributes = documented(name)["attributes"]
-    assert {"action_group", "check_mode", "diff_mode", "platform"} <= set(attributes)
+    assert {"check_mode", "diff_mode", "platform"} <= set(attributes)
     groups = yaml.safe_load((ROOT / "meta/runtime.yml").read_text())["action_groups"]
-    assert [f"precog.fleet.{group}" for group, names in groups.items() if name in names] == [
-        *attributes["action_group"]["membership"]
-    ]
+    member = [f"precog.fleet.{group}" for group, names in groups.items() if name in names]
+    assert attributes.get("action_group", {}).get("membership", []) == member
+
+
+def test_modules_of_the_action_group_share_an_option():
+    assert set.intersection(*(set(options) for options in TUNING.values())) == {"state"}
 
 
 @pytest.mark.parametrize("name", [*TUNING, "python_env"])

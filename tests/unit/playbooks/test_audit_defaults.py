@@ -3,6 +3,10 @@ has to be the role's."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import pytest
 import yaml
 from ansible_collections.precog.fleet.plugins.action import host_audit
@@ -32,7 +36,9 @@ def test_audit_role_takes_every_variable_of_the_roles_if_it_is_set():
     text = (ROOT / "roles/audit/tasks/main.yml").read_text() + (ROOT / "roles/audit/vars/main.yml").read_text()
     for role in parts.PARTS:
         for variable in defaults_of(role):
-            assert f"{{{{ {variable} | default(omit) }}}}" in text or f"not {variable} | default(true)" in text
+            assert re.search(
+                rf"\{{\{{ (not )?lookup\('ansible\.builtin\.vars', '{variable}', default=(omit|true)\)", text
+            )
 
 
 @pytest.mark.parametrize("book", ["audit", "tune"])
@@ -40,3 +46,19 @@ def test_play_with_the_audit_loads_no_role_for_its_defaults(book):
     first = yaml.safe_load((ROOT / f"playbooks/{book}.yml").read_text())[0]
     assert [one["role"] for one in first["roles"]] == ["precog.fleet.audit"]
     assert "tasks" not in first
+
+
+@pytest.mark.parametrize("variable", ["limits_services", "preflight_install_psutil"])
+def test_template_with_a_typo_is_an_error_and_not_the_default(tmp_path, variable):
+    """By the real role: it would pass for a host without the override, and the override would be lost."""
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "roles": [{"role": "precog.fleet.audit", "vars": {"audit_preflight": True}}],
+        "vars": {variable: "{{ typo }}", "ansible_become": False},
+    }
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    argv = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml")]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "'typo' is undefined" in done.stdout + done.stderr

@@ -36,7 +36,7 @@ from .verdict import baseline_of, verdict, wrong_p99
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from ..plan import Instance
+    from ..model import Instance
 
 MOST_AT_ONCE = 32  # requests in flight; where all of them are, the next ones of the rate are left out
 LARGEST_BODY = 1 << 20  # bytes; an answer of 32 assets has less than 8 KiB

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 FIRST = 2  # requests that pay for what a new process does once: one of each kind
+OLDEST_S = 1e9  # an answer may say Infinity, which no report can
 MOST_TEXTS = 5  # kinds of wrong answers that are told
 BLOCKS = 6  # of requests, over which memory is looked at
 # What an answer says when its prices are old. That is the source's doing, not the release's.
@@ -104,7 +105,9 @@ def judge(body: bytes, assets: Sequence[str], earliest: float, latest: float) ->
     if unasked := set(predictions) - set(asked):
         wrong["an answer has assets that nobody asked for"] = shortened(", ".join(sorted(unasked)))
     prices = {asset: price for asset in asked if (price := as_price(predictions.get(asset))) is not None}
-    ages = [age for age in map(as_number, as_table(answer, "age_s").values()) if age is not None and age >= 0]
+    ages = [
+        min(age, OLDEST_S) for age in map(as_number, as_table(answer, "age_s").values()) if age is not None and age >= 0
+    ]
     widths = {asset: width for asset in prices if (width := _width(answer, asset)) is not None}
     models = {asset: shortened(model) for asset, model in as_table(answer, "models").items() if asset in prices}
     return Judgement(wrong, prices, max(ages, default=0.0), widths, models)
@@ -200,3 +203,9 @@ def _medians(judgements: Iterable[Judgement]) -> dict[str, float]:
 def _quantile(times: Sequence[float], share: float) -> float:
     """Return a quantile of sorted times in milliseconds: the next lower one of them where it lies between two."""
     return round(times[int(share * (len(times) - 1))] * 1000, 3) if times else 0.0
+
+
+def told(figures: Figures) -> str:
+    """Return what was measured at the gate."""
+    errors = f"{figures.errors} errors in {figures.requests} requests"
+    return f"{errors}, p50 {figures.p50_ms:.0f} ms, p99 {figures.p99_ms:.0f} ms"

@@ -14,7 +14,7 @@ from .values import as_number, as_price, as_table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..plan import Instance
+    from ..model import Instance
     from ..systemd import Live
 
 PEERS_S = 900  # older answers of other hosts are not compared with

@@ -114,7 +114,7 @@ class Limits(model.Subsystem):
 def subsystems(params: Mapping[str, Any]) -> list[model.Subsystem]:
     """Return what one call brings into place.
 
-    :param params: as ARGUMENTS has them.
+    :param params: as options.OPTIONS has them.
     """
     if params["state"] == "absent":
         return [Limits(Request({}))]

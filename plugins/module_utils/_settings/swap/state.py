@@ -48,7 +48,8 @@ class State(NamedTuple):
     :ivar available: KiB of memory; None if it is not known.
     :ivar fstab: the text of /etc/fstab.
     :ivar stale: whether systemd has to read it again.
-    :ivar has_original: whether the ledger knows what it was.
+    :ivar paths: the files that may be managed.
+    :ivar has_original: whether the ledger knows what /etc/fstab was.
     :ivar resume: the device that the host resumes from hibernation with, and what says so.
     :ivar cloud: the file that has cloud-init make an area.
     """

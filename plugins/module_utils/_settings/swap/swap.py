@@ -51,7 +51,7 @@ START_PAUSE = 0.2  # seconds
 def subsystem(params: Mapping[str, Any]) -> SwapAreas:
     """Return what one call brings into place.
 
-    :param params: the module's parameters, as in ARGUMENTS.
+    :param params: the module's parameters, as in options.OPTIONS.
     :raises HostError: a parameter makes no sense.
     """
     if params["memory_reserve_mb"] < 0:
@@ -97,7 +97,7 @@ class SwapAreas(model.Subsystem):
         if isinstance(state, Untouched):
             return Plan(leave(state, self._request), state.paths)
         changes = make_plan(state, self._request)
-        return Plan(changes, state.paths, state, tuple(warnings_of(state, changes)), state.stale)
+        return Plan(changes, state.paths, state, tuple(warnings_of(state, changes)), state.stale, of_system=True)
 
     def current(self, host: Host, plan: Plan, change: Change) -> str | None:
         """See Subsystem.current."""

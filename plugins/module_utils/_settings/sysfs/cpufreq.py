@@ -124,7 +124,7 @@ class State(NamedTuple):
 def subsystem(params: Mapping[str, Any]) -> CpuFrequency:
     """Return what one call of the module brings into place.
 
-    :param params: as in ARGUMENTS.
+    :param params: as in options.OPTIONS.
     :raises HostError: a parameter makes no sense.
     """
     request = understand(params) if params["state"] == "present" else Request({}, None, False)

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._environment import build as building
-from ansible_collections.precog.fleet.plugins.module_utils._environment import compiling
+from ansible_collections.precog.fleet.plugins.module_utils._environment import compiling, pip
 from ansible_collections.precog.fleet.plugins.module_utils._environment import plan as environment
 from ansible_collections.precog.fleet.plugins.module_utils._environment import run as running
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
@@ -566,7 +566,7 @@ def test_a_wheel_is_asked_for_only_where_it_is_needed(make, tmp_path, installer)
 
 
 def test_debian_packages_are_asked_for_together(make, monkeypatch, tmp_path):
-    monkeypatch.setattr(building, "pip_wheel", lambda: "")
+    monkeypatch.setattr(pip, "pip_wheel", lambda: "")
     monkeypatch.setattr(environment, "program", lambda _word: "")
     package = {**wheel_of(make_wheel(tmp_path, "four", "4.0")), "path": ""}
     with pytest.raises(environment.Missing) as missing:

@@ -31,15 +31,15 @@ def mode(path: Path) -> int:
 
 def test_nobody_else_can_open_what_uv_locks(make: Maker, monkeypatch):  # noqa: F811
     seen = {}
-    check = building._check
+    check = building.check_installed
 
     def look(*arguments):
-        here = Path(arguments[-1])
+        here = Path(arguments[-2])
         seen[here.name.partition("-")[0]] = mode(here)
         seen["work"] = mode(here.with_suffix(building.environment.WORK))
         check(*arguments)
 
-    monkeypatch.setattr(building, "_check", look)
+    monkeypatch.setattr(building, "check_installed", look)
     made = make()
     assert seen == {".miner": 0o700, "work": 0o700}
     assert mode(Path(building.CACHE)) == 0o700

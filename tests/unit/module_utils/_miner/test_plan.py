@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import instances, parse, together, units
+from ansible_collections.precog.fleet.plugins.module_utils._miner import files, instances, parse, together, units
 from ansible_collections.precog.fleet.plugins.module_utils._miner import plan as planning
 from ansible_collections.precog.fleet.plugins.module_utils._miner import wallet as wallets
 from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
@@ -713,7 +713,7 @@ def test_a_value_is_taken_as_it_is_or_refused(text):
     if parse.unfit(text):
         assert problems(given)[0].startswith("instances.main.variables.VALUE: its value ")
     else:
-        assert f"VALUE={planning._quoted(text)}\n".encode() in plan(given).files["instances/main/environment"].data
+        assert f"VALUE={files.quoted(text)}\n".encode() in plan(given).files["instances/main/environment"].data
 
 
 @given(st.lists(LINE, max_size=4))

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._miner import compare, size, user
-from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import Instance, Secret
+from ansible_collections.precog.fleet.plugins.module_utils._miner.model import Instance, Secret
 from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Release
 from ansible_collections.precog.fleet.plugins.module_utils._miner.systemd import Live
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import prices, rollout, run, source
-from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import File, Secret
+from ansible_collections.precog.fleet.plugins.module_utils._miner.model import File, Secret
 from ansible_collections.precog.fleet.tests.unit.made_api import made_api
 from ansible_collections.precog.fleet.tests.unit.made_miner import ASSETS, PRICES, made_miner
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (

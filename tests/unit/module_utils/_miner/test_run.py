@@ -4,8 +4,8 @@ import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import difference, guarded
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
+from ansible_collections.precog.fleet.plugins.module_utils._miner.model import File, Instance, Plan
 from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
-from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import File, Instance, Plan
 from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Past, Store
 
 MAIN = Instance("main", "runtime", "127.0.0.1", 8092, "127.0.0.1", 8092, (), "0123456789ab")

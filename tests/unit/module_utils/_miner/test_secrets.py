@@ -8,9 +8,9 @@ import stat
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host
 from ansible_collections.precog.fleet.plugins.module_utils._miner import compare
+from ansible_collections.precog.fleet.plugins.module_utils._miner.model import Instance, Secret
 from ansible_collections.precog.fleet.plugins.module_utils._miner.options import OPTIONS
 from ansible_collections.precog.fleet.plugins.module_utils._miner.place import Places
-from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import Instance, Secret
 from ansible_collections.precog.fleet.plugins.module_utils._miner.store import Release
 from ansible_collections.precog.fleet.plugins.module_utils._miner.systemd import Live
 

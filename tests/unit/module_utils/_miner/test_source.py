@@ -8,7 +8,7 @@ import time
 from email.utils import formatdate
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils._miner import plan, source
+from ansible_collections.precog.fleet.plugins.module_utils._miner import files, source
 from ansible_collections.precog.fleet.tests.places import ROOT
 from ansible_collections.precog.fleet.tests.unit.made_api import made_api, rows
 from ansible_collections.precog.fleet.tests.unit.made_miner import ASSETS, PRICES
@@ -51,7 +51,7 @@ def test_source_of_an_instance_without_settings_is_the_runtimes_default():
 
 def test_variables_are_parsed_as_the_release_has_them():
     variables = {"A": 'a "b" \\ $c `d`', "B": "", "PRECOG_RUNTIME_API_URL": "http://x/v4"}
-    assert source.parse_variables(plan.environment_file(variables).decode()) == variables
+    assert source.parse_variables(files.environment_file(variables).decode()) == variables
     assert source.parse_variables("A=bare\n# no\n") == {"A": "bare"}
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner import store
-from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import File, Instance, Plan
+from ansible_collections.precog.fleet.plugins.module_utils._miner.model import File, Instance, Plan
 
 MAIN = Instance("main", "runtime", "127.0.0.1", 8092, "127.0.0.1", 8092, ("btc",), "0123456789ab")
 UNITS = {

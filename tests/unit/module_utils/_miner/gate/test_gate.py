@@ -13,8 +13,8 @@ import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
 from ansible_collections.precog.fleet.plugins.module_utils._miner.gate import ask, judge, limits, verdict
 from ansible_collections.precog.fleet.plugins.module_utils._miner.gate.judge import Figures, Judgement, Sample
+from ansible_collections.precog.fleet.plugins.module_utils._miner.model import Instance
 from ansible_collections.precog.fleet.plugins.module_utils._miner.options import GATE
-from ansible_collections.precog.fleet.plugins.module_utils._miner.plan import Instance
 from ansible_collections.precog.fleet.plugins.module_utils._miner.systemd import Live
 from ansible_collections.precog.fleet.tests.unit.made_miner import ASSETS, PRICES, answer, made_miner
 from hypothesis import HealthCheck, example, given, settings

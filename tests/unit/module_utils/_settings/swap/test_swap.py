@@ -945,6 +945,15 @@ def test_the_real_calls_tell_the_kernels_errno(tmp_path):
         assert told.value.errno in (errno.ENOENT, errno.EPERM, errno.EINVAL)
 
 
+@pytest.mark.parametrize("mode", ["off", "on", None])
+def test_fstab_that_begins_as_our_files_do_is_not_removed(memory, mode):
+    host = make_swap(memory / "odd", table="")
+    host.put(FSTAB, f"{HEADER}, says somebody's template\n/dev/vda1 / ext4 defaults 0 1\n")
+    before = host.text(FSTAB)
+    turn(host, mode)
+    assert host.text(FSTAB) == before
+
+
 def test_a_mask_is_nothing_but_empty():
     """A file with our header would be a unit of its own."""
     assert HEADER.encode() not in read_state.MASK
