@@ -43,7 +43,7 @@ REQUIRED = {
     "plugins",
     "roles",
 }
-ALLOWED = REQUIRED | {"docs", "tests"}
+ALLOWED = REQUIRED | {"CONTRIBUTING.md", "SECURITY.md", "docs", "tests"}
 ALLOWED_TESTS = {"config.yml"}
 REQUIRED_FILES = {"meta/runtime.yml", "playbooks/site.yml", "plugins/modules/sysctl_profile.py"}
 RUNTIME_WHEEL = "roles/python_env/files/precog_runtime-*.whl"
