@@ -186,8 +186,9 @@ def test_a_fault_that_stays_is_an_error_within_the_time_limit(fault: Fault, said
 def test_nobody_listens() -> None:
     async def work(made: Made) -> None:
         await made.api.__aexit__()
-        with pytest.raises(SourceError, match="can't be connected to"):
-            await made.source.fetch(ASSETS, START, START + 9, 0.3)
+        # The last attempt may have begun so late that no time was left for it.
+        with pytest.raises(SourceError, match="can't be connected to|no time is left"):
+            await made.source.fetch(ASSETS, START, START + 9, 2)
 
     with_api(work)
 
@@ -242,7 +243,7 @@ def test_a_reset_that_comes_too_late_is_told(headers: dict[str, str], retry_afte
         made.api.faults.append(status(429, headers))
         for _ in range(3):
             with pytest.raises(RateLimited) as refused:
-                await made.source.fetch(ASSETS, START, START + 9, 0.5)
+                await made.source.fetch(ASSETS, START, START + 9, 2)
             assert refused.value.retry_after_s == pytest.approx(retry_after_s, abs=2)
         assert len(made.api.queries) == 1
 

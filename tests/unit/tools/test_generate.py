@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -91,12 +92,13 @@ def test_sysctl_of_the_profile_is_one_line_and_one_expected_line(scratch):
     sysctl = "module_utils/_settings/sysctl"
     profiles, test = scratch / f"plugins/{sysctl}/profiles.py", scratch / f"tests/unit/{sysctl}/test_profiles.py"
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "exactly", str(test)]
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
 
     def edit(path, line, more):
         text = path.read_text()
         assert line in text
         path.write_text(text.replace(line, f"{line}{more}", 1))
-        return subprocess.run(argv, cwd=scratch, capture_output=True, text=True, check=False)
+        return subprocess.run(argv, cwd=scratch, env=alone, capture_output=True, text=True, check=False)
 
     assert edit(profiles, '    "vm.vfs_cache_pressure": 50,\n', '    "vm.dirty_ratio": 15,\n').returncode == 1
     told = edit(test, "vm.vfs_cache_pressure = 50\n", "vm.dirty_ratio = 15\n")
