@@ -215,14 +215,14 @@ def _planned(host: Host, params: Mapping[str, Any], *, check_mode: bool) -> tupl
         users.expect_user(host, units.user(params["user"], one.name), one.name)
     if all(instance.engine != UPSTREAM for instance in plan.instances):
         return plan, links
-    from . import git, upstream
+    from . import upstream, vcs
 
     if not host.exists(GIT):
         raise PackageMissing("git")
     source = miner_plan.upstream(params)
     commit = upstream.commit(host, source)
     plan = miner_plan.plan(known, commit)
-    warnings = [git.moving_name(source, commit)]
+    warnings = [vcs.moving_name(source, commit)]
     if not check_mode:
         links[UPSTREAM] = upstream.ensure(host, source, commit, known["environment"], params["root"])
         warnings.append(upstream.other_python(host, links[UPSTREAM], known["environment"]))

@@ -20,7 +20,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from .._host.host import HostError, sync_folder
-from .git import HASH, Git, GitFailed, full_or, name_of, repository, says_full, unreachable
+from .vcs import HASH, Git, GitFailed, full_or, name_of, repository, says_full, unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

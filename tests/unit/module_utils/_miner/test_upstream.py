@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host import commands
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import git, upstream
+from ansible_collections.precog.fleet.plugins.module_utils._miner import upstream, vcs
 
 URL = "https://github.com/coinmetrics/precog"
 COMMIT = "75eb6469f07eda88231bedc2e1c239abe4ed7327"
@@ -112,7 +112,7 @@ REPOSITORIES = [
 
 @pytest.mark.parametrize(("value", "protocol", "url"), REPOSITORIES)
 def test_a_repository_is_spoken_to_in_its_own_protocol_only(value, protocol, url):
-    assert git.repository({"repository": value}) == (url, protocol)
+    assert vcs.repository({"repository": value}) == (url, protocol)
 
 
 NO_REPOSITORIES = [
@@ -143,7 +143,7 @@ def test_anything_else_is_named_with_what_to_give(plain, value):
 @pytest.mark.parametrize("user", ["me:secret", "secret"])
 def test_a_password_in_an_address_is_refused_and_not_repeated(user):
     with pytest.raises(HostError, match="a password or a token") as raised:
-        git.repository({"repository": f"https://{user}@example.org/x"})
+        vcs.repository({"repository": f"https://{user}@example.org/x"})
     assert "secret" not in str(raised.value)
 
 
@@ -151,7 +151,7 @@ def test_a_commit_is_taken_at_its_word(plain, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *_a, **_k: pytest.fail("git was run"))
     wanted = {"repository": URL, "version": COMMIT.upper()}
     assert upstream.commit(plain, wanted) == COMMIT
-    assert git.moving_name(wanted, COMMIT) == ""
+    assert vcs.moving_name(wanted, COMMIT) == ""
 
 
 @pytest.mark.parametrize("version", ["", "-x", "a..b", "a b", "x.lock", "a//b", "v1^{}", "v1:x", "*", "a" * 201])
@@ -178,7 +178,7 @@ def test_tags_and_branches_are_looked_up(plain, made):
     for version, commit in {"light": first, "heavy": first, "main": second}.items():
         wanted = {"repository": REPOSITORY, "version": version}
         assert upstream.commit(plain, wanted) == commit
-        warned = git.moving_name(wanted, commit)
+        warned = vcs.moving_name(wanted, commit)
         assert f"upstream.version = {version} is a name that can be moved" in warned
         assert commit in warned
 
@@ -329,14 +329,14 @@ def test_a_server_that_gives_away_only_what_it_names(ensure, made, monkeypatch):
     """As servers do that speak no version 2 of git's protocol."""
     first = made.commit()
     made.commit({**FILES, "more": "x"})
-    monkeypatch.setitem(git.GIT_SETTINGS, "protocol.version", "0")
+    monkeypatch.setitem(vcs.GIT_SETTINGS, "protocol.version", "0")
     assert not (ensure(first) / "source/more").exists()
 
 
 @pytest.mark.parametrize("protocol", ["0", "2"])
 def test_no_such_commit(ensure, made, tree, monkeypatch, protocol):
     made.commit()
-    monkeypatch.setitem(git.GIT_SETTINGS, "protocol.version", protocol)
+    monkeypatch.setitem(vcs.GIT_SETTINGS, "protocol.version", protocol)
     with pytest.raises(HostError, match=f"upstream.version = {COMMIT}: {REPOSITORY} has no such commit"):
         ensure(COMMIT)
     assert contents(tree) == {}
@@ -408,7 +408,7 @@ def test_only_how_to_reach_the_web_is_passed_on(plain, monkeypatch):
 
 
 def test_no_git(made, ensure, monkeypatch):
-    monkeypatch.setitem(git.GIT_ENVIRONMENT, "PATH", "/nowhere")
+    monkeypatch.setitem(vcs.GIT_ENVIRONMENT, "PATH", "/nowhere")
     with pytest.raises(HostError, match="apt-get install git"):
         ensure(made.commit())
 
