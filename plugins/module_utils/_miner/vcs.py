@@ -52,7 +52,8 @@ class Repository(NamedTuple):
     protocol: str
 
 
-class GitFailed(HostError):
+# Exception is named for ansible-test's pylint, which loses its way through two relative imports.
+class GitFailed(HostError, Exception):
     """A git command failed; `said` is what it wrote."""
 
     def __init__(self, message: str, said: str) -> None:
