@@ -15,6 +15,8 @@ import zipfile
 from pathlib import Path
 
 CODE = Path(__file__).parents[1] / "module_utils"
+# What only the control node reads.
+DECLARATIONS = ("options.py", "parts.py")
 PACKAGE = "ansible_collections.precog.fleet.plugins.module_utils"
 
 
@@ -28,6 +30,7 @@ def payload(packages: tuple[str, ...]) -> str:
         parents = PACKAGE.split(".")
         for depth in range(1, len(parents) + 1):
             file.writestr("/".join([*parents[:depth], "__init__.py"]), "")
-        for path in sorted(path for package in packages for path in (CODE / package).rglob("*.py")):
+        found = sorted(path for package in packages for path in (CODE / package).rglob("*.py"))
+        for path in (path for path in found if not path.name.endswith(DECLARATIONS)):
             file.writestr("/".join([*parents, path.relative_to(CODE).as_posix()]), path.read_bytes())
     return base64.b64encode(buffer.getvalue()).decode()
