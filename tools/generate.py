@@ -37,13 +37,11 @@ class Module(NamedTuple):
     """A module that has a role of its own.
 
     :ivar options: the module below module_utils that declares its options.
-    :ivar audited: whether the role audit gives the module's part.
     """
 
     name: str
     role: str
     options: str
-    audited: bool = True
 
     @property
     def declared(self) -> dict[str, Option]:
@@ -53,28 +51,32 @@ class Module(NamedTuple):
 
     @property
     def rows(self) -> dict[str, Any]:
-        """What is said of its returned rows, where it differs from what is said of all; empty: by hand."""
+        """The descriptions of its returned rows that differ from the common ones; empty: documented by hand."""
         return dict(getattr(import_module(f"{UTILS}.{self.options}"), "ROWS", {}))
 
 
 MODULES = (
-    Module("host_preflight", "preflight", "_settings.preflight_options", audited=False),
+    Module("host_preflight", "preflight", "_settings.preflight_options"),
     Module("sysctl_profile", "kernel_tuning", "_settings.sysctl.options"),
     Module("resource_limits", "limits", "_settings.limits.options"),
     Module("cpu_governor", "cpu_governor", "_settings.sysfs.options"),
     Module("swap_state", "swap", "_settings.swap.options"),
-    Module("python_env", "python_env", "_environment.options", audited=False),
-    Module("miner_service", "miner_service", "_miner.options", audited=False),
+    Module("python_env", "python_env", "_environment.options"),
+    Module("miner_service", "miner_service", "_miner.options"),
 )
 
 
 # -- YAML as one writes it by hand -------------------------------------------------------------------------------------
 
 
-def is_plain(text: str) -> bool:
-    """Tell whether YAML takes a text for itself without quotes."""
+def is_plain(text: str, *, inline: bool = False) -> bool:
+    """Tell whether YAML reads a text without quotes as itself.
+
+    :param inline: in an inline list too, where commas and brackets have a meaning.
+    """
     try:
-        return bool(yaml.safe_load(f"x: {text}") == {"x": text} and yaml.safe_load(f"[{text}]") == [text])
+        alone = yaml.safe_load(f"x: {text}") == {"x": text}
+        return bool(alone and (not inline or yaml.safe_load(f"[{text}]") == [text]))
     except yaml.YAMLError:
         return False
 
@@ -86,7 +88,7 @@ def inline(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(inline, value)) + "]"
     if isinstance(value, str):
-        return value if is_plain(value) else json.dumps(value, ensure_ascii=False)
+        return value if is_plain(value, inline=True) else json.dumps(value, ensure_ascii=False)
     return json.dumps(value)
 
 
@@ -108,20 +110,13 @@ def prose(name: str, text: str | list[str], indent: int) -> list[str]:
     pad = " " * indent
     if isinstance(text, list):
         return [f"{pad}{name}:", *(line for one in text for line in _paragraph(one, f"{pad}  - ", f"{pad}    "))]
-    if len(line := f"{pad}{name}: {text}") <= WIDTH and _is_flat(text):
+    if len(line := f"{pad}{name}: {text}") <= WIDTH and is_plain(text):
         return [line]
     return [f"{pad}{name}: >-", *wrapped(text, f"{pad}  ", f"{pad}  ")]
 
 
 def _paragraph(text: str, first: str, rest: str) -> list[str]:
-    return wrapped(text, first, rest) if _is_flat(text) else [f"{first}>-", *wrapped(text, rest, rest)]
-
-
-def _is_flat(text: str) -> bool:
-    try:
-        return bool(yaml.safe_load(f"x: {text}") == {"x": text})
-    except yaml.YAMLError:
-        return False
+    return wrapped(text, first, rest) if is_plain(text) else [f"{first}>-", *wrapped(text, rest, rest)]
 
 
 # -- what is said of an option -----------------------------------------------------------------------------------------
@@ -166,7 +161,7 @@ class Variable(NamedTuple):
 
     @property
     def default(self) -> object:
-        """What it is where nothing sets it."""
+        """Its value when nothing sets it."""
         return self.option.get("default")
 
 
@@ -297,8 +292,9 @@ def audit_files(folder: Path) -> Iterator[tuple[Path, str]]:
     """Yield the files of the role audit that give the tuning modules' arguments."""
     path = folder / "tasks/main.yml"
     text = path.read_text(encoding="utf-8")
+    tuning = import_module(f"{UTILS}._settings.parts").TUNING
     for module in MODULES:
-        if module.audited:
+        if module.role in tuning:
             begin = rf"^    {module.role}:\n"
             text = between(text, begin, r" {0,5}\S", call(module, 6, audit=True), what=str(path))
     yield path, text

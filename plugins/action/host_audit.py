@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 # The roles' variables that are not named as the arguments of their modules.
 VARIABLES = {("kernel_tuning", "name"): "file_name", ("preflight", "require_psutil"): "install_psutil"}
-# What the audit needs. Its code knows nothing of the miner and its environment: their own modules look at them.
+# The miner and its environment are audited by their own modules.
 PACKAGES = ("_host", "_engine", "_settings")
+# Ansible loads this file before it forks a process for each host, so it is packed once per run.
+CODE = payload(PACKAGES)
 
 
 class ActionModule(ActionBase):
@@ -44,7 +46,7 @@ class ActionModule(ActionBase):
             parts = check(self._task.args)
         except ValueError as error:
             return {"failed": True, "msg": str(error), "settings": [], "unclean": []}
-        arguments = {"parts": parts, "code": payload(PACKAGES)}
+        arguments = {"parts": parts, "code": CODE}
         try:
             result = self._execute_module(
                 module_name="precog.fleet.host_audit", module_args=arguments, task_vars=task_vars

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import secrets
 from ansible_collections.precog.fleet.plugins.module_utils._miner.secrecy import is_secret_value
+from ansible_collections.precog.fleet.plugins.plugin_utils import _secrets as secrets
 from ansible_collections.precog.fleet.plugins.plugin_utils._action import Result
 from ansible_collections.precog.fleet.plugins.plugin_utils._packages import PackagesAction
 

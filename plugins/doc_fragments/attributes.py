@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Attributes of a module that changes a host; READ_ONLY and CONTROL_NODE for others, TUNING beside the first."""
+    """Attributes of a module that changes a host. The others combine READ_ONLY with LINUX or CONTROL_NODE."""
 
     DOCUMENTATION = r"""
 options: {}
@@ -32,21 +32,20 @@ attributes:
   diff_mode:
     support: none
     description: There is nothing to show.
+"""
+
+    LINUX = r"""
+options: {}
+attributes:
   platform:
     support: full
     platforms: linux
-    description: Linux with systemd.
+    description: Linux; systemd is not required.
 """
 
     CONTROL_NODE = r"""
 options: {}
 attributes:
-  check_mode:
-    support: full
-    description: Nothing is ever changed.
-  diff_mode:
-    support: none
-    description: There is nothing to show.
   platform:
     support: full
     platforms: all

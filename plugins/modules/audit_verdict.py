@@ -32,6 +32,7 @@ options:
     elements: str
     default: []
 extends_documentation_fragment:
+  - precog.fleet.attributes.read_only
   - precog.fleet.attributes.control_node
 """
 

@@ -35,10 +35,14 @@ options:
   swap:
     description: Arguments of M(precog.fleet.swap_state). Without it that part is left out.
     type: dict
+attributes:
+  platform:
+    description: Linux with systemd.
 requirements:
   - psutil for the facts in the report
 extends_documentation_fragment:
   - precog.fleet.attributes.read_only
+  - precog.fleet.attributes.linux
 """
 
 EXAMPLES = r"""

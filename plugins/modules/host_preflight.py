@@ -52,11 +52,9 @@ options:
     default: []
 seealso:
   - module: precog.fleet.psutil_facts
-attributes:
-  platform:
-    description: Any Linux.
 extends_documentation_fragment:
   - precog.fleet.attributes.read_only
+  - precog.fleet.attributes.linux
 """
 
 EXAMPLES = r"""

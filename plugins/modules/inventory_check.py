@@ -20,6 +20,7 @@ description:
     stands for any rest.
   - Nothing is asked of a host, and with C(run_once) all hosts of the play are looked at in one task.
 extends_documentation_fragment:
+  - precog.fleet.attributes.read_only
   - precog.fleet.attributes.control_node
 """
 

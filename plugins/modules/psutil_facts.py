@@ -29,8 +29,6 @@ options:
       - One that doesn't exist or doesn't run is no error. The facts then say so.
     type: str
 attributes:
-  platform:
-    description: Any Linux.
   facts:
     description: Returns an C(ansible_facts) dictionary that sets facts of the host.
     support: full
@@ -41,6 +39,7 @@ notes:
   - In a container, processors, memory, swap and the time of boot are those of the machine underneath.
 extends_documentation_fragment:
   - precog.fleet.attributes.read_only
+  - precog.fleet.attributes.linux
 """
 
 EXAMPLES = r"""

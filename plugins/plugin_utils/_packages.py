@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the actions share whose modules may need Debian packages: report what is missing, install it, run again."""
+"""Runs a module that may need Debian packages: when it reports what is missing, install that and run it again."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.precog.fleet.plugins.plugin_utils._action import Result, shown, unwritable
 
-# A lock of dpkg's, as unattended-upgrades may hold it, is waited for, seconds; apt's own message names the process that
-# holds it.
+# lock_timeout (seconds): unattended-upgrades may hold dpkg's lock. apt's message names the process that holds it.
 APT = {"update_cache": True, "cache_valid_time": 3600, "install_recommends": False, "lock_timeout": 300}
-MOST_ROUNDS = 3  # what is missing is told at once; a package may show that another is missing
+MOST_ROUNDS = 3  # a package may reveal that another one is missing
 
 
 class PackagesAction(ActionBase):
-    """Runs the module MODULE; where it fails with `needs`, brings that and runs it again.
+    """Runs the module MODULE, brings what it reports in `needs`, and runs it again.
 
     A host that can't be reached is a failure: Ansible does not count unreachable hosts for max_fail_percentage, and a
     rollout would go on to the next batch.
@@ -27,7 +26,7 @@ class PackagesAction(ActionBase):
 
     supports_check_mode = True
     MODULE = ""
-    ADVICE = ""  # what else to do where a package can't be installed
+    ADVICE = ""  # added to the error when a package can't be installed
 
     def run(self, tmp: None = None, task_vars: Mapping[str, Any] | None = None) -> Result:
         """Run the module on the host.
@@ -38,9 +37,9 @@ class PackagesAction(ActionBase):
         return shown(self._result(dict(task_vars or {})))
 
     def act(self, variables: dict[str, Any]) -> Result:
-        """Return the result, by way of `rounds`.
+        """Prepare the arguments and return the result of `rounds`.
 
-        :raises AnsibleError, OSError, ValueError: it is not possible; the message is the failure's.
+        :raises AnsibleError, OSError, ValueError: the task fails with this message.
         """
         raise NotImplementedError
 
@@ -58,7 +57,10 @@ class PackagesAction(ActionBase):
             brought = self._install(needs["debian"], variables) or brought
             self.bring(needs, args)
         lacking = ", ".join([*needs["debian"], *needs.get("wheels", [])])
-        raise AnsibleError(f"this host still needs {lacking}, though it was brought {MOST_ROUNDS} times")
+        raise AnsibleError(
+            f"the module still reports {lacking} as missing after {MOST_ROUNDS} installations. Look at it on the host: "
+            f"dpkg -l {' '.join(needs['debian'])}"
+        )
 
     def _result(self, variables: dict[str, Any]) -> Result:
         try:
@@ -67,14 +69,14 @@ class PackagesAction(ActionBase):
             if failure := unwritable(error):
                 return failure
             reason = (
-                f"this host can't be reached: {error}. What runs there is not known. Bring it back or take it out of "
-                "the inventory, then run again"
+                f"this host can't be reached: {error}. What runs there is unknown. Bring the host back or remove it "
+                "from the inventory, then run again"
             )
             return {"failed": True, "msg": reason, "settings": [], "unreached": True}
         except (AnsibleError, OSError, ValueError) as error:
             return {"failed": True, "msg": str(error), "settings": []}
         finally:
-            # What stays behind on a host that can't be reached is a folder of its own below /tmp.
+            # On a host that can't be reached, the task's folder below /tmp is left behind.
             with suppress(AnsibleConnectionFailure):
                 self._remove_tmp_path(self._connection._shell.tmpdir)
 

@@ -1,10 +1,10 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Code of this collection for hosts, as one archive that a module without AnsibleModule imports from memory.
+"""Packs code of this collection into one archive, which a module without AnsibleModule imports from memory.
 
-It is worth it for the audit alone, with which every run of site.yml begins: an audit of four parts takes 1.14 times as
-long as Ansible's ping, one of our ordinary modules 1.20 times, and the four tuning roles 3.30 times (bin/bench,
-docs/speed.md). Loading what an AnsibleModule needs takes longer on the host than the audit's own work.
+Only the audit does so, because every run of site.yml begins with it: it takes 1.14 times as long as Ansible's ping, one
+ordinary module of ours 1.20 times, the four tuning roles 3.30 times (bin/bench, docs/speed.md). On the host, loading an
+AnsibleModule takes longer than the audit itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 CODE = Path(__file__).parents[1] / "module_utils"
-# What only the control node reads.
+# Only the control node reads these.
 DECLARATIONS = ("options.py", "parts.py")
 PACKAGE = "ansible_collections.precog.fleet.plugins.module_utils"
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import prices, rollout
+from ansible_collections.precog.fleet.plugins.module_utils._miner import prices, rollout, size
 from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
 from ansible_collections.precog.fleet.plugins.module_utils._miner.gate.judge import Figures
 from ansible_collections.precog.fleet.plugins.module_utils._miner.guarded import TIMER
@@ -390,3 +391,14 @@ def roll(host: MadeSystemd, release: str, *, check: bool = False, **params) -> m
 
 def statuses(outcome: miner.Outcome) -> dict[str, str]:
     return {row["name"]: row["status"] for row in outcome.settings}
+
+
+def inventory_of(host: MadeSystemd, monkeypatch) -> Callable[..., miner.Outcome]:
+    """Return a function that rolls out what an inventory makes: one of the plans that the host knows, by its name."""
+    monkeypatch.setattr(size, "small", lambda *_args: [])
+
+    def run(release: str, *, check: bool = False, **params) -> miner.Outcome:
+        monkeypatch.setattr(miner, "_planned", lambda *_args, **_mode: (host.plans[release], {}))
+        return miner.deploy(host, {**PARAMS, **params}, check_mode=check)
+
+    return run

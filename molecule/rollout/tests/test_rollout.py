@@ -76,7 +76,7 @@ def test_the_canary_is_back_on_the_release_before_and_answers(story, kind: str):
 @pytest.mark.parametrize("kind", quick_and_slow(SAYS))
 def test_the_run_says_which_host_which_check_and_which_figures(story, kind: str):
     told = reason(story.steps[kind].run, CANARY)
-    assert re.search(SAYS[kind], told, re.DOTALL), told  # each problem has a line of its own
+    assert re.search(SAYS[kind], told, re.DOTALL), told  # problems are separated by newlines
     assert re.search(BACK, told), told
 
 

@@ -113,8 +113,8 @@ def test_a_leak_is_killed_within_its_unit_which_starts_again_and_all_else_goes_o
     sleeper = host.check_output("systemctl show -P MainPID sleeper.service")
     killed = main.run_inside(GROW)
     assert killed.rc in (137, -9), killed
-    told = "journalctl -k --no-pager -o cat | grep 'Memory cgroup out of memory.*Killed process'"
-    host.check_output("timeout 60 sh -c %s", f"until {told}; do sleep 0.5; done")
+    line = "journalctl -k --no-pager -o cat | grep 'Memory cgroup out of memory.*Killed process'"
+    host.check_output("timeout 60 sh -c %s", f"until {line}; do sleep 0.5; done")
     # systemd ends the whole unit after such a kill, and starts it again.
     again = f"until p=$(systemctl show -P MainPID {main.name}); [ $p -gt 0 ] && [ $p -ne {before} ]; do sleep 0.5; done"
     host.check_output("timeout 240 sh -c %s", again)

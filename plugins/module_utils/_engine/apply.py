@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .._host.host import HostError, StagedFile
 from .ledger import OriginalFile
 from .managed import HEADER, files_of, read_managed
-from .model import REFUSED, UNKNOWN, UNSUPPORTED, refusal, remedy, told
+from .model import REFUSED, UNKNOWN, UNSUPPORTED, refusal, remedy, write_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def apply(host: Host, ledger: Ledger, jobs: Sequence[Job]) -> None:
         ledger.save()
     except OSError as error:
         raise HostError(
-            f"all is applied, but {told(error)}: the ledger of originals is as before this run, and still right. "
+            f"all is applied, but {write_error(error)}: the ledger of originals is unchanged, and still right. "
             f"{remedy(error)}"
         ) from error
 

@@ -46,7 +46,7 @@ def read_managed(host: Host, path: str) -> bytes | None:
 def files_of(host: Host, subsystem: Subsystem, plan: Plan, ledger: Ledger) -> Files:
     """Return the managed files as they must be; None for no such file.
 
-    One that holds nothing any more gets its original back; without an original, it is removed if it is ours.
+    A file that no longer holds anything gets its original content. Without an original, it is removed if it is ours.
     """
     wanted = subsystem.files(plan)
     if wanted is None:

@@ -50,7 +50,7 @@ class Change:
     :ivar kept: the line that stays where the new value is refused: the value that was taken before.
     :ivar original: what the ledger has to know before the first write, or None if it knows already.
     :ivar forget: whether the ledger drops the original once the setting is given back.
-    :ivar shortage: why the subsystem itself refused the write, and with it all that follow; "" for no such reason.
+    :ivar shortage: why memory did not allow the write, nor any that follow; "" where it did.
     """
 
     name: str
@@ -105,15 +105,15 @@ class Change:
 
 
 class Plan(NamedTuple):
-    """What a subsystem makes of a host. What it knows of the host is here, and in no attribute of its own.
+    """What a subsystem plans for one host. It keeps nothing about the host in itself.
 
     :ivar changes: one for every setting concerned, in the order of writing.
     :ivar paths: all files that may be managed on this host; what an earlier run left beside them is swept.
     :ivar state: what was read, for the subsystem's other functions.
-    :ivar warnings: what an operator has to know beside the rows.
+    :ivar warnings: what an operator should know besides the rows.
     :ivar pending: whether programs still have to be notified of files that an earlier run put into place.
-    :ivar of_system: whether the files are the system's, with something of ours in them: then none is ever removed,
-        whatever it begins with.
+    :ivar of_system: whether the files belong to the system and only contain lines of ours: such a file is never
+        removed, even if it begins with our header.
     """
 
     changes: list[Change]
@@ -125,7 +125,7 @@ class Plan(NamedTuple):
 
 
 class Subsystem(ABC):
-    """One kind of setting: how it is read, planned and made to last. It knows the request, and nothing of a host."""
+    """One kind of setting: how it is read, planned and made to last. It holds the request, and nothing about a host."""
 
     owner: str
     """The managed file by whose path the ledger knows this subsystem's originals."""
@@ -248,7 +248,7 @@ def refusal(code: int, advice: Mapping[int, str]) -> str:
     return ": ".join(filter(None, (said, advice.get(code))))
 
 
-def told(error: OSError) -> str:
+def write_error(error: OSError) -> str:
     """Say what could not be written, and why."""
     where = error.filename or ""
     return f"cannot write {where}: {error.strerror}" if where else f"cannot write: {error.strerror}"

@@ -3,9 +3,9 @@
 """The settings engine: read, plan, apply, report, the same way for every subsystem.
 
 A subsystem reads its state from the host and makes a plan of it without further input or output. The engine applies
-plans: the files' next content onto the disk first (not yet in place), then originals into the ledger, then the kernel's
-values one by one, then everything is read again, then the files go into place. What stands in the way of the whole run
-raises HostError before anything is changed; what the kernel refuses is told for that setting, and the rest lands.
+plans in this order: stage the next content of the files, note originals in the ledger, write the kernel's values one by
+one, read all of them again, put the files into place. An obstacle to the whole run raises HostError before anything is
+changed. A value that the kernel refuses fails its own setting; the others are applied.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def run(host: Host, subsystems: Sequence[Subsystem], *, check_mode: bool) -> Rep
                 apply.apply(host, ledger, jobs)
             return _report(jobs, warnings)
     except OSError as error:
-        raise HostError(f"{model.told(error)}. Nothing was changed. {model.remedy(error)}") from error
+        raise HostError(f"{model.write_error(error)}. Nothing was changed. {model.remedy(error)}") from error
 
 
 def _make(host: Host, subsystem: Subsystem, ledger: Ledger, *, check_mode: bool) -> Job:

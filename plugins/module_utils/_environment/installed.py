@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is installed in an environment, and whether that is what the lock says."""
+"""Checks that an environment contains what its lock says, file by file."""
 
 from __future__ import annotations
 
@@ -74,8 +74,10 @@ def check_dependencies(interpreter: Interpreter, here: str) -> None:
     folders = library_folders(here)
     problems = environment.ask(interpreter.path, ["-I", "-S", "-c", DEPENDENCIES, pip_wheel(), *folders]).splitlines()
     if problems:
-        told = "; ".join(problems[: lock.MOST_TOLD])
-        raise HostError(f"lock can't be used: {told}. Add it to the lock: write it with `uv pip compile`")
+        listed = "; ".join(problems[: lock.MOST_TOLD])
+        raise HostError(
+            f"lock is incomplete: {listed}. Write it again with `uv pip compile`, which adds what is missing"
+        )
 
 
 def _dist_infos(here: str) -> list[str]:

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""pip, as Debian has it for ensurepip: a wheel that is run and not installed anywhere."""
+"""Finds Debian's wheel of pip, which is run in place and never installed."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def _locked(host: Host, asked: Request, before: str | None) -> tuple[dict[str, f
             os.chmod(asked.root, 0o755)  # the lock's folder is made for root alone
             return _apply(host, asked, look(host, asked))
     except OSError as error:
-        raise HostError(f"{model.told(error)}. {model.remedy(error)} {_outcome(host, asked, before)}") from error
+        raise HostError(f"{model.write_error(error)}. {model.remedy(error)} {_outcome(host, asked, before)}") from error
     except HostError as error:
         raise HostError(f"{error}. {_outcome(host, asked, before)}") from error
     finally:
@@ -262,7 +262,7 @@ def absent(host: Host, asked: Request, *, check_mode: bool) -> dict[str, Any]:
             with host.lock(f"{asked.root}/{LOCK}", PATIENCE):
                 _clear(host, asked)
         except OSError as error:
-            raise HostError(f"{model.told(error)}. {model.remedy(error)}") from error
+            raise HostError(f"{model.write_error(error)}. {model.remedy(error)}") from error
         host.remove_if_empty(asked.root)
         host.remove_if_empty(os.path.dirname(asked.root))
     row = model.Change(f"python_env:{asked.name}", before=linked, persisted_before=linked, persisted_by=asked.link)

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a host lacks of a release. Looking is apart from comparing, which is pure."""
+"""Compares a host with a release: `look` reads the host, `compare` is pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Seen(NamedTuple):
     """The host as it is.
 
     :ivar current: the release that the next start of an instance runs, "" for none.
-    :ivar live: the instances by name: those that are wanted, and those that are there.
+    :ivar live: instances by name, both those of the release and those on the host.
     :ivar units: our files below /etc/systemd/system, by their path there.
     :ivar secrets: the content of the secrets that are wanted, by path; None where there is none.
     :ivar drained: names of the instances that are to get no requests.

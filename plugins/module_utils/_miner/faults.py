@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What went wrong on the way, and going on after it."""
+"""Records what went wrong during a rollout, so that the remaining steps still run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The texts of a release's files, and the digests that name it. Pure."""
+"""The content of a release's files, and the digests that name the release. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a plan is made of: files, secrets, instances, and what all of them depend on."""
+"""The parts of a plan: files, secrets and instances."""
 
 from __future__ import annotations
 

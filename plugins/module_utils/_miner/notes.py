@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is wrong with options, collected so that all of it is told at once."""
+"""Collects problems with options, so that one message reports them all."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What miner_service can be given, and its gate."""
+"""The options of miner_service and of its gate."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Each option of an instance: what it may be, and what it means. Pure."""
+"""Parses and validates each option of an instance. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Puts units, secrets and wallets in their places, and takes them away."""
+"""Installs and removes units, secrets and wallets."""
 
 from __future__ import annotations
 

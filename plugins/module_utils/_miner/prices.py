@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Where instances have their prices from, and what that says: no release is judged without it."""
+"""Asks the instances' sources of prices; a new release is not judged without them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a run reports: a row for each instance, limit and release, and what differs."""
+"""The report of a run: a row for each instance, limit and release, and the diff."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def instance_row(instance: Instance, told: Told) -> dict[str, Any]:
 def _reasons(instance: Instance, told: Told) -> list[str]:
     """Return why an instance is a change."""
     figures = told.work.figures.get(instance.name)
-    reasons = [f"{instance.engine}: {judge.told(figures)}" if figures else instance.engine]
+    reasons = [f"{instance.engine}: {judge.summary(figures)}" if figures else instance.engine]
     if told.cut_short:
         reasons.append(f"a run before ended without {told.cut_short} passing the gate, so all start anew")
     return reasons

@@ -357,8 +357,8 @@ class Rollout:
         return f"which runs, but its answers are doubtful ({'; '.join(self._doubts)})"
 
     def _told_figures(self) -> str:
-        told = [f"{name}: {judge.told(figures)}" for name, figures in self.figures.items()]
-        return "; ".join(told) or "nothing was touched"
+        lines = [f"{name}: {judge.summary(figures)}" for name, figures in self.figures.items()]
+        return "; ".join(lines) or "nothing was touched"
 
     def _place_units(self, work: Work, seen: Seen, way: Sequence[str]) -> None:
         """Write the units that differ, once there is room for all of them and what is in the way has stopped.

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which names and values of variables and arguments are secrets. Pure."""
+"""Tells which variables and arguments are secret, by name and by value. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""An instance as it is asked for, checked."""
+"""The validated settings of one instance."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What instances of one host share: ports, rate limits, memory, processors. Pure."""
+"""Checks and divides what the instances of one host share: ports, rate limits, memory, processors. Pure."""
 
 from __future__ import annotations
 

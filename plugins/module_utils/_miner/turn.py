@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A release that takes the place of another, and an instance that was told to start."""
+"""The data of one rollout: the release and the one before it, and an instance that is starting."""
 
 from __future__ import annotations
 

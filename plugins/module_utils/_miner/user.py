@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The users that instances run as: what a name may be, and making one."""
+"""Checks and creates the users that instances run as."""
 
 from __future__ import annotations
 

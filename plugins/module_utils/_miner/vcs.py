@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""git on a host: who runs it, with what, and what it says when it fails."""
+"""Runs git on a host without anybody's settings, and explains its failures."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the tuning modules and preflight can be given, by the name of the role, in the order of site.yml.
+"""The options of preflight and the tuning modules by role, in the order of site.yml.
 
 Apart from the registry, as an audited host needs none of it: the control node checks an audit's arguments.
 """

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What host_preflight can be given."""
+"""The options of host_preflight."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The code of each part, by the name of the role."""
+"""Loads the subsystems of a role."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Asks an instance: is it ready, and does it answer rightly and in time?
+"""Probes an instance: is it ready, and are its answers right and in time?
 
 It asks over HTTP at a steady rate, and judges every answer. Prices are compared with the source's own
 (`source`), never with those of the release that is left. What it asks of an engine:

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether answers are right, and what they say of an instance. Pure."""
+"""Judges the answers of an instance, and sums them up as figures. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 FIRST = 2  # requests that pay for what a new process does once: one of each kind
-OLDEST_S = 1e9  # an answer may say Infinity, which no report can
+OLDEST_S = 1e9  # a larger age is cut to this: an answer may say Infinity, which JSON can't hold
 MOST_TEXTS = 5  # kinds of wrong answers that are told
 BLOCKS = 6  # of requests, over which memory is looked at
 # What an answer says when its prices are old. That is the source's doing, not the release's.
@@ -205,7 +205,7 @@ def _quantile(times: Sequence[float], share: float) -> float:
     return round(times[int(share * (len(times) - 1))] * 1000, 3) if times else 0.0
 
 
-def told(figures: Figures) -> str:
-    """Return what was measured at the gate."""
+def summary(figures: Figures) -> str:
+    """Return the figures in one line."""
     errors = f"{figures.errors} errors in {figures.requests} requests"
     return f"{errors}, p50 {figures.p50_ms:.0f} ms, p99 {figures.p99_ms:.0f} ms"

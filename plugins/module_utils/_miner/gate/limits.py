@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What an instance is held to: the limits of the gate, and what they may be."""
+"""The limits of the gate, and the range of each."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Values of answers and options, or None for what is none. Pure."""
+"""Reads numbers, prices, timestamps and tables from JSON; None or empty for anything else. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is wrong with an instance, by what was measured of it. Pure."""
+"""Compares the figures of an instance with the limits, and says what is wrong. Pure."""
 
 from __future__ import annotations
 

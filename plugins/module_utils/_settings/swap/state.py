@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The swap areas of a host, and what activates each."""
+"""Reads the swap areas of a host, and what activates each."""
 
 from __future__ import annotations
 

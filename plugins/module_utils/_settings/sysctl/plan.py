@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What to do with each key. Pure."""
+"""Plans each sysctl key. Pure."""
 
 from __future__ import annotations
 

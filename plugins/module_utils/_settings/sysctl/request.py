@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is asked for: the profile with the parameters merged over it. Pure."""
+"""Merges the parameters over the profile, and validates them. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a host's keys are like, as far as the plan asks."""
+"""Reads the sysctl keys that the plan needs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the precog-fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Sysctl keys as settings: what an operator wants of them, how they are read, and the plan."""
+"""The sysctl keys of one profile, as a subsystem of the settings engine."""
 
 from __future__ import annotations
 

@@ -6,12 +6,10 @@ import re
 
 import pytest
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import HostError
-from ansible_collections.precog.fleet.plugins.module_utils._miner import run as miner
-from ansible_collections.precog.fleet.plugins.module_utils._miner import size
 from ansible_collections.precog.fleet.tests.unit.made_systemd import (
-    PARAMS,
     gate_of,
     instance,
+    inventory_of,
     know,
     made_plan,
     make_systemd,
@@ -33,14 +31,7 @@ def host(memory, monkeypatch):
 
 @pytest.fixture
 def inventory(host, monkeypatch):
-    """Rolls out what an inventory makes."""
-    monkeypatch.setattr(size, "small", lambda *_args: [])
-
-    def run(release, *, check=False, **params):
-        monkeypatch.setattr(miner, "_planned", lambda *_args, **_mode: (host.plans[release], {}))
-        return miner.deploy(host, {**PARAMS, **params}, check_mode=check)
-
-    return run
+    return inventory_of(host, monkeypatch)
 
 
 def test_release_has_a_date_and_a_label(host, inventory):

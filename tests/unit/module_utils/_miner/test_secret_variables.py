@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.precog.fleet.plugins.module_utils._miner import secrecy, secrets
+from ansible_collections.precog.fleet.plugins.module_utils._miner import secrecy
+from ansible_collections.precog.fleet.plugins.plugin_utils import _secrets as secrets
 from ansible_collections.precog.fleet.tests.unit.module_utils._miner.test_plan import parsed, plan, problems
 
 SECRET = (

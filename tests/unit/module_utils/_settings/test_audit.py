@@ -20,7 +20,7 @@ from ansible_collections.precog.fleet.plugins.module_utils._engine import run as
 from ansible_collections.precog.fleet.plugins.module_utils._engine.ledger import LOCK
 from ansible_collections.precog.fleet.plugins.module_utils._settings import audit, parts, preflight, registry
 from ansible_collections.precog.fleet.plugins.module_utils._settings.swap import swap
-from ansible_collections.precog.fleet.plugins.plugin_utils._payload import PACKAGE, payload
+from ansible_collections.precog.fleet.plugins.plugin_utils._payload import PACKAGE
 from ansible_collections.precog.fleet.tests.places import ROOT
 from ansible_collections.precog.fleet.tests.unit.made_cpufreq import make_cpu
 from ansible_collections.precog.fleet.tests.unit.made_host import LEDGER, OURS, snapshot
@@ -371,7 +371,7 @@ def test_the_module_brings_all_code_that_it_needs(tmp_path):
     odd = {"net.core.somaxconn": "'''\"\"\"\\"}
     given = {"kernel_tuning": {"parameters": odd}, "preflight": {"require_psutil": True, "tolerate": TOLERABLE}}
     checked = action.check({name: given.get(name, {}) for name in parts.PARTS})
-    told = launched(payload(action.PACKAGES), tmp_path, checked)
+    told = launched(action.CODE, tmp_path, checked)
     assert told["errors"] == {}
     assert {row["part"] for row in told["settings"]} == set(parts.TUNING)
     assert list(tmp_path.iterdir()) == []
@@ -379,7 +379,7 @@ def test_the_module_brings_all_code_that_it_needs(tmp_path):
 
 def archive_with(source):
     """Return an archive whose audit is this source."""
-    buffer = io.BytesIO(base64.b64decode(payload(action.PACKAGES)))
+    buffer = io.BytesIO(base64.b64decode(action.CODE))
     with zipfile.ZipFile(buffer) as old:
         files = {name: old.read(name) for name in old.namelist()}
     files[f"{PACKAGE.replace('.', '/')}/_settings/audit.py"] = source.encode()

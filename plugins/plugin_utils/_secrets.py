@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from .secrecy import is_secret_value, is_secret_variable
+from ansible_collections.precog.fleet.plugins.module_utils._miner.secrecy import is_secret_value, is_secret_variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
