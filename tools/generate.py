@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,8 @@ FIELDS = ("type", "elements", "choices", "default", "no_log")
 FRAGMENTS = ("state", "on_unsupported", "shared_kernel")
 
 Option = dict[str, Any]
-Source = Callable[[Path], dict[Path, str]]
+# Given the repository's root and the files that earlier sources want, returns more files with their content.
+Source = Callable[[Path, Mapping[Path, str]], dict[Path, str]]
 
 
 class Module(NamedTuple):
@@ -304,7 +305,7 @@ def audit_files(folder: Path) -> Iterator[tuple[Path, str]]:
     yield path, between(path.read_text(encoding="utf-8"), r"^__audit_preflight:\n", r"\S", lines, what=str(path))
 
 
-def declared(root: Path) -> dict[Path, str]:
+def declared(root: Path, _wanted: Mapping[Path, str]) -> dict[Path, str]:
     """Return each file that repeats declared options, with the content it should have.
 
     :raises SpecError: a file has no place for it.
@@ -343,13 +344,15 @@ def main(arguments: list[str], root: Path = ROOT, sources: Sequence[Source] = SO
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is stale")
     check = parser.parse_args(arguments).check
     try:
-        if not check:
-            for source in sources:
-                write(source(root), root)
-        found = [path for source in sources for path in stale(source(root))]
+        wanted: dict[Path, str] = {}
+        for source in sources:
+            wanted.update(source(root, wanted))
     except role_docs.SpecError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    if not check:
+        write(wanted, root)
+    found = stale(wanted)
     for path in found:
         print(f"{path.relative_to(root)} is stale: run `python tools/generate.py`", file=sys.stderr)
     return 1 if found else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,10 @@ def table(specs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def load(root: Path) -> dict[str, dict[str, Any]]:
+def load(root: Path, wanted: Mapping[Path, str]) -> dict[str, dict[str, Any]]:
     """Return the argument specs of all roles, by role.
+
+    :param wanted: content of files that is not written yet.
 
     :raises SpecError: a role has none, or none for its main entry point.
     """
@@ -140,24 +143,26 @@ def load(root: Path) -> dict[str, dict[str, Any]]:
     for folder in sorted(path for path in (root / "roles").glob("*") if path.is_dir()):
         path = folder / "meta/argument_specs.yml"
         try:
-            specs = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
+            specs = yaml.safe_load(wanted.get(path) or path.read_text(encoding="utf-8"))["argument_specs"]
             found[folder.name] = {"main": dict(specs["main"])}
         except (OSError, KeyError, TypeError) as error:
             raise SpecError(f"roles/{folder.name}/meta/argument_specs.yml has no specs of `main`: {error}") from error
     return found
 
 
-def documents(root: Path) -> dict[Path, str]:
+def documents(root: Path, wanted: Mapping[Path, str]) -> dict[Path, str]:
     """Return each file that is written from the specs, with the content it should have.
+
+    :param wanted: content of files that is not written yet.
 
     :raises SpecError: a role's specs are incomplete.
     """
-    specs = load(root)
-    wanted = {root / "roles" / role / "README.md": readme(role, spec) for role, spec in specs.items()}
+    specs = load(root, wanted)
+    pages = {root / "roles" / role / "README.md": readme(role, spec) for role, spec in specs.items()}
     main = root / "README.md"
     text = main.read_text(encoding="utf-8") if main.exists() else ""
     if TABLE_BEGIN in text and TABLE_END in text:
         before, rest = text.split(TABLE_BEGIN, 1)
         after = rest.split(TABLE_END, 1)[1]
-        wanted[main] = f"{before}{TABLE_BEGIN}\n{table(specs)}\n{TABLE_END}{after}"
-    return wanted
+        pages[main] = f"{before}{TABLE_BEGIN}\n{table(specs)}\n{TABLE_END}{after}"
+    return pages

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ansible_collections.precog.fleet.plugins.module_utils._engine import run as engine
 from ansible_collections.precog.fleet.plugins.module_utils._host.host import Host, HostError
+from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl import keys, profiles
 from ansible_collections.precog.fleet.plugins.module_utils._settings.sysctl.sysctl import Sysctl
 
 NAME = "99-zz-precog-fleet"
@@ -24,6 +25,7 @@ THP = "/sys/kernel/mm/transparent_hugepage/enabled"
 AVAILABLE = "net/ipv4/tcp_available_congestion_control"
 BESIDE = ".next-value"  # where a key's next value lies before it is there at once; no part of the made-up host
 BOOT_ID = "kernel/random/boot_id"
+GUIDE = profiles.values(profiles.GUIDE, None, profiles.DEFAULT_PATH, {})
 KEYS = {
     "net/core/rmem_max": "212992",
     "net/core/wmem_max": "212992",
@@ -338,7 +340,7 @@ def make_host(root: Path, *, container: bool = False, kind: type[MadeHost] = Mad
     (root / "etc/sysctl.d/99-sysctl.conf").symlink_to("../sysctl.conf")
     for path, text in FILES.items():
         host.put(path, text)
-    for key, value in KEYS.items():
+    for key, value in {**dict.fromkeys(map(keys.path_of, GUIDE), "1"), **KEYS}.items():
         host.set_key(key, value)
     inodes = {"pid": 4026531836, "ipc": 4026531839, "uts": 4026531838}
     for kind_of, inode in inodes.items():
